@@ -1,0 +1,52 @@
+"""Early-exit networks: trained with learned sample weights, calibrated for a compute budget, run for real.
+
+Everything public is named here and nowhere else. Names are imported when first used, so that the parts that
+need no torch start without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from exitwise.version import __version__
+
+if TYPE_CHECKING:
+    from exitwise.evaluation import Outputs, anytime, budgeted_curve, collect_outputs, operate
+    from exitwise.exiting.calibration import calibrate_macs, calibrate_proportions
+    from exitwise.exiting.policy import ExitPolicy
+    from exitwise.exiting.runtime import EarlyExitRunner, ExitResult
+    from exitwise.methods import MetaWeighted, Uniform, create_method, list_methods
+    from exitwise.models import MSDNet, Stage, StagedModel, count_cost, create_model, list_models
+    from exitwise.models.authors import load_authors_checkpoint
+    from exitwise.weighting.allocation import allocate, exit_proportions, meta_loss, proportions_for_macs
+    from exitwise.weighting.gradient import meta_gradient, train_pass
+    from exitwise.weighting.lookahead import look_ahead
+    from exitwise.weighting.network import WeightNetwork
+    from exitwise.weighting.normalize import weighted_loss
+
+_HOME = {
+    "exitwise.evaluation": ("Outputs", "anytime", "budgeted_curve", "collect_outputs", "operate"),
+    "exitwise.exiting.calibration": ("calibrate_macs", "calibrate_proportions"),
+    "exitwise.exiting.policy": ("ExitPolicy",),
+    "exitwise.exiting.runtime": ("EarlyExitRunner", "ExitResult"),
+    "exitwise.methods": ("MetaWeighted", "Uniform", "create_method", "list_methods"),
+    "exitwise.models": ("MSDNet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"),
+    "exitwise.models.authors": ("load_authors_checkpoint",),
+    "exitwise.weighting.allocation": ("allocate", "exit_proportions", "meta_loss", "proportions_for_macs"),
+    "exitwise.weighting.gradient": ("meta_gradient", "train_pass"),
+    "exitwise.weighting.lookahead": ("look_ahead",),
+    "exitwise.weighting.network": ("WeightNetwork",),
+    "exitwise.weighting.normalize": ("weighted_loss",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'exitwise' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
