@@ -1,0 +1,79 @@
+"""The contract that everything else relies on: a network as an ordered list of stages with one exit each.
+
+It knows neither how stages compute nor who decides where a sample leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+State = Any
+"""What flows from stage to stage: a tensor, or a list, tuple or dict of tensors, batch first."""
+
+
+class Stage(nn.Module):
+    """One stage: ``body`` advances the running state, ``head`` classifies it.
+
+    Args:
+        body: maps the state to the next state.
+        head: maps that next state to logits (B, C).
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, state: State) -> tuple[State, Tensor]:
+        state = self.body(state)
+        return state, self.head(state)
+
+
+class StagedModel(nn.Module):
+    """An early-exit network: K stages, each handing on a state and giving this exit's logits.
+
+    The first stage's state is the image batch (B, channels, height, width).
+
+    Args:
+        stages: K stages, cheap exit first.
+        num_classes: number of classes C.
+        input_shape: (channels, height, width) that the network is meant for.
+    """
+
+    def __init__(self, stages: Iterable[nn.Module], num_classes: int, input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.num_classes = num_classes
+        self.input_shape = input_shape
+
+    @property
+    def exits(self) -> int:
+        """Number of exits K."""
+        return len(self.stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Logits of all K exits, each (B, C), cheap to dear."""
+        return [logits for _, logits in self.run_stages(images)]
+
+    def run_stages(self, images: Tensor) -> Iterator[tuple[State, Tensor]]:
+        """State and logits after each stage, computed as they are asked for."""
+        state: State = images
+        for stage in self.stages:
+            state, logits = stage(state)
+            yield state, logits
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the context; afterwards every module has its own former mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
