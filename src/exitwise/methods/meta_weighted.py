@@ -1,0 +1,101 @@
+"""Training with learned sample weights (Han et al., ECCV 2022): the weight-prediction network and its meta step.
+
+The gradient is ``weighting.gradient``'s; this file says when it is taken and what it updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from exitwise.methods.base import Weighting
+from exitwise.weighting.allocation import Objective, check_proportions
+from exitwise.weighting.gradient import Batch, GradientMode, TrainPass, meta_gradient
+from exitwise.weighting.network import WeightInput, WeightNetwork
+from exitwise.weighting.normalize import Centering
+
+
+class MetaWeighted:
+    """Weights from a network that is trained so that a one-step look-ahead lowers the meta loss.
+
+    Every ``meta_interval``-th loaded batch, each half step first updates the weight-prediction network by
+    the gradient of the meta loss at the look-ahead; then the network trains with the updated weights.
+
+    Args:
+        network: the weight-prediction network.
+        optimizer: its optimizer (the paper's is Adam).
+        proportions: share of samples leaving at each exit under the budget to train for.
+        objective: ``share-weighted`` or the authors' ``per-exit``.
+        mode: how the gradient is computed; see :func:`~exitwise.weighting.gradient.meta_gradient`.
+        meta_interval: update the weight-prediction network on loaded batches 0, m, 2m, ... of an epoch.
+    """
+
+    def __init__(
+        self,
+        network: WeightNetwork,
+        optimizer: Optimizer,
+        proportions: Sequence[float],
+        *,
+        objective: Objective = "share-weighted",
+        mode: GradientMode = "forward",
+        meta_interval: int = 1,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.proportions = check_proportions(proportions, len(proportions))
+        self.objective = objective
+        self.mode = mode
+        self.meta_interval = meta_interval
+
+    @classmethod
+    def create(
+        cls,
+        proportions: Sequence[float],
+        *,
+        hidden: int = 500,
+        layers: int = 1,
+        inputs: WeightInput = "loss",
+        epsilon: float = 0.8,
+        centering: Centering = "exits",
+        zero_init: bool = True,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        **options: Any,
+    ) -> MetaWeighted:
+        """From plain numbers: a fresh :class:`WeightNetwork` with Adam; ``options`` are the class's own.
+
+        The paper's settings are ``zero_init=False``, ``lr=1e-4`` and ``objective="per-exit"``.
+        """
+        network = WeightNetwork(len(proportions), hidden, layers, inputs, epsilon, centering, zero_init)
+        optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
+        return cls(network, optimizer, proportions, **options)
+
+    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
+        losses = run.losses.detach()
+        meta_loss = None
+        if index % self.meta_interval == 0:
+            weights = self.network(losses, run.confidences)
+            result = meta_gradient(
+                model, optimizer, run, weights, meta, self.proportions, objective=self.objective, mode=self.mode
+            )
+            self.optimizer.zero_grad()
+            weights.backward(result.weights)
+            self.optimizer.step()
+            meta_loss = result.loss
+        with torch.no_grad():
+            return Weighting(self.network(losses, run.confidences), meta_loss)
+
+    def to(self, device: torch.device) -> MetaWeighted:
+        self.network.to(device)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])

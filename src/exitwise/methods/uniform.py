@@ -1,0 +1,41 @@
+"""Ordinary multi-exit training: every sample has the same weight at an exit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from exitwise.methods.base import Weighting
+from exitwise.weighting.gradient import Batch, TrainPass
+from exitwise.weighting.normalize import uniform_weights
+
+
+class Uniform:
+    """Weight 1 for every sample at every exit, or one weight per exit.
+
+    Args:
+        exit_weights: K numbers; None for 1 throughout.
+    """
+
+    optimizer = None
+
+    def __init__(self, exit_weights: Sequence[float] | None = None) -> None:
+        self.exit_weights = None if exit_weights is None else torch.tensor(exit_weights)
+
+    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
+        return Weighting(uniform_weights(run.losses.detach(), self.exit_weights))
+
+    def to(self, device: torch.device) -> Uniform:
+        if self.exit_weights is not None:
+            self.exit_weights = self.exit_weights.to(device)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

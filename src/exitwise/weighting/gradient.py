@@ -1,0 +1,230 @@
+"""The gradient of the meta loss with respect to the sample weights, exactly and without second-order autograd.
+
+A network is any module that maps inputs to a sequence of logits, one per exit. Nothing here writes to its
+parameters, buffers or optimizer; what to do with the gradient is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+
+from exitwise.weighting.allocation import Objective, allocate, meta_loss
+from exitwise.weighting.lookahead import LookAhead, look_ahead
+from exitwise.weighting.normalize import weighted_loss
+
+GradientMode = Literal["forward", "double-backward"]
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainPass:
+    """One forward pass of a network over a half batch, with its autograd graph.
+
+    Attributes:
+        inputs, targets: the half batch: (B, ...) and (B).
+        logits: (B, K, C), with graph.
+        losses: cross-entropy of each sample at each exit, (B, K), with graph.
+        confidences: max softmax of each sample at each exit, (B, K), detached.
+        label_smoothing: the smoothing that ``losses`` were computed with.
+        random_state: generator states before the pass, so that dropout can be replayed.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    logits: Tensor
+    losses: Tensor
+    confidences: Tensor
+    label_smoothing: float
+    random_state: RandomState
+
+
+class MetaGradient(NamedTuple):
+    """Result of :func:`meta_gradient`.
+
+    Attributes:
+        weights: d meta loss / d weights, (B, K).
+        loss: the meta loss, a detached scalar.
+        allocation: exit (0-based) that each meta sample was allocated to, (M).
+    """
+
+    weights: Tensor
+    loss: Tensor
+    allocation: Tensor
+
+
+def train_pass(model: nn.Module, inputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> TrainPass:
+    """Run ``model`` on a half batch and keep what the weighting needs.
+
+    Args:
+        model: maps ``inputs`` to a sequence of K logits, each (B, C).
+        inputs: (B, ...).
+        targets: class indices (B).
+        label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
+    """
+    random_state = RandomState.capture(inputs.device)
+    logits = torch.stack(list(model(inputs)), dim=1)
+    losses = exit_losses(logits, targets, label_smoothing)
+    return TrainPass(inputs, targets, logits, losses, exit_confidences(logits), label_smoothing, random_state)
+
+
+def exit_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each sample at each exit, unreduced: (B, K) from logits (B, K, C) and targets (B)."""
+    samples, exits, _ = logits.shape
+    losses = F.cross_entropy(
+        logits.flatten(0, 1),
+        targets.repeat_interleave(exits, dim=0),
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return losses.view(samples, exits)
+
+
+def exit_confidences(logits: Tensor) -> Tensor:
+    """Max softmax of each sample at each exit, detached: (B, K) from logits (B, K, C)."""
+    return logits.detach().softmax(dim=-1).amax(dim=-1)
+
+
+def meta_gradient(
+    model: nn.Module,
+    optimizer: Optimizer,
+    run: TrainPass,
+    weights: Tensor,
+    meta: Batch,
+    proportions: Sequence[float],
+    *,
+    objective: Objective = "share-weighted",
+    mode: GradientMode = "forward",
+) -> MetaGradient:
+    """d meta loss / d weights, through the look-ahead step that the weights cause.
+
+    The look-ahead parameters are what ``optimizer`` would make of the gradient of the weighted training
+    loss; the meta loss is the loss of the meta half batch there, each sample at the exit that
+    ``proportions`` allocate it to (docs/method.md, eqs. 3 to 7). Neither the network's parameters and
+    buffers nor the optimizer are changed, and the graph of ``run`` stays usable for the real step.
+
+    Args:
+        model: the network, in the mode (train or eval) that it trains in.
+        optimizer: SGD, Adam or AdamW over the network's parameters.
+        run: the forward pass over the train half, at the current parameters.
+        weights: sample weights (B, K) of that half; only their values are used.
+        meta: inputs and targets of the meta half.
+        proportions: share of samples leaving at each exit.
+        objective: see :func:`~exitwise.weighting.allocation.meta_loss`.
+        mode: ``forward`` needs one forward-mode pass over the train half; ``double-backward`` differentiates
+            through the look-ahead gradient, at several times the cost, and serves as the oracle.
+
+    Returns:
+        The gradient, to be handed to ``weights.backward(gradient)``, the meta loss and the allocation.
+
+    Raises:
+        ValueError: for an unknown mode, or an optimizer without look-ahead.
+    """
+    if mode not in get_args(GradientMode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(GradientMode))}; got {mode!r}")
+    params = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    weights = weights.detach()
+    if mode == "double-backward":
+        training_loss = weighted_loss(run.losses, weights.requires_grad_())
+        ahead = look_ahead(optimizer, params, _gradients(training_loss, params, retain_graph=True, create_graph=True))
+        loss, allocation = _loss_at(model, ahead.params, run, meta, proportions, objective)
+        (gradient,) = torch.autograd.grad(loss, weights)
+        return MetaGradient(gradient, loss.detach(), allocation)
+
+    ahead = look_ahead(optimizer, params, _gradients(weighted_loss(run.losses, weights), params, retain_graph=True))
+    at = {name: param.detach().requires_grad_() for name, param in ahead.params.items()}
+    loss, allocation = _loss_at(model, at, run, meta, proportions, objective)
+    tangents = scale_by_gain(_gradients(loss, at), ahead)
+    gradient = -loss_tangents(model, params, tangents, run) / len(weights)
+    return MetaGradient(gradient, loss.detach(), allocation)
+
+
+def scale_by_gain(gradients: Mapping[str, Tensor | None], ahead: LookAhead) -> dict[str, Tensor]:
+    """The direction ``D * v`` for forward mode: ``v`` times the look-ahead's gain on a fresh gradient."""
+    return {
+        name: ahead.gain[name] * gradient
+        for name, gradient in gradients.items()
+        if gradient is not None and name in ahead.gain
+    }
+
+
+def loss_tangents(
+    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+) -> Tensor:
+    """Directional derivative of each loss of ``run`` along ``tangents``: (B, K), by one forward-mode pass.
+
+    Args:
+        model: the network in the same mode as in ``run``.
+        params: the parameters at which ``run`` was made.
+        tangents: name to direction; parameters without one stay constant.
+        run: the forward pass to differentiate; its random state is replayed.
+    """
+    if not tangents:
+        return torch.zeros_like(run.losses)
+    with torch.no_grad(), forward_ad.dual_level(), run.random_state.replayed():
+        duals = {name: forward_ad.make_dual(params[name].detach(), tangent) for name, tangent in tangents.items()}
+        logits = call_with(model, duals, run.inputs)
+        losses = exit_losses(logits, run.targets, run.label_smoothing)
+        tangent = forward_ad.unpack_dual(losses).tangent
+        return torch.zeros_like(losses) if tangent is None else tangent
+
+
+def call_with(model: nn.Module, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Logits (B, K, C) of ``model`` with some parameters replaced; its buffers are left untouched."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return torch.stack(list(functional_call(model, {**params, **buffers}, (inputs,))), dim=1)
+
+
+def _loss_at(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    run: TrainPass,
+    meta: Batch,
+    proportions: Sequence[float],
+    objective: Objective,
+) -> tuple[Tensor, Tensor]:
+    inputs, targets = meta
+    logits = call_with(model, params, inputs)
+    allocation = allocate(exit_confidences(logits), proportions)
+    return meta_loss(exit_losses(logits, targets, run.label_smoothing), allocation, objective), allocation
+
+
+def _gradients(
+    loss: Tensor, params: Mapping[str, Tensor], retain_graph: bool = False, create_graph: bool = False
+) -> dict[str, Tensor | None]:
+    gradients = torch.autograd.grad(
+        loss, list(params.values()), retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
+    )
+    return dict(zip(params, gradients, strict=True))
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """States of the generators that a forward pass on ``device`` draws from."""
+
+    cpu: Tensor
+    device: torch.device
+    cuda: Tensor | None
+
+    @classmethod
+    def capture(cls, device: torch.device) -> RandomState:
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.get_rng_state(), device, cuda)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Within the context, random numbers come again as they did; afterwards as if nothing had been drawn."""
+        with torch.random.fork_rng(devices=[self.device] if self.cuda is not None else []):
+            torch.set_rng_state(self.cpu)
+            if self.cuda is not None:
+                torch.cuda.set_rng_state(self.cuda, self.device)
+            yield

@@ -1,0 +1,52 @@
+"""From the raw outputs of the weight-prediction network to sample weights whose mean is exactly 1.
+
+Pure functions; they know neither the network that made the raw values nor the losses they will weight.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Centering = Literal["exits", "samples", "all"]
+
+_MEAN_OVER: dict[str, tuple[int, ...]] = {"exits": (1,), "samples": (0,), "all": (0, 1)}
+
+
+def center(raw: Tensor, over: Centering = "exits") -> Tensor:
+    """Subtract the mean of ``raw`` (B, K) over each sample's exits, each exit's samples, or everything.
+
+    The authors' code calls these constraints ``col``, ``row`` and ``mat``.
+
+    Raises:
+        ValueError: if ``over`` is not one of the three.
+    """
+    if over not in _MEAN_OVER:
+        raise ValueError(f"centering must be one of {', '.join(get_args(Centering))}; got {over!r}")
+    return raw - raw.mean(dim=_MEAN_OVER[over], keepdim=True)
+
+
+def weights_from_raw(raw: Tensor, epsilon: float, centering: Centering = "exits") -> Tensor:
+    """Sample weights (B, K): ``1 + epsilon * centred raw`` (Han et al., ECCV 2022, section 3; docs/method.md, eq. 2).
+
+    They average to exactly 1 over the centred set and stay within ``1 ± 2 * epsilon`` for raw values in
+    (-1, 1). For ``epsilon > 0.5`` single weights can be negative; they are not clamped.
+    """
+    return 1 + epsilon * center(raw, centering)
+
+
+def weighted_loss(losses: Tensor, weights: Tensor) -> Tensor:
+    """The training objective: the sum over exits of the mean over samples of weight times loss.
+
+    Both arguments have shape (B, K); the result is a scalar.
+    """
+    return (weights * losses).mean(dim=0).sum()
+
+
+def uniform_weights(losses: Tensor, exit_weights: Tensor | None = None) -> Tensor:
+    """Weights (B, K) of ordinary multi-exit training: 1, or ``exit_weights`` (K), for every sample."""
+    if exit_weights is None:
+        return torch.ones_like(losses)
+    return exit_weights.to(losses).expand_as(losses)

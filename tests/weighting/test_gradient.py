@@ -1,0 +1,148 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import reference
+from exitwise.models import MSDNet
+from exitwise.weighting.allocation import exit_proportions
+from exitwise.weighting.gradient import meta_gradient, train_pass
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.05),
+}
+
+
+class Dropping(nn.Module):
+    """Two exits with dropout before each."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.3))
+        self.second = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Dropout(0.3))
+        self.heads = nn.ModuleList([nn.Linear(16, 3), nn.Linear(16, 3)])
+
+    def forward(self, x):
+        x = self.first(x)
+        return [self.heads[0](x), self.heads[1](self.second(x))]
+
+
+def msdnet():
+    return MSDNet(
+        3,
+        blocks=3,
+        channels=4,
+        growth=4,
+        growth_factors=(1, 2),
+        bottleneck_factors=(1, 2),
+        head_channels=4,
+        input_shape=(1, 8, 8),
+    )
+
+
+def case(kind="sgd", model=None, shape=(1, 8, 8), steps=3):
+    """A network some steps into training, in float64, with a train and a meta half."""
+    model = (model or msdnet()).double()
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        x, y = torch.randn(12, *shape, dtype=torch.float64), torch.randint(3, (12,))
+        train_pass(model, x, y).losses.mean().backward()
+        optimizer.step()
+    halves = [(torch.randn(10, *shape, dtype=torch.float64), torch.randint(3, (10,))) for _ in range(2)]
+    return model, optimizer, *halves
+
+
+@pytest.mark.parametrize("objective", ["per-exit", "share-weighted"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_forward_mode_equals_double_backward(kind, objective):
+    model, optimizer, train, meta = case(kind)
+    run = train_pass(model, *train, label_smoothing=0.1)
+    weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
+    forward, double = (
+        meta_gradient(model, optimizer, run, weights, meta, shares, objective=objective, mode=mode)
+        for mode in ("forward", "double-backward")
+    )
+    assert forward.weights.abs().max() > 1e-8
+    torch.testing.assert_close(forward.weights, double.weights, rtol=1e-9, atol=1e-14)
+    assert torch.equal(forward.allocation, double.allocation)
+    torch.testing.assert_close(forward.loss, double.loss)
+
+
+@pytest.mark.parametrize("objective", ["per-exit", "share-weighted"])
+def test_equals_differences_of_an_independent_meta_loss(objective):
+    model, optimizer, train, meta = case("sgd")
+    run = train_pass(model, *train)
+    weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
+    result = meta_gradient(model, optimizer, run, weights, meta, shares, objective=objective)
+
+    def at(weights):
+        loss, _ = reference.meta_loss_after_step(model, optimizer, train, meta, weights, shares, objective)
+        return float(loss.detach())
+
+    assert float(result.loss) == pytest.approx(at(weights), rel=1e-12)
+    for b, k in ((0, 0), (3, 1), (9, 2)):
+        nudge = torch.zeros_like(weights)
+        nudge[b, k] = 1e-5
+        slope = (at(weights + nudge) - at(weights - nudge)) / 2e-5
+        assert float(result.weights[b, k]) == pytest.approx(slope, rel=1e-4, abs=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["forward", "double-backward"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_nothing_is_touched_bit_for_bit(kind, mode):
+    model, optimizer, train, meta = case(kind)
+    run = train_pass(model, *train)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"]))
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [0.5, 0.3, 0.2], mode=mode)
+    torch.testing.assert_close((model.state_dict(), optimizer.state_dict()["state"]), before, rtol=0, atol=0)
+    for param, grad in zip(model.parameters(), grads, strict=True):
+        assert (param.grad is None) == (grad is None)
+        assert grad is None or torch.equal(param.grad, grad)
+    run.losses.sum().backward()  # the graph is still there for the real step
+
+
+def test_dropout_masks_are_replayed():
+    model, optimizer, train, meta = case("sgd", Dropping(), shape=(6,))
+    run = train_pass(model, *train)
+    weights = torch.rand_like(run.losses)
+    results = []
+    for mode in ("forward", "double-backward"):
+        torch.manual_seed(5)  # the meta pass draws its own masks
+        results.append(meta_gradient(model, optimizer, run, weights, meta, [0.6, 0.4], mode=mode).weights)
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-14)
+
+
+def test_an_exit_without_meta_samples_is_no_error():
+    model, optimizer, train, meta = case("sgd")
+    run = train_pass(model, *train)
+    result = meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [1.0, 0.0, 0.0])
+    assert set(result.allocation.tolist()) == {0}
+    assert torch.isfinite(result.weights).all()
+    assert result.weights[:, 0].abs().max() > 0
+
+
+def test_frozen_parameters_take_no_part():
+    model, optimizer, train, meta = case("sgd")
+    for param in model.stages[0].parameters():
+        param.requires_grad_(False)
+    run = train_pass(model, *train)
+    weights = torch.rand_like(run.losses)
+    forward, double = (
+        meta_gradient(model, optimizer, run, weights, meta, [0.4, 0.3, 0.3], mode=mode).weights
+        for mode in ("forward", "double-backward")
+    )
+    torch.testing.assert_close(forward, double, rtol=1e-9, atol=1e-14)
+    assert forward[:, 0].abs().max() == 0  # nothing that trains lies before exit 1
+
+
+def test_unknown_mode():
+    model, optimizer, train, meta = case("sgd", steps=0)
+    run = train_pass(model, *train)
+    with pytest.raises(ValueError, match="forward, double-backward; got 'reverse'"):
+        meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [0.4, 0.3, 0.3], mode="reverse")
