@@ -1,0 +1,117 @@
+"""Anytime and budgeted results from recorded outputs: what would leave where, at which accuracy and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from exitwise.exiting.calibration import calibrate_proportions
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.models.staged import StagedModel, evaluating
+from exitwise.weighting.allocation import AUTHORS_BUDGETS, exit_proportions
+from exitwise.weighting.gradient import exit_confidences
+
+
+class Outputs(NamedTuple):
+    """What a network said about N samples at all of its K exits.
+
+    Attributes:
+        confidences: max softmax, (N, K).
+        predictions: class index, int64 (N, K).
+        targets: true class, int64 (N).
+    """
+
+    confidences: Tensor
+    predictions: Tensor
+    targets: Tensor
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, targets: Tensor) -> Outputs:
+        """From logits (N, K, C) and targets (N)."""
+        return cls(exit_confidences(logits), logits.argmax(dim=-1), targets)
+
+    @classmethod
+    def from_probabilities(cls, probabilities: Tensor, targets: Tensor) -> Outputs:
+        """From softmax outputs (N, K, C) and targets (N)."""
+        confidences, predictions = probabilities.max(dim=-1)
+        return cls(confidences, predictions, targets)
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether each exit is right, bool (N, K)."""
+        return self.predictions == self.targets[:, None]
+
+
+class OperatingPoint(NamedTuple):
+    """How a network does under one exit policy.
+
+    Attributes:
+        accuracy: share of samples classified correctly at the exit they take, in [0, 1].
+        macs: mean multiply-accumulates per sample.
+        shares: share of samples leaving at each exit, K numbers.
+    """
+
+    accuracy: float
+    macs: float
+    shares: tuple[float, ...]
+
+
+class CurvePoint(NamedTuple):
+    """One budget of a curve: its parameter p, the calibrated policy, and what it does on two sets of outputs."""
+
+    p: float
+    policy: ExitPolicy
+    calibration: OperatingPoint
+    test: OperatingPoint
+
+
+def collect_outputs(
+    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
+) -> Outputs:
+    """Run all exits on every batch, in eval mode; the outputs come back on the CPU.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    parts = []
+    with torch.inference_mode(), evaluating(model):
+        for images, targets in batches:
+            logits = torch.stack(model(images.to(device, non_blocking=True)), dim=1)
+            parts.append([tensor.cpu() for tensor in Outputs.from_logits(logits, targets)])
+    if not parts:
+        raise ValueError("expected at least one batch to evaluate; got none")
+    return Outputs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def anytime(outputs: Outputs) -> list[float]:
+    """Accuracy of each exit on all samples, K numbers in [0, 1]."""
+    return outputs.correct.double().mean(dim=0).tolist()
+
+
+def operate(outputs: Outputs, policy: ExitPolicy, exit_macs: Sequence[float]) -> OperatingPoint:
+    """Simulate a policy on recorded outputs."""
+    exits = policy.exit_of(outputs.confidences)
+    correct = outputs.correct.gather(1, exits[:, None])
+    costs = torch.tensor(exit_macs, dtype=torch.float64)
+    shares = torch.bincount(exits, minlength=policy.exits).double() / len(exits)
+    return OperatingPoint(correct.double().mean().item(), costs[exits].mean().item(), tuple(shares.tolist()))
+
+
+def budgeted_curve(
+    calibration: Outputs, test: Outputs, exit_macs: Sequence[float], budgets: Sequence[float] = AUTHORS_BUDGETS
+) -> list[CurvePoint]:
+    """Calibrate for each budget parameter p on one set of outputs, and report both sets under it.
+
+    Args:
+        calibration, test: recorded outputs of disjoint data.
+        exit_macs: cost of leaving at each exit.
+        budgets: values of p; by default the authors' 39.
+    """
+    points = []
+    for p in budgets:
+        policy = calibrate_proportions(calibration.confidences, exit_proportions(p, len(exit_macs)))
+        points.append(CurvePoint(p, policy, operate(calibration, policy, exit_macs), operate(test, policy, exit_macs)))
+    return points

@@ -1,0 +1,75 @@
+"""Thresholds for a compute budget, found on recorded confidences of held-out data.
+
+Knows neither networks nor where the data came from; never to be called with test data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.weighting.allocation import (
+    bisect_log_p,
+    check_budget,
+    check_proportions,
+    exit_count,
+    geometric_proportions,
+)
+
+
+def calibrate_proportions(confidences: Tensor, proportions: Sequence[float]) -> ExitPolicy:
+    """Thresholds under which the calibration samples leave in the given proportions.
+
+    At exit k, with m = floor(N * q_k), the threshold is the confidence of the m-th most confident sample
+    still inside; equal confidences leave together. Where m is 0, or fewer than m are inside, nobody can
+    leave. (docs/method.md, "Calibration".)
+
+    Args:
+        confidences: of N calibration samples at K exits, (N, K).
+        proportions: K shares that sum to 1.
+
+    Raises:
+        ValueError: for wrong proportions, or without samples.
+    """
+    n, exits = confidences.shape
+    if n == 0:
+        raise ValueError("calibration needs at least one sample; got none")
+    thresholds: list[float | None] = []
+    inside = confidences
+    for k, proportion in enumerate(check_proportions(proportions, exits)[:-1]):
+        count = exit_count(n, proportion)
+        if count == 0 or len(inside) < count:
+            thresholds.append(None)
+            continue
+        threshold = inside[:, k].kthvalue(len(inside) - count + 1).values
+        thresholds.append(threshold.item())
+        inside = inside[inside[:, k] < threshold]
+    return ExitPolicy(thresholds)
+
+
+def calibrate_macs(confidences: Tensor, exit_macs: Sequence[float], macs: float) -> tuple[ExitPolicy, list[float]]:
+    """Thresholds of the geometric family that spend as much of a budget as they can without exceeding it.
+
+    Args:
+        confidences: of N calibration samples at K exits, (N, K).
+        exit_macs: cost of leaving at each exit, cheap to dear.
+        macs: mean multiply-accumulates per sample, not to be exceeded on the calibration samples.
+
+    Returns:
+        The policy, and the proportions it was calibrated for.
+
+    Raises:
+        ValueError: if the budget lies below the first exit's cost or above the full network's.
+    """
+    check_budget(macs, exit_macs)
+    exits = len(exit_macs)
+    costs = confidences.new_tensor(exit_macs, dtype=confidences.dtype).double()
+
+    def affordable(log_p: float) -> bool:
+        policy = calibrate_proportions(confidences, geometric_proportions(log_p, exits))
+        return costs[policy.exit_of(confidences)].mean().item() <= macs * (1 + 1e-12)
+
+    proportions = geometric_proportions(bisect_log_p(affordable), exits)
+    return calibrate_proportions(confidences, proportions), proportions

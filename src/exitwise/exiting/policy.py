@@ -1,0 +1,58 @@
+"""The exit rule, written once. Calibration, evaluation, the runner and exports all call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """A sample leaves at the first exit whose threshold its confidence reaches; the last exit takes the rest.
+
+    Attributes:
+        thresholds: one per exit but the last, each a confidence in [0, 1], or None: nobody can leave there.
+
+    Raises:
+        ValueError: for a threshold that is not a finite number.
+    """
+
+    thresholds: tuple[float | None, ...]
+
+    def __init__(self, thresholds: Sequence[float | None]) -> None:
+        values = tuple(None if t is None else float(t) for t in thresholds)
+        if any(t is not None and not abs(t) < float("inf") for t in values):
+            raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {values}")
+        object.__setattr__(self, "thresholds", values)
+
+    @property
+    def exits(self) -> int:
+        """Number of exits K."""
+        return len(self.thresholds) + 1
+
+    def can_leave(self, exit: int) -> bool:
+        """Whether any sample at all can leave at this exit (0-based)."""
+        return exit == self.exits - 1 or self.thresholds[exit] is not None
+
+    def leaves(self, confidences: Tensor, exit: int) -> Tensor:
+        """Which of the samples that reached this exit (0-based) leave there: bool (B) from confidences (B)."""
+        if exit == self.exits - 1:
+            return torch.ones_like(confidences, dtype=torch.bool)
+        threshold = self.thresholds[exit]
+        if threshold is None:
+            return torch.zeros_like(confidences, dtype=torch.bool)
+        return confidences >= threshold
+
+    def exit_of(self, confidences: Tensor) -> Tensor:
+        """The exit (0-based) of each sample, int64 (N), from its confidences at all exits (N, K).
+
+        Raises:
+            ValueError: if the confidences are for another number of exits.
+        """
+        if confidences.shape[1] != self.exits:
+            raise ValueError(f"expected confidences of {self.exits} exits; got {confidences.shape[1]}")
+        leaving = torch.stack([self.leaves(confidences[:, k], k) for k in range(self.exits)], dim=1)
+        return leaving.int().argmax(dim=1)

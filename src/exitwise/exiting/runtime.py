@@ -1,0 +1,85 @@
+"""Runs a staged network stage by stage and drops the samples that leave, so that easy inputs really cost less."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.models.cost import count_cost
+from exitwise.models.staged import StagedModel, State, evaluating
+from exitwise.weighting.gradient import exit_confidences
+
+
+class ExitResult(NamedTuple):
+    """What became of a batch, one entry per sample in the order given.
+
+    Attributes:
+        prediction: class index, int64 (B).
+        exit: exit taken, 0-based, int64 (B).
+        confidence: max softmax at that exit, (B).
+        macs: multiply-accumulates spent, float64 (B).
+    """
+
+    prediction: Tensor
+    exit: Tensor
+    confidence: Tensor
+    macs: Tensor
+
+
+class EarlyExitRunner:
+    """Early-exit inference: call it with a batch of images.
+
+    Args:
+        model: the network; it is run in eval mode and otherwise left as it is.
+        policy: when a sample leaves.
+        exit_macs: cost of leaving at each exit; counted on the network if not given.
+
+    Raises:
+        ValueError: if the policy is for another number of exits.
+    """
+
+    def __init__(self, model: StagedModel, policy: ExitPolicy, exit_macs: tuple[int, ...] | None = None) -> None:
+        if policy.exits != model.exits:
+            raise ValueError(f"expected a policy for {model.exits} exits; got one for {policy.exits}")
+        self.model = model
+        self.policy = policy
+        self.exit_macs = exit_macs or count_cost(model).macs
+
+    def __call__(self, images: Tensor) -> ExitResult:
+        """Classify images (B, channels, height, width), each as deep as it needs."""
+        with torch.inference_mode(), evaluating(self.model):
+            return self._run(images)
+
+    def _run(self, images: Tensor) -> ExitResult:
+        n, device = len(images), images.device
+        prediction = torch.empty(n, dtype=torch.int64, device=device)
+        exit = torch.empty(n, dtype=torch.int64, device=device)
+        confidence = torch.empty(n, dtype=images.dtype, device=device)
+        inside = torch.arange(n, device=device)
+        state: State = images
+        for k, stage in enumerate(self.model.stages):
+            if len(inside) == 0:
+                break
+            state, logits = stage(state)
+            if not self.policy.can_leave(k):
+                continue
+            confident = exit_confidences(logits)
+            leaves = self.policy.leaves(confident, k)
+            leaving = inside[leaves]
+            prediction[leaving] = logits.argmax(dim=-1)[leaves]
+            exit[leaving] = k
+            confidence[leaving] = confident[leaves]
+            if 0 < len(leaving) < len(inside):
+                state = select(state, (~leaves).nonzero().squeeze(1))
+            inside = inside[~leaves]
+        macs = torch.tensor(self.exit_macs, dtype=torch.float64, device=device)[exit]
+        return ExitResult(prediction, exit, confidence, macs)
+
+
+def select(state: State, index: Tensor) -> State:
+    """The state of some samples only: every tensor in it indexed along its first dimension."""
+    return tree_map(lambda tensor: tensor.index_select(0, index), state)

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+import reference
+from exitwise.exiting.calibration import calibrate_macs, calibrate_proportions
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.weighting.allocation import exit_proportions
+
+MACS = (10.0, 25.0, 60.0, 100.0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("n", [1, 3, 50, 301])
+@pytest.mark.parametrize("p", [0.05, 0.8, 1.0, 1.9])
+def test_thresholds_and_exits_equal_the_loops(n, p, ties):
+    confidences = torch.rand(n, 4).round(decimals=1) if ties else torch.rand(n, 4)
+    policy = calibrate_proportions(confidences, exit_proportions(p, 4))
+    assert list(policy.thresholds) == reference.calibrate(confidences, reference.proportions(p, 4))
+    new = torch.rand(200, 4).round(decimals=1)
+    assert policy.exit_of(new).tolist() == reference.leave(new, policy.thresholds)
+
+
+def test_without_ties_the_proportions_are_met_exactly():
+    confidences = torch.rand(1000, 3)
+    shares = torch.bincount(calibrate_proportions(confidences, [0.25, 0.35, 0.4]).exit_of(confidences)) / 1000
+    torch.testing.assert_close(shares, torch.tensor([0.25, 0.35, 0.4]))
+
+
+def test_equal_confidences_leave_together():
+    confidences = torch.full((10, 2), 0.5)
+    assert calibrate_proportions(confidences, [0.1, 0.9]).exit_of(confidences).tolist() == [0] * 10
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.1001, 0.2, 0.5, 0.73, 0.999, 1.0])
+def test_a_macs_budget_is_used_but_not_exceeded(fraction):
+    confidences = torch.rand(2000, 4)
+    policy, _ = calibrate_macs(confidences, MACS, fraction * 100)
+    spent = torch.tensor(MACS, dtype=torch.float64)[policy.exit_of(confidences)].mean()
+    assert fraction * 100 - 0.5 <= spent <= fraction * 100 + 1e-9
+
+
+@pytest.mark.parametrize("macs", [9.0, 101.0])
+def test_a_macs_budget_out_of_reach_is_refused(macs):
+    with pytest.raises(ValueError, match=r"between the first exit's cost .* 10 to 100 MACs"):
+        calibrate_macs(torch.rand(10, 4), MACS, macs)
+
+
+def test_no_samples():
+    with pytest.raises(ValueError, match="at least one sample"):
+        calibrate_proportions(torch.rand(0, 3), [0.2, 0.3, 0.5])
+
+
+def test_a_policy_refuses_sentinels_and_other_networks():
+    with pytest.raises(ValueError, match="None where nobody can leave"):
+        ExitPolicy([0.5, float("inf")])
+    with pytest.raises(ValueError, match="confidences of 3 exits; got 4"):
+        ExitPolicy([0.5, None]).exit_of(torch.rand(2, 4))

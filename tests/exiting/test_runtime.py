@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from exitwise.evaluation import Outputs, anytime, collect_outputs, operate
+from exitwise.exiting.calibration import calibrate_proportions
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.runtime import EarlyExitRunner
+from exitwise.models import create_model
+
+
+@pytest.fixture
+def model():
+    model = create_model("msdnet_small", num_classes=4)
+    with torch.no_grad():  # fresh heads are so unsure that all confidences agree
+        for stage in model.stages:
+            stage.head.linear.weight *= 20
+    model(torch.randn(64, 1, 8, 8))  # move the BatchNorm statistics away from their start
+    return model
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 256])
+@pytest.mark.parametrize("shares", [(0.4, 0.3, 0.2, 0.1), (0.0, 0.5, 0.0, 0.5), (1.0, 0.0, 0.0, 0.0), (0, 0, 0, 1.0)])
+def test_runner_decides_as_simulated(model, shares, batch_size):
+    images, targets = torch.randn(90, 1, 8, 8), torch.randint(4, (90,))
+    outputs = collect_outputs(model, [(images, targets)])
+    policy = calibrate_proportions(outputs.confidences, shares)
+    runner = EarlyExitRunner(model, policy)
+    results = [runner(batch) for batch in images.split(batch_size)]
+    prediction, exit, confidence, macs = (torch.cat(parts) for parts in zip(*results, strict=True))
+
+    margins = torch.tensor([t if t is not None else 9.0 for t in policy.thresholds]) - outputs.confidences[:, :-1]
+    safe = margins.abs().min(dim=1).values > 1e-5
+    expected = policy.exit_of(outputs.confidences)
+    assert safe.sum() > 80
+    assert torch.equal(exit[safe], expected[safe])
+    assert torch.equal(prediction[safe], outputs.predictions.gather(1, expected[:, None])[safe, 0])
+    torch.testing.assert_close(confidence[safe], outputs.confidences.gather(1, expected[:, None])[safe, 0])
+    assert macs.tolist() == [runner.exit_macs[k] for k in exit]
+
+
+def test_runner_computes_later_stages_only_for_samples_inside(model):
+    sizes = []
+    for stage in model.stages:
+        stage.register_forward_hook(lambda stage, args, output: sizes.append(len(output[1])))
+    images = torch.randn(40, 1, 8, 8)
+    confidences = collect_outputs(model, [(images, torch.zeros(40, dtype=torch.int64))]).confidences
+    sizes.clear()
+    EarlyExitRunner(model, calibrate_proportions(confidences, [0.5, 0.25, 0.25, 0]), (1, 2, 3, 4))(images)
+    assert sizes == [40, 20, 10]  # nobody is left for the last stage
+
+
+def test_runner_leaves_modes_and_statistics_alone(model):
+    model.train()
+    model.stages[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    EarlyExitRunner(model, ExitPolicy([0.5, None, 0.5]))(torch.randn(8, 1, 8, 8))
+    assert model.training
+    assert not model.stages[1].training
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_runner_refuses_another_networks_policy(model):
+    with pytest.raises(ValueError, match="policy for 4 exits; got one for 3"):
+        EarlyExitRunner(model, ExitPolicy([0.5, 0.5]))
+
+
+def test_operating_point_equals_the_loop():
+    outputs = Outputs.from_logits(torch.randn(50, 3, 4), torch.randint(4, (50,)))
+    policy, costs = ExitPolicy([0.6, 0.5]), (1.0, 3.0, 7.0)
+    hits, spent, counts = 0, 0.0, [0, 0, 0]
+    for n in range(50):
+        k = next((k for k in (0, 1) if outputs.confidences[n, k] >= policy.thresholds[k]), 2)
+        hits += int(outputs.predictions[n, k] == outputs.targets[n])
+        spent += costs[k]
+        counts[k] += 1
+    point = operate(outputs, policy, costs)
+    assert point.accuracy == pytest.approx(hits / 50)
+    assert point.macs == pytest.approx(spent / 50)
+    assert point.shares == pytest.approx([c / 50 for c in counts])
+    assert anytime(outputs)[1] == pytest.approx(float((outputs.predictions[:, 1] == outputs.targets).float().mean()))
