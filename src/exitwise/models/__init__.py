@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from exitwise.errors import UserError, near_match
 from exitwise.models.cost import Cost, count_cost
 from exitwise.models.msdnet import MSDNet
 from exitwise.models.staged import Stage, StagedModel
@@ -27,11 +27,13 @@ _IMAGENET = {
 _MSDNETS: Mapping[str, Mapping[str, Any]] = {
     "msdnet_small": {
         "blocks": 4,
-        "channels": 8,
+        "step": 2,
+        "step_mode": "even",
+        "channels": 4,
         "growth": 4,
         "growth_factors": (1, 2),
         "bottleneck_factors": (1, 2),
-        "head_channels": 32,
+        "head_channels": 8,
         "input_shape": (1, 8, 8),
     },
     "msdnet_cifar_5": {},
@@ -49,6 +51,12 @@ def list_models() -> list[str]:
     return list(_MSDNETS)
 
 
+def check_model_name(name: str) -> None:
+    """Raise UserError, with the nearest known name, unless :func:`create_model` knows ``name``."""
+    if name not in _MSDNETS:
+        raise UserError(f"unknown model {name!r}; {near_match(name, _MSDNETS)}")
+
+
 def create_model(name: str, **overrides: Any) -> StagedModel:
     """Build a network with random weights.
 
@@ -58,10 +66,7 @@ def create_model(name: str, **overrides: Any) -> StagedModel:
             ``num_classes`` or ``input_shape`` (channels, height, width).
 
     Raises:
-        ValueError: for an unknown name (with the nearest known one) or unsuitable sizes.
+        ValueError: for an unknown name (a UserError, with the nearest known one) or unsuitable sizes.
     """
-    if name not in _MSDNETS:
-        near = difflib.get_close_matches(name, _MSDNETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_MSDNETS)}"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+    check_model_name(name)
     return MSDNet(**{**_MSDNETS[name], **overrides})

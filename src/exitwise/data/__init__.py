@@ -1,0 +1,192 @@
+"""Data as disjoint train, calibration and test splits, and the loaders over them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from exitwise.data.sampling import EpochBatches, Key, derive_seed
+from exitwise.data.sources import Source, Sources, open_source
+from exitwise.data.transforms import Preprocessing, Transform
+from exitwise.errors import DataError
+
+__all__ = ["Preprocessing", "Split", "Splits", "load", "training_loader"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a source.
+
+    Attributes:
+        source: where they come from.
+        indices: their positions there, sorted int64 (N).
+        preprocessing: what happens to them.
+    """
+
+    source: Source
+    indices: Tensor
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def targets(self) -> Tensor:
+        """Class index of each image, int64 (N)."""
+        return self.source.targets[self.indices]
+
+    def name(self, position: int) -> str:
+        """Name of an image within the source."""
+        return self.source.names[int(self.indices[position])]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and classes of the images, in order."""
+        digest = hashlib.sha256()
+        for index, target in zip(self.indices.tolist(), self.targets.tolist(), strict=True):
+            digest.update(f"{self.source.names[index]}\t{target}\n".encode())
+        return digest.hexdigest()
+
+    def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
+        """Images in order, not augmented, in batches of (images, targets)."""
+        return DataLoader(_Images(self, self.preprocessing.for_evaluation()), batch_size, num_workers=workers)
+
+
+class Splits(NamedTuple):
+    """Disjoint splits of a data set, and its class names."""
+
+    train: Split
+    calibration: Split
+    test: Split
+    classes: list[str]
+
+    def summary(self) -> dict[str, Any]:
+        """Classes, sizes and fingerprints, to be recorded with a run and compared later."""
+        parts = {"train": self.train, "calibration": self.calibration, "test": self.test}
+        return {
+            "classes": self.classes,
+            "sizes": {name: len(split) for name, split in parts.items()},
+            "sha256": {name: split.fingerprint() for name, split in parts.items()},
+        }
+
+
+def load(
+    name_or_path: str,
+    preprocessing: Preprocessing,
+    *,
+    root: str | Path | None = None,
+    calibration_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Splits:
+    """Load a data set as disjoint splits.
+
+    Where the data set has no calibration (or test) images of its own, they are held out of the training
+    images: per class, at random, the given fraction and at least one.
+
+    Args:
+        name_or_path: see :func:`~exitwise.data.sources.open_source`.
+        preprocessing: what happens to the images.
+        root: where named data sets lie.
+        calibration_fraction, test_fraction: shares of the training images to hold out.
+        seed: of the random choice.
+
+    Raises:
+        DataError: for missing, empty, broken or unsuitable data, and classes too small to be split.
+    """
+    image_size = None if preprocessing.any_size else preprocessing.image_size
+    sources = open_source(name_or_path, root, preprocessing.channels, image_size)
+    fractions = {
+        name: fraction
+        for name, fraction in (("calibration", calibration_fraction), ("test", test_fraction))
+        if getattr(sources, name) is None
+    }
+    held_out = _hold_out(sources.train, fractions, seed)
+
+    def split(name: str) -> Split:
+        source = getattr(sources, name)
+        if source is None or name == "train":
+            return Split(sources.train, held_out[name], preprocessing)
+        return Split(source, torch.arange(len(source.targets)), preprocessing)
+
+    splits = Splits(split("train"), split("calibration"), split("test"), sources.train.classes)
+    _check_disjoint(splits, sources)
+    return splits
+
+
+def training_loader(split: Split, batch_size: int, seed: int, workers: int = 0) -> tuple[DataLoader, EpochBatches]:
+    """A loader of augmented training batches, and the sampler that says which epoch and batch come next.
+
+    What a batch holds depends on (seed, epoch, number) alone, whatever the number of workers.
+    """
+    sampler = EpochBatches(len(split), batch_size, seed)
+    images = _Images(split, split.preprocessing.for_training(), seed)
+    loader = DataLoader(
+        images,
+        batch_sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return loader, sampler
+
+
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Transformed images by position, or by (epoch, position) with that key's own random numbers."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int | None = None) -> None:
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+        self.indices: list[int] = split.indices.tolist()
+        self.targets: list[int] = split.targets.tolist()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: int | Key) -> tuple[Tensor, int]:
+        if isinstance(key, int):
+            return self.transform(self.split.source.read(self.indices[key])), self.targets[key]
+        assert self.seed is not None
+        epoch, position = key
+        image = self.split.source.read(self.indices[position])
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position))
+            return self.transform(image), self.targets[position]
+
+
+def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(derive_seed(seed))
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*fractions, "train")}
+    for target, name in enumerate(source.classes):
+        members = (source.targets == target).nonzero().squeeze(1)
+        if len(members) <= len(fractions):
+            raise DataError(
+                f"expected at least {len(fractions) + 1} images of class {name!r}, one for each of "
+                f"{', '.join(parts)}; got {len(members)}"
+            )
+        members = members[torch.randperm(len(members), generator=generator)]
+        counts = _counts(len(members), list(fractions.values()))
+        for part, indices in zip(parts, members.split(counts), strict=True):
+            parts[part].append(indices)
+    return {name: torch.cat(indices).sort().values for name, indices in parts.items()}
+
+
+def _counts(n: int, fractions: Sequence[float]) -> list[int]:
+    """Images per held-out part, at least one each, and what remains, at least one."""
+    counts = [max(1, round(n * fraction)) for fraction in fractions]
+    while sum(counts) >= n:
+        counts[counts.index(max(counts))] -= 1
+    return [*counts, n - sum(counts)]
+
+
+def _check_disjoint(splits: Splits, sources: Sources) -> None:
+    held_out = [split for split in splits[:3] if split.source is sources.train]
+    indices = torch.cat([split.indices for split in held_out])
+    assert len(indices.unique()) == len(indices), "splits overlap"

@@ -1,0 +1,244 @@
+"""Where labelled images come from: bundled digits, CIFAR, and folders of images.
+
+A source reads single images as uint8 tensors; splits, augmentation and batches are made elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from exitwise.errors import DataError, near_match
+
+NAMED = ("digits", "cifar10", "cifar100")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+IN_MEMORY_BYTES = 2**30
+"""Folders of equally sized images whose pixels fit into this are decoded once and kept."""
+
+
+class Source(Protocol):
+    """Labelled images.
+
+    Attributes:
+        classes: class names.
+        targets: class index of each image, int64 (N).
+        names: a name for each image, unique within the source.
+    """
+
+    classes: list[str]
+    targets: Tensor
+    names: list[str]
+
+    def read(self, index: int) -> Tensor:
+        """The image as uint8 (channels, height, width)."""
+        ...
+
+
+class Sources(NamedTuple):
+    """What a data set offers: images to train on, and held-out images where it has any."""
+
+    train: Source
+    calibration: Source | None
+    test: Source | None
+
+
+class ArraySource:
+    """Images of one size, held in memory.
+
+    Args:
+        images: uint8 (N, channels, height, width).
+        targets: class indices (N).
+        classes: class names.
+        names: one per image; by default their numbers.
+    """
+
+    def __init__(
+        self, images: Tensor, targets: Tensor, classes: Sequence[str], names: Sequence[str] | None = None
+    ) -> None:
+        self.images = images
+        self.targets = targets.long()
+        self.classes = list(classes)
+        self.names = list(names) if names is not None else [str(i) for i in range(len(images))]
+
+    def read(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+class FolderSource:
+    """Images in one folder per class, read from disk when asked for.
+
+    Args:
+        root: the folder that holds one folder per class.
+        classes: the class names to use, in order; by default the sorted names of the sub-folders.
+        channels: 1 or 3; images of other modes are converted.
+        image_size: the side that all images must have; None for any size.
+
+    Raises:
+        DataError: without classes or images.
+    """
+
+    def __init__(
+        self, root: Path, channels: int, image_size: int | None = None, classes: Sequence[str] | None = None
+    ) -> None:
+        self.channels = channels
+        self.image_size = image_size
+        found = class_folders(root)
+        if not found:
+            raise DataError(f"expected a folder per class with images in {root}; found none")
+        self.classes = list(classes) if classes is not None else found
+        unknown = sorted(set(found) - set(self.classes))
+        if unknown:
+            raise DataError(f"expected the classes of the training images in {root}; got the unknown {unknown[0]!r}")
+        self.paths: list[Path] = []
+        targets: list[int] = []
+        for target, name in enumerate(self.classes):
+            images = image_files(root / name)
+            self.paths.extend(images)
+            targets.extend([target] * len(images))
+        if not self.paths:
+            raise DataError(f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {root}; found none")
+        self.targets = torch.tensor(targets)
+        self.names = [path.relative_to(root).as_posix() for path in self.paths]
+
+    def read(self, index: int) -> Tensor:
+        path = self.paths[index]
+        image = read_image(path, self.channels)
+        height, width = image.shape[1:]
+        if self.image_size is not None and (height, width) != (self.image_size, self.image_size):
+            raise DataError(
+                f"expected images of {self.image_size}x{self.image_size} pixels (image_size); {path} has "
+                f"{width}x{height} (augment 'resize' takes any size)"
+            )
+        return image
+
+    def in_memory(self) -> ArraySource:
+        """The same images, decoded once; they must be of one size."""
+        images = torch.stack([self.read(index) for index in range(len(self.paths))])
+        return ArraySource(images, self.targets, self.classes, self.names)
+
+
+def open_source(
+    name_or_path: str, root: str | Path | None = None, channels: int = 3, image_size: int | None = None
+) -> Sources:
+    """Find a data set.
+
+    Args:
+        name_or_path: ``digits``, ``cifar10``, ``cifar100``, or a folder: either ``train`` and ``val`` or
+            ``test`` (each with a folder per class, as in ImageNet's layout) or a folder per class.
+        root: where CIFAR lies or is downloaded to.
+        channels: 1 or 3.
+        image_size: the side that all images must have; None for any size.
+
+    Raises:
+        DataError: if there is no such data set, nothing in it, or images of another size or number of channels.
+    """
+    if name_or_path in NAMED:
+        if name_or_path == "digits":
+            train, test = _digits(), None
+        else:
+            train, test = _cifar(name_or_path, Path(root) if root else Path.home() / ".cache" / "exitwise")
+        _check_shape(train, name_or_path, channels, image_size)
+        return Sources(train, None, test)
+    path = Path(name_or_path)
+    if not path.exists():
+        is_name = path.name == name_or_path
+        hint = f"; {near_match(name_or_path, NAMED)}" if is_name else ""
+        raise DataError(f"expected a data set's name or a folder of images; there is no {name_or_path}{hint}")
+    if not path.is_dir():
+        raise DataError(f"expected a folder of images; {path} is a file")
+    return _folder(path, channels, image_size)
+
+
+def _digits() -> ArraySource:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    return ArraySource(images, torch.from_numpy(bunch.target), [str(digit) for digit in range(10)])
+
+
+def _cifar(name: str, root: Path) -> tuple[ArraySource, ArraySource]:
+    kind = CIFAR10 if name == "cifar10" else CIFAR100
+    parts = []
+    for train in (True, False):
+        try:
+            data = kind(str(root), train=train, download=True)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DataError(
+                f"expected {name} in {root} (data_root) or a connection to download it; {reason}"
+            ) from error
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        parts.append(ArraySource(images, torch.tensor(data.targets), data.classes))
+    return parts[0], parts[1]
+
+
+def _folder(path: Path, channels: int, image_size: int | None) -> Sources:
+    if not (path / "train").is_dir():
+        return Sources(_source(path, channels, image_size), None, None)
+    held_out = [name for name in ("val", "test") if (path / name).is_dir()]
+    if not held_out:
+        raise DataError(f"expected a folder test or val beside {path / 'train'}; found neither")
+    train = _source(path / "train", channels, image_size)
+    others = [_source(path / name, channels, image_size, train.classes) for name in held_out]
+    # With val alone, as in ImageNet's layout, its images are what everyone tests on.
+    return Sources(train, others[0] if len(others) == 2 else None, others[-1])
+
+
+def _source(root: Path, channels: int, image_size: int | None, classes: Sequence[str] | None = None) -> Source:
+    source = FolderSource(root, channels, image_size, classes)
+    if image_size is not None and len(source.paths) * channels * image_size**2 <= IN_MEMORY_BYTES:
+        return source.in_memory()
+    return source
+
+
+def _check_shape(source: ArraySource, name: str, channels: int, image_size: int | None) -> None:
+    has_channels, height, width = source.images.shape[1:]
+    if channels != has_channels:
+        raise DataError(f"{name} has {has_channels} channels; got mean and std of {channels}")
+    if image_size not in (None, height):
+        raise DataError(f"{name} has images of {width}x{height} pixels; got image_size {image_size}")
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the sub-folders that hold images, sorted."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and image_files(entry))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files below a folder, by their suffix, sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def read_image(path: Path, channels: int) -> Tensor:
+    """Decode an image to uint8 (channels, height, width), turned as its EXIF data says.
+
+    Raises:
+        DataError: for a broken file, or pixels of more than 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise DataError(f"expected an image of 8 bits per channel in {path}; got mode {image.mode}")
+            upright = ImageOps.exif_transpose(image)
+            return pil_to_tensor(upright.convert("L" if channels == 1 else "RGB"))
+    except DataError:
+        raise
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"expected an image in {path}; could not read it: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,21 @@
+"""Errors whose message is meant for the user: one line, with what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something in the user's hands is wrong; the command line prints it as one line and exits with 2."""
+
+
+class DataError(UserError):
+    """A data set or an image is not what it should be."""
+
+
+def near_match(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?`` for the nearest known name, or the list of known names."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
