@@ -1,0 +1,232 @@
+"""The training loop: schedule, half steps, metrics, checkpoints. It knows Method, and no method by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from exitwise.data.sampling import EpochBatches
+from exitwise.methods.base import Method
+from exitwise.models.staged import StagedModel
+from exitwise.training.checkpoint import CheckpointFolder, load_checkpoint, random_state, restore_random_state
+from exitwise.training.step import HalfStep, half_batches, half_step
+from exitwise.weighting.lookahead import check_optimizer
+
+
+class Reporter(Protocol):
+    """Who watches the training. Values are read by it when it wants them, so that nothing waits for the device."""
+
+    def on_step(self, iteration: int, total: int, meters: Meters) -> None:
+        """After a loaded batch; ``meters`` cover the epoch so far."""
+
+    def on_epoch(self, history: list[dict[str, float]]) -> None:
+        """After an epoch, with the rows of metrics so far."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def on_step(self, iteration: int, total: int, meters: Meters) -> None:
+        pass
+
+    def on_epoch(self, history: list[dict[str, float]]) -> None:
+        pass
+
+
+class Meters:
+    """Sums over an epoch, kept on the device: losses, meta losses, correct answers per exit."""
+
+    def __init__(self, exits: int, device: torch.device) -> None:
+        self.sums = torch.zeros(3 + exits, dtype=torch.float64, device=device)
+        self.counts = {"steps": 0, "meta_steps": 0, "images": 0}
+
+    def add(self, step: HalfStep) -> None:
+        """Count one half step."""
+        meta_loss = torch.zeros_like(step.loss) if step.meta_loss is None else step.meta_loss
+        correct = (step.run.logits.detach().argmax(dim=-1) == step.run.targets[:, None]).sum(dim=0)
+        self.sums += torch.cat([torch.stack([step.loss, meta_loss, (step.weights - 1).abs().mean()]), correct])
+        self.counts["steps"] += 1
+        self.counts["meta_steps"] += step.meta_loss is not None
+        self.counts["images"] += len(step.run.targets)
+
+    def means(self) -> dict[str, float]:
+        """Loss, meta loss if any, mean distance of the weights from 1, and accuracy per exit on the training images."""
+        loss, meta_loss, deviation, *correct = self.sums.tolist()
+        steps, meta_steps, images = (max(count, 1) for count in self.counts.values())
+        return {
+            "loss": loss / steps,
+            **({"meta_loss": meta_loss / meta_steps} if self.counts["meta_steps"] else {}),
+            "weight_deviation": deviation / steps,
+            **{f"train_accuracy_{k}": value / images for k, value in enumerate(correct, start=1)},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums.copy_(state["sums"])
+        self.counts = dict(state["counts"])
+
+
+@dataclass
+class Progress:
+    """Where a run stands: loaded batches done in all and in this epoch, rows of past epochs, best score so far."""
+
+    iteration: int = 0
+    epoch: int = 0
+    batch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: float = -1.0
+
+
+def cosine_factor(iteration: int, total: int) -> float:
+    """Share of the base learning rate at a loaded batch: ``0.5 * (1 + cos(pi * t / T))``."""
+    return 0.5 * (1 + math.cos(math.pi * min(iteration, total) / total))
+
+
+class Trainer:
+    """Trains a network with a method; resumes where a former trainer of the same folder stopped.
+
+    Args:
+        model, optimizer, method: what is trained, and how. The model lies on the device to train on.
+        loader, sampler: batches of the training split, from :func:`~exitwise.data.training_loader`.
+        evaluate: accuracy of each exit on the calibration split; their mean picks the best epoch.
+        epochs: passes over the training split.
+        max_iterations: end after so many loaded batches (the schedule then ends there too).
+        label_smoothing: of the training loss.
+        checkpoints: where to save and resume; None: neither.
+        checkpoint_every: loaded batches between checkpoints, besides one after each epoch.
+        reporter: who watches.
+    """
+
+    def __init__(
+        self,
+        model: StagedModel,
+        optimizer: Optimizer,
+        method: Method,
+        loader: DataLoader,
+        sampler: EpochBatches,
+        evaluate: Callable[[], list[float]],
+        *,
+        epochs: int,
+        max_iterations: int | None = None,
+        label_smoothing: float = 0.0,
+        checkpoints: CheckpointFolder | None = None,
+        checkpoint_every: int | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        check_optimizer(optimizer)
+        self.model = model
+        self.optimizer = optimizer
+        self.method = method
+        self.loader = loader
+        self.sampler = sampler
+        self.evaluate = evaluate
+        self.total = epochs * sampler.batches_per_epoch
+        if max_iterations is not None:
+            self.total = min(self.total, max_iterations)
+        self.label_smoothing = label_smoothing
+        self.checkpoints = checkpoints
+        self.checkpoint_every = checkpoint_every
+        self.reporter = reporter or Silent()
+        self.progress = Progress()
+        self.device = next(model.parameters()).device
+        self.meters = Meters(model.exits, self.device)
+        self.scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
+        for group in self._groups():
+            group.setdefault("initial_lr", group["lr"])
+
+    @property
+    def done(self) -> bool:
+        """Whether all iterations have been made."""
+        return self.progress.iteration >= self.total
+
+    def fit(self) -> list[dict[str, float]]:
+        """Train to the end; returns one row of metrics per epoch."""
+        while not self.done:
+            self._epoch()
+        return self.progress.history
+
+    def resume(self) -> bool:
+        """Continue from the latest checkpoint; False if there is none."""
+        latest = self.checkpoints.latest("last") if self.checkpoints else None
+        if latest is None:
+            return False
+        self.load_state_dict(load_checkpoint(latest))
+        return True
+
+    def _epoch(self) -> None:
+        progress = self.progress
+        self.model.train()
+        self.sampler.epoch, self.sampler.start = progress.epoch, progress.batch
+        for inputs, targets in self.loader:
+            inputs = inputs.to(self.device, non_blocking=True)
+            targets = targets.to(self.device, non_blocking=True)
+            self._loaded_batch(inputs, targets)
+            if self.done:
+                break
+            if self.checkpoint_every and progress.iteration % self.checkpoint_every == 0:
+                self._save("last")
+        self._end_epoch()
+
+    def _loaded_batch(self, inputs: Tensor, targets: Tensor) -> None:
+        progress = self.progress
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * cosine_factor(progress.iteration, self.total)
+        for train, meta in half_batches(inputs, targets):
+            step = half_step(self.model, self.optimizer, self.method, train, meta, progress.batch, self.label_smoothing)
+            self.meters.add(step)
+        progress.iteration += 1
+        progress.batch += 1
+        self.reporter.on_step(progress.iteration, self.total, self.meters)
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        return (group for optimizer in self.scheduled for group in optimizer.param_groups)
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        accuracies = self.evaluate()
+        row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
+        row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
+        progress.history.append(row)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        self.meters = Meters(self.model.exits, self.device)
+        score = sum(accuracies) / len(accuracies)
+        improved = score > progress.best
+        progress.best = max(score, progress.best)
+        if improved:
+            self._save("best")
+        self._save("last")
+        self.reporter.on_epoch(progress.history)
+
+    def _save(self, kind: str) -> None:
+        if self.checkpoints is not None:
+            tree = self.state_dict() if kind == "last" else {"model": self.model.state_dict()}
+            self.checkpoints.save(kind, self.progress.iteration, tree)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress),
+            "meters": self.meters.state_dict(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.meters.load_state_dict(state["meters"])
+        restore_random_state(state["random"])

@@ -1,0 +1,187 @@
+import math
+
+import pytest
+import torch
+
+from exitwise.data import Preprocessing, load, training_loader
+from exitwise.methods import create_method
+from exitwise.models import MSDNet
+from exitwise.training.checkpoint import CheckpointFolder
+from exitwise.training.step import half_batches, half_step
+from exitwise.training.trainer import Silent, Trainer, cosine_factor
+from images import make_folder
+
+METHODS = {
+    "uniform": {},
+    "meta-weighted": {"proportions": [0.5, 0.3, 0.2], "hidden": 16, "meta_interval": 2},
+}
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    sizes = {"channels": 4, "growth": 4, "growth_factors": (1, 2), "bottleneck_factors": (1, 2), "head_channels": 4}
+    return MSDNet(3, blocks=3, input_shape=(3, 8, 8), **sizes)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    root = make_folder(tmp_path_factory.mktemp("data"))
+    return load(str(root), Preprocessing(8, (0.5,) * 3, (0.25,) * 3, "crop")).train
+
+
+def trainer(split, method="uniform", checkpoints=None, evaluate=None, reporter=None, seed=0, **options):
+    model = tiny_model()
+    loader, sampler = training_loader(split, 10, seed)
+    return Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+        create_method(method, **METHODS[method]),
+        loader,
+        sampler,
+        evaluate or (lambda: [0.5, 0.5, 0.5]),
+        **{"epochs": 2, "checkpoints": checkpoints, "reporter": reporter, **options},
+    )
+
+
+class Stop(Exception):
+    """Stands for a killed process."""
+
+
+class StopAfter(Silent):
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def on_step(self, iteration, total, meters):
+        if iteration == self.iterations:
+            raise Stop
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 5])
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_gives_the_uninterrupted_run_bit_for_bit(split, method, stop_after, tmp_path):
+    whole = trainer(split, method)
+    history = whole.fit()
+    checkpoints = CheckpointFolder(tmp_path)
+    options = {"checkpoints": checkpoints, "checkpoint_every": 2}
+    with pytest.raises(Stop):
+        trainer(split, method, reporter=StopAfter(stop_after), **options).fit()
+    again = trainer(split, method, **options)
+    assert again.resume() == (stop_after > 2)
+    assert again.fit() == history
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(again.method.state_dict(), whole.method.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_fixes_the_run(split, method):
+    first, second = trainer(split, method), trainer(split, method)
+    assert first.fit() == second.fit()
+    torch.testing.assert_close(first.model.state_dict(), second.model.state_dict(), rtol=0, atol=0)
+    assert trainer(split, method, seed=1).fit() != first.progress.history
+
+
+def test_methods_see_the_same_half_batches_in_the_same_order(split, monkeypatch):
+    def seen(method):
+        batches = []
+
+        def spy(model, optimizer, weighing, train, meta, *args):
+            batches.append((train, meta))
+            return half_step(model, optimizer, weighing, train, meta, *args)
+
+        monkeypatch.setattr("exitwise.training.trainer.half_step", spy)
+        trainer(split, method).fit()
+        return batches
+
+    torch.testing.assert_close(seen("uniform"), seen("meta-weighted"), rtol=0, atol=0)
+
+
+def test_uniform_training_is_plain_training(split):
+    """The same updates by a loop of its own: sum over exits of mean cross-entropies, plain SGD, cosine."""
+    trained = trainer(split, label_smoothing=0.1)
+    trained.fit()
+    model = tiny_model().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    loader, sampler = training_loader(split, 10, 0)
+    total, step = 2 * len(loader), 0
+    for epoch in range(2):
+        sampler.epoch = epoch
+        for x, y in loader:
+            optimizer.param_groups[0]["lr"] = 0.5 * 0.05 * (1 + math.cos(math.pi * step / total))
+            half = (len(x) + 1) // 2
+            for part in (slice(0, half), slice(half, None)):
+                criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+                loss = sum(criterion(z, y[part]) for z in model(x[part]))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            step += 1
+    # float32 sums in another order: equal to about 3e-5 after twelve updates that move weights by 1e-1.
+    torch.testing.assert_close(trained.model.state_dict(), model.state_dict(), rtol=1e-3, atol=2e-4)
+
+
+def test_label_smoothing_changes_the_training_loss():
+    model = tiny_model()
+    batch = torch.randn(6, 3, 8, 8), torch.randint(3, (6,))
+    (train, meta), _ = half_batches(*batch)
+    losses = []
+    for smoothing in (0.0, 0.3):
+        fresh = tiny_model()
+        fresh.load_state_dict(model.state_dict())
+        optimizer = torch.optim.SGD(fresh.parameters(), lr=0.1)
+        step = half_step(fresh, optimizer, create_method("uniform"), train, meta, 0, smoothing)
+        losses.append(float(step.loss))
+    assert losses[0] != losses[1]
+
+
+def test_exit_weights_scale_the_exits():
+    method = create_method("uniform", exit_weights=[1.0, 0.0, 2.0])
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (train, meta), _ = half_batches(torch.randn(8, 3, 8, 8), torch.randint(3, (8,)))
+    step = half_step(model, optimizer, method, train, meta, 0)
+    means = step.run.losses.detach().mean(dim=0)
+    assert float(step.loss) == pytest.approx(float(means[0] + 2 * means[2]), rel=1e-5)
+    head = model.stages[1].head.linear.weight
+    assert head.grad.abs().max() == 0
+
+
+def test_the_best_epoch_is_that_of_the_calibration_accuracy(split, tmp_path):
+    scores = iter([[0.1, 0.2, 0.3], [0.5, 0.6, 0.7], [0.4, 0.5, 0.6]])
+    checkpoints = CheckpointFolder(tmp_path)
+    run = trainer(split, checkpoints=checkpoints, evaluate=lambda: next(scores), epochs=3)
+    rows = run.fit()
+    assert [row["calibration_accuracy_3"] for row in rows] == [0.3, 0.7, 0.6]
+    assert checkpoints.latest("best").name == f"best-{rows[1]['iteration']:08d}"
+
+
+def test_max_iterations_ends_run_and_schedule(split):
+    run = trainer(split, max_iterations=4, epochs=100)
+    rows = run.fit()
+    assert run.progress.iteration == 4
+    assert rows[-1]["iteration"] == 4
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * cosine_factor(3, 4))
+
+
+def test_interval_counts_loaded_batches_of_an_epoch(split):
+    run = trainer(split, "meta-weighted", epochs=1)  # batches 0, 1, 2; meta_interval 2
+    run.fit()
+    steps = {int(state["step"]) for state in run.method.optimizer.state.values()}
+    assert steps == {4}
+
+
+def test_halves_of_an_odd_batch():
+    x, y = torch.arange(7), torch.arange(7)
+    (a, b), (c, d) = half_batches(x, y)
+    assert a[0].tolist() == [0, 1, 2, 3] == d[0].tolist()
+    assert b[1].tolist() == [4, 5, 6] == c[1].tolist()
+    with pytest.raises(ValueError, match="at least 2 samples; got 1"):
+        next(half_batches(x[:1], y[:1]))
+
+
+def test_an_optimizer_without_look_ahead_is_refused_at_the_start(split):
+    model = tiny_model()
+    loader, sampler = training_loader(split, 10, 0)
+    with pytest.raises(ValueError, match="SGD, Adam and AdamW; got Adagrad"):
+        Trainer(
+            model, torch.optim.Adagrad(model.parameters()), create_method("uniform"), loader, sampler, list, epochs=1
+        )
