@@ -1,0 +1,162 @@
+"""The settings of a training run: one flat schema, validated before anything else happens.
+
+Settings stop here: the parts of the library take plain arguments. Needs no torch, so that mistakes show at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from exitwise.errors import UserError, near_match
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _split_commas(value: Any) -> Any:
+    """``["0.5,0.5"]``, as a command line gives it, to its parts."""
+    if isinstance(value, list):
+        return [part for item in value for part in (item.split(",") if isinstance(item, str) else [item])]
+    return value
+
+
+Number = TypeVar("Number")
+Numbers = Annotated[list[Number], BeforeValidator(_split_commas)]
+
+
+class Fields(BaseModel):
+    """The settings one by one, each with its range; what the command line makes flags of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = Field("digits", description="digits, cifar10, cifar100, or a folder of images.")
+    data_root: str | None = Field(None, description="Where CIFAR lies or is downloaded to.")
+    image_size: Count = Field(8, description="Side of the images that the network sees, in pixels.")
+    augment: Literal["none", "shift", "crop", "resize"] = Field(
+        "none", description="Training augmentation; all but resize take images of image_size."
+    )
+    mean: Numbers[float] = Field([0.5], description="Mean per channel (one or three) of pixels in [0, 1].")
+    std: Numbers[Positive] = Field([0.5], description="Standard deviation per channel.")
+    calibration_fraction: Share = Field(0.1, description="Share of the training images held out for calibration.")
+    test_fraction: Share = Field(0.2, description="Share held out for testing, where the data has no test images.")
+    split_seed: int = Field(0, description="Seed of the choice of held-out images.")
+
+    model: str = Field("msdnet_small", description="A name that `exitwise models` lists.")
+
+    method: Literal["uniform", "meta-weighted"] = Field("meta-weighted", description="Training method.")
+    exit_weights: Numbers[NotNegative] | None = Field(
+        None, description="uniform: the weight of each exit, all 1 if unset."
+    )
+    p: Positive = Field(0.75, description="Budget to train for: share k of exits is p^k, normalised.")
+    proportions: Numbers[NotNegative] | None = Field(None, description="Budget to train for as shares; overrides p.")
+    objective: Literal["share-weighted", "per-exit"] = Field("share-weighted", description="Meta objective.")
+    gradient: Literal["forward", "double-backward"] = Field("forward", description="How the meta-gradient is computed.")
+    epsilon: NotNegative = Field(0.8, description="Scale of the sample weights: within 1 +- 2 epsilon.")
+    centering: Literal["exits", "samples", "all"] = Field(
+        "exits", description="The set over which weights average to 1."
+    )
+    meta_interval: Count = Field(1, description="Update the weight network every so many loaded batches.")
+    wpn_input: Literal["loss", "conf", "both"] = Field("loss", description="What the weight network sees.")
+    wpn_hidden: Count = Field(500, description="Width of its hidden layers.")
+    wpn_layers: Count = Field(1, description="Number of its hidden layers.")
+    wpn_zero_init: bool = Field(True, description="Start with all weights at exactly 1.")
+    wpn_lr: Positive = Field(1e-3, description="Learning rate of the weight network (Adam).")
+    wpn_weight_decay: NotNegative = Field(1e-4, description="Weight decay of the weight network.")
+
+    epochs: Count = Field(60, description="Passes over the training images.")
+    max_iterations: Count | None = Field(None, description="End after so many loaded batches, schedule included.")
+    batch_size: Annotated[int, Field(ge=4)] = Field(128, description="Images per loaded batch; trained on in halves.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer of the network.")
+    lr: Positive = Field(0.1, description="Its learning rate at the start; cosine to 0.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD's momentum.")
+    nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
+    weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
+    seed: int = Field(0, description="Seed of initial weights, data order and augmentation.")
+
+    device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that load and augment images.")
+    checkpoint_every: Count | None = Field(None, description="Loaded batches between checkpoints within an epoch.")
+
+
+class Settings(Fields):
+    """Everything that a training run depends on; also consistent as a whole."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std need one or three values each; got {len(self.mean)} and {len(self.std)}")
+        if self.proportions is not None and abs(sum(self.proportions) - 1) > 1e-6:
+            raise ValueError(
+                f"proportions must sum to 1; got {self.proportions}, which sum to {sum(self.proportions):.6g}"
+            )
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0; got 0")
+        return self
+
+
+MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "checkpoint_every", "data_root"})
+"""Settings that do not change what is computed."""
+
+
+def resolve(*layers: Mapping[str, Any]) -> Settings:
+    """Settings from layers of plain values, later ones winning.
+
+    Raises:
+        UserError: for an unknown key (with the nearest known one) or a value out of range.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    for key in merged:
+        if key not in Settings.model_fields:
+            raise UserError(f"unknown setting {key!r}; {near_match(key, Settings.model_fields)}")
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem in one line: the setting, what it should be, and what came."""
+    first = error.errors()[0]
+    if not first["loc"]:
+        return str(first["ctx"]["error"])
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"setting {where}: {message}; got {first['input']!r}"
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Settings from a YAML file.
+
+    Raises:
+        UserError: if there is no such file, or it is no mapping of settings.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"expected a YAML file of settings; found none at {path}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"expected YAML in {path}; {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"expected settings as 'key: value' lines in {path}; got a {type(content).__name__}")
+    for key in content:
+        if key not in Settings.model_fields and key != "recipe":
+            raise UserError(f"{path}: unknown setting {key!r}; {near_match(str(key), Settings.model_fields)}")
+    return content
+
+
+def to_yaml(settings: Settings) -> str:
+    """All settings as YAML, in the schema's order."""
+    return yaml.safe_dump(settings.model_dump(), sort_keys=False, default_flow_style=None)
