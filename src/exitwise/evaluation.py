@@ -94,10 +94,11 @@ def anytime(outputs: Outputs) -> list[float]:
 def operate(outputs: Outputs, policy: ExitPolicy, exit_macs: Sequence[float]) -> OperatingPoint:
     """Simulate a policy on recorded outputs."""
     exits = policy.exit_of(outputs.confidences)
-    correct = outputs.correct.gather(1, exits[:, None])
+    predictions = outputs.predictions.gather(1, exits[:, None]).squeeze(1)
     costs = torch.tensor(exit_macs, dtype=torch.float64)
     shares = torch.bincount(exits, minlength=policy.exits).double() / len(exits)
-    return OperatingPoint(correct.double().mean().item(), costs[exits].mean().item(), tuple(shares.tolist()))
+    accuracy = (predictions == outputs.targets).double().mean()
+    return OperatingPoint(accuracy.item(), (shares * costs).sum().item(), tuple(shares.tolist()))
 
 
 def budgeted_curve(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from exitwise.exiting.policy import ExitPolicy
@@ -37,15 +38,16 @@ def calibrate_proportions(confidences: Tensor, proportions: Sequence[float]) -> 
     if n == 0:
         raise ValueError("calibration needs at least one sample; got none")
     thresholds: list[float | None] = []
-    inside = confidences
+    inside = torch.arange(n, device=confidences.device)
     for k, proportion in enumerate(check_proportions(proportions, exits)[:-1]):
         count = exit_count(n, proportion)
         if count == 0 or len(inside) < count:
             thresholds.append(None)
             continue
-        threshold = inside[:, k].kthvalue(len(inside) - count + 1).values
-        thresholds.append(threshold.item())
-        inside = inside[inside[:, k] < threshold]
+        candidates = confidences[inside, k]
+        threshold = candidates.kthvalue(len(inside) - count + 1).values.item()
+        thresholds.append(threshold)
+        inside = inside[candidates < threshold]
     return ExitPolicy(thresholds)
 
 

@@ -54,5 +54,8 @@ class ExitPolicy:
         """
         if confidences.shape[1] != self.exits:
             raise ValueError(f"expected confidences of {self.exits} exits; got {confidences.shape[1]}")
-        leaving = torch.stack([self.leaves(confidences[:, k], k) for k in range(self.exits)], dim=1)
-        return leaving.int().argmax(dim=1)
+        result = torch.full_like(confidences[:, 0], self.exits - 1, dtype=torch.int64)
+        for k in range(self.exits - 2, -1, -1):  # the earliest exit is written last
+            if self.can_leave(k):
+                result.masked_fill_(self.leaves(confidences[:, k], k), k)
+        return result

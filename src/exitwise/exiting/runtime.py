@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_map
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.cost import count_cost
 from exitwise.models.staged import StagedModel, State, evaluating
-from exitwise.weighting.gradient import exit_confidences
 
 
 class ExitResult(NamedTuple):
@@ -48,6 +47,7 @@ class EarlyExitRunner:
         self.model = model
         self.policy = policy
         self.exit_macs = exit_macs or count_cost(model).macs
+        self._costs = torch.tensor(self.exit_macs, dtype=torch.float64)
 
     def __call__(self, images: Tensor) -> ExitResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
@@ -62,21 +62,23 @@ class EarlyExitRunner:
         inside = torch.arange(n, device=device)
         state: State = images
         for k, stage in enumerate(self.model.stages):
-            if len(inside) == 0:
-                break
             state, logits = stage(state)
             if not self.policy.can_leave(k):
                 continue
-            confident = exit_confidences(logits)
+            confident, label = logits.softmax(dim=-1).max(dim=-1)
             leaves = self.policy.leaves(confident, k)
-            leaving = inside[leaves]
-            prediction[leaving] = logits.argmax(dim=-1)[leaves]
+            count = int(leaves.sum())  # the one wait for the device at an exit
+            if count == 0:
+                continue
+            leaving = inside if count == len(inside) else inside[leaves]
+            prediction[leaving] = label if count == len(inside) else label[leaves]
+            confidence[leaving] = confident if count == len(inside) else confident[leaves]
             exit[leaving] = k
-            confidence[leaving] = confident[leaves]
-            if 0 < len(leaving) < len(inside):
-                state = select(state, (~leaves).nonzero().squeeze(1))
-            inside = inside[~leaves]
-        macs = torch.tensor(self.exit_macs, dtype=torch.float64, device=device)[exit]
+            if count == len(inside):
+                break
+            stay = (~leaves).nonzero().squeeze(1)
+            inside, state = inside[stay], select(state, stay)
+        macs = self._costs.to(device)[exit]
         return ExitResult(prediction, exit, confidence, macs)
 
 

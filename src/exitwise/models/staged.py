@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -44,7 +44,7 @@ class StagedModel(nn.Module):
         input_shape: (channels, height, width) that the network is meant for.
     """
 
-    def __init__(self, stages: Iterable[nn.Module], num_classes: int, input_shape: tuple[int, int, int]) -> None:
+    def __init__(self, stages: Iterable[Stage], num_classes: int, input_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.num_classes = num_classes
@@ -59,6 +59,14 @@ class StagedModel(nn.Module):
         """Logits of all K exits, each (B, C), cheap to dear."""
         return [logits for _, logits in self.run_stages(images)]
 
+    def forward_last(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of the last exit alone: the network as if it had no early exits."""
+        state: State = images
+        stages = cast("list[Stage]", list(self.stages))
+        for stage in stages:
+            state = stage.body(state)
+        return stages[-1].head(state)
+
     def run_stages(self, images: Tensor) -> Iterator[tuple[State, Tensor]]:
         """State and logits after each stage, computed as they are asked for."""
         state: State = images
@@ -69,7 +77,14 @@ class StagedModel(nn.Module):
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the context; afterwards every module has its own former mode again."""
+    """Eval mode within the context; afterwards every module has its own former mode again.
+
+    A model that is in eval mode is left alone, without a look at its modules: that would cost more than a small
+    network's forward pass.
+    """
+    if not model.training:
+        yield
+        return
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

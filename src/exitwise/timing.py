@@ -1,0 +1,68 @@
+"""Wall-clock comparison on a noisy machine: functions timed in turn, medians reported."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.runtime import EarlyExitRunner
+from exitwise.models.staged import StagedModel, evaluating
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def interleaved_medians(functions: Mapping[Name, Callable[[], object]], rounds: int = 9) -> dict[Name, float]:
+    """Median seconds of each function over ``rounds`` rounds, in each of which every one runs once.
+
+    One round goes before, uncounted. On a GPU the device is waited for before and after each call.
+    """
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
+    for counted in [False] + [True] * rounds:
+        for name, function in functions.items():
+            _wait()
+            start = time.perf_counter()
+            function()
+            _wait()
+            if counted:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure_speedups(
+    model: StagedModel, policies: Mapping[Name, ExitPolicy], images: Tensor, batch_size: int, rounds: int = 9
+) -> dict[Name, float]:
+    """How many times faster the early-exit runner is than the network without its early exits, per policy.
+
+    Args:
+        model: the network, in eval mode on the device to measure.
+        policies: name to exit policy.
+        images: what to classify, (N, channels, height, width), on that device.
+        batch_size: images at a time.
+        rounds: timed rounds; medians count.
+    """
+    batches = images.split(batch_size)
+    runners = {name: EarlyExitRunner(model, policy) for name, policy in policies.items()}
+
+    def full() -> None:
+        with torch.inference_mode(), evaluating(model):
+            for batch in batches:
+                model.forward_last(batch)
+
+    def early(runner: EarlyExitRunner) -> Callable[[], object]:
+        return lambda: [runner(batch) for batch in batches]
+
+    functions: dict[Name | None, Callable[[], object]] = {None: full}
+    functions.update({name: early(runner) for name, runner in runners.items()})
+    seconds = interleaved_medians(functions, rounds)
+    return {name: seconds[None] / seconds[name] for name in policies}
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
