@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from exitwise import workflow
 from exitwise.evaluation import Outputs, anytime, collect_outputs, operate
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.models import create_model
+from exitwise.recipes import compose
 
 
 @pytest.fixture
@@ -18,24 +20,45 @@ def model():
     return model
 
 
+def assert_decides_as_simulated(model, images, outputs, policy, batch_size):
+    """Same exit, class and cost for every image whose confidences stay 1e-5 away from the thresholds."""
+    runner = EarlyExitRunner(model, policy)
+    results = [runner(batch) for batch in images.split(batch_size)]
+    prediction, exit, confidence, macs = (torch.cat(parts) for parts in zip(*results, strict=True))
+    margins = torch.tensor([t if t is not None else 9.0 for t in policy.thresholds]) - outputs.confidences[:, :-1]
+    safe = margins.abs().min(dim=1).values > 1e-5
+    expected = policy.exit_of(outputs.confidences)
+    assert safe.float().mean() > 0.9
+    assert torch.equal(exit[safe], expected[safe])
+    assert torch.equal(prediction[safe], outputs.predictions.gather(1, expected[:, None])[safe, 0])
+    torch.testing.assert_close(confidence[safe], outputs.confidences.gather(1, expected[:, None])[safe, 0])
+    assert macs.tolist() == [runner.exit_macs[k] for k in exit]
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A network after one epoch on digits, with its calibration and test splits."""
+    settings = compose("digits", flags={"method": "uniform", "epochs": 1, "device": "cpu"})
+    run = workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits").run
+    return run.model(), run.splits()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 256])
+def test_runner_decides_as_simulated_on_the_whole_test_split(digits_run, batch_size):
+    model, splits = digits_run
+    ((images, _),) = splits.test.batches(1000)
+    calibration, test = (collect_outputs(model, split.batches(256)) for split in (splits.calibration, splits.test))
+    policy = calibrate_proportions(calibration.confidences, [0.4, 0.3, 0.2, 0.1])
+    assert_decides_as_simulated(model, images, test, policy, batch_size)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
 @pytest.mark.parametrize("shares", [(0.4, 0.3, 0.2, 0.1), (0.0, 0.5, 0.0, 0.5), (1.0, 0.0, 0.0, 0.0), (0, 0, 0, 1.0)])
 def test_runner_decides_as_simulated(model, shares, batch_size):
     images, targets = torch.randn(90, 1, 8, 8), torch.randint(4, (90,))
     outputs = collect_outputs(model, [(images, targets)])
     policy = calibrate_proportions(outputs.confidences, shares)
-    runner = EarlyExitRunner(model, policy)
-    results = [runner(batch) for batch in images.split(batch_size)]
-    prediction, exit, confidence, macs = (torch.cat(parts) for parts in zip(*results, strict=True))
-
-    margins = torch.tensor([t if t is not None else 9.0 for t in policy.thresholds]) - outputs.confidences[:, :-1]
-    safe = margins.abs().min(dim=1).values > 1e-5
-    expected = policy.exit_of(outputs.confidences)
-    assert safe.sum() > 80
-    assert torch.equal(exit[safe], expected[safe])
-    assert torch.equal(prediction[safe], outputs.predictions.gather(1, expected[:, None])[safe, 0])
-    torch.testing.assert_close(confidence[safe], outputs.confidences.gather(1, expected[:, None])[safe, 0])
-    assert macs.tolist() == [runner.exit_macs[k] for k in exit]
+    assert_decides_as_simulated(model, images, outputs, policy, batch_size)
 
 
 def test_runner_computes_later_stages_only_for_samples_inside(model):

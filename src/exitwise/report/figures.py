@@ -1,0 +1,42 @@
+"""Static figures (matplotlib) of evaluated runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from exitwise.evaluation import CurvePoint
+
+Result = tuple[Sequence[CurvePoint], Sequence[float]]
+"""Budgeted curve and anytime accuracies of one run, on test data."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette, told apart with any colour vision."""
+
+
+def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Sequence[float]) -> Figure:
+    """Test accuracy against mean MACs: a line per run over its budgets, crosses for its exits used alone.
+
+    Args:
+        results: name to the results of its runs (one colour per name).
+        exit_macs: cost of leaving at each exit.
+    """
+    scales = ((1e9, "billion MACs"), (1e6, "million MACs"), (1e3, "thousand MACs"))
+    unit, name = next((scale for scale in scales if exit_macs[-1] >= scale[0]), scales[-1])
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for colour, (label, runs) in zip(COLOURS, results.items(), strict=False):
+        for number, (curve, anytime) in enumerate(runs):
+            macs = [point.test.macs / unit for point in curve]
+            accuracies = [100 * point.test.accuracy for point in curve]
+            axes.plot(macs, accuracies, color=colour, linewidth=1.8, label=label if number == 0 else None)
+            costs = [cost / unit for cost in exit_macs]
+            axes.plot(costs, [100 * accuracy for accuracy in anytime], "x", color=colour, markersize=6)
+    axes.plot([], [], "x", color="0.4", label="all images at one exit")
+    axes.set_xlabel(f"mean compute per image ({name})")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title("Accuracy against compute, exits chosen per image")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,279 @@
+"""A run folder: settings, data record, checkpoints, calibration and results of one training run, by name.
+
+::
+
+    RUN/
+      config.yaml         resolved settings            environment.json   versions, device, command
+      data.json           classes, split sizes and fingerprints
+      metrics.csv         one row per epoch            checkpoints/       last-*, best-*
+      calibration.json    budget, thresholds           evaluation.json    test results
+      figures/
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from exitwise.config import MAY_CHANGE_ON_RESUME, Settings, read_yaml, resolve, to_yaml
+from exitwise.data import Preprocessing, Splits, load
+from exitwise.errors import UserError
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.models import create_model
+from exitwise.models.staged import StagedModel
+from exitwise.training.checkpoint import CheckpointError, CheckpointFolder, load_checkpoint
+from exitwise.version import __version__
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated exit policy and what it was calibrated for.
+
+    Attributes:
+        policy: the thresholds.
+        budget: what was asked for, such as ``{"macs": 2e7}`` or ``{"p": 0.75}``.
+        proportions: the exit proportions that the thresholds were found for.
+        expected: accuracy, macs and shares on the calibration split.
+    """
+
+    policy: ExitPolicy
+    budget: dict[str, Any]
+    proportions: tuple[float, ...]
+    expected: dict[str, Any]
+
+
+class Run:
+    """An existing run folder.
+
+    Raises:
+        UserError: if ``path`` is no run folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.config_path.is_file():
+            raise UserError(f"expected a run folder with config.yaml at {self.path}; found none")
+        self.settings = resolve(read_yaml(self.config_path))
+        self.data: dict[str, Any] = read_json(self.path / "data.json")
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        return CheckpointFolder(self.path / "checkpoints")
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the logits."""
+        return self.data["classes"]
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Settings, splits: Splits, command: Sequence[str]) -> Run:
+        """Start a run folder, or open the one there if it is of the same settings and data.
+
+        Raises:
+            UserError: if the folder holds something else; nothing is changed then.
+        """
+        path = Path(path)
+        record = splits.summary()
+        check_vacant(path, settings)
+        if (path / "config.yaml").is_file():
+            run = cls(path)
+            if run.data != record:
+                raise UserError(
+                    f"expected the data that {path} was trained on; the images or their classes have changed"
+                )
+            return run
+        write_json(path / "data.json", record)
+        write_json(path / "environment.json", environment(command))
+        write_text(path / "config.yaml", to_yaml(settings))
+        return cls(path)
+
+    def splits(self) -> Splits:
+        """The data of this run, split as it was for training.
+
+        Raises:
+            UserError: if the data has changed since.
+        """
+        splits = load_splits(self.settings)
+        if splits.summary() != self.data:
+            raise UserError(
+                f"expected the data that {self.path} was trained on; the images or their classes have changed"
+            )
+        return splits
+
+    def model(self, device: torch.device | str = "cpu") -> StagedModel:
+        """The network with the weights of the best epoch, in eval mode.
+
+        Raises:
+            UserError: without a checkpoint, or if it is of another network.
+        """
+        best = self.checkpoints.latest("best")
+        if best is None:
+            raise UserError(
+                f"expected a trained run at {self.path}; it has no checkpoint yet (`exitwise train` makes one)"
+            )
+        model = build_model(self.settings, len(self.classes))
+        state = load_checkpoint(best)["model"]
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            detail = [line.strip() for line in str(error).splitlines() if line.strip()][1]
+            raise CheckpointError(
+                f"{best} is a checkpoint of another model than {self.settings.model}: {detail}"
+            ) from error
+        return model.eval().to(device)
+
+    def write_metrics(self, history: Sequence[dict[str, float]]) -> None:
+        """Write metrics.csv anew from all rows so far."""
+        if not history:
+            return
+        fields = list(dict.fromkeys(key for row in history for key in row))
+        lines: list[list[Any]] = [fields, *([row.get(key, "") for key in fields] for row in history)]
+        temporary = self.path / ".metrics.csv.tmp"
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows(lines)
+        temporary.replace(self.path / "metrics.csv")
+
+    def write_calibration(self, calibration: Calibration) -> None:
+        """Write calibration.json."""
+        write_json(
+            self.path / "calibration.json",
+            {
+                "budget": calibration.budget,
+                "thresholds": list(calibration.policy.thresholds),
+                "proportions": list(calibration.proportions),
+                "calibration": calibration.expected,
+            },
+        )
+
+    def read_calibration(self) -> Calibration:
+        """The calibration of this run.
+
+        Raises:
+            UserError: if it has not been calibrated.
+        """
+        path = self.path / "calibration.json"
+        if not path.is_file():
+            raise UserError(
+                f"expected a calibrated run at {self.path}; run `exitwise calibrate {self.path} --budget 0.5` first"
+            )
+        content = read_json(path)
+        try:
+            return Calibration(
+                ExitPolicy(content["thresholds"]),
+                content["budget"],
+                tuple(content["proportions"]),
+                content["calibration"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"expected thresholds and proportions in {path}; {error!r}") from error
+
+
+def check_vacant(path: Path, settings: Settings) -> None:
+    """Raise UserError unless a run with these settings can be started or continued at ``path``."""
+    if (path / "config.yaml").is_file():
+        old, new = Run(path).settings.model_dump(), settings.model_dump()
+        changed = [key for key in new if old[key] != new[key] and key not in MAY_CHANGE_ON_RESUME]
+        if changed:
+            difference = ", ".join(f"{key} {old[key]!r} (now {new[key]!r})" for key in changed)
+            raise UserError(f"{path} holds a run with other settings: {difference}; choose another --out")
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"expected a run folder, an empty folder or nothing at {path}; it holds something else")
+
+
+def preprocessing_of(settings: Settings) -> Preprocessing:
+    """What the settings say of images."""
+    return Preprocessing(settings.image_size, tuple(settings.mean), tuple(settings.std), settings.augment)
+
+
+def load_splits(settings: Settings) -> Splits:
+    """The data that the settings name."""
+    return load(
+        settings.data,
+        preprocessing_of(settings),
+        root=settings.data_root,
+        calibration_fraction=settings.calibration_fraction,
+        test_fraction=settings.test_fraction,
+        seed=settings.split_seed,
+    )
+
+
+def build_model(settings: Settings, classes: int) -> StagedModel:
+    """The network that the settings name, for that many classes."""
+    shape = (len(settings.mean), settings.image_size, settings.image_size)
+    return create_model(settings.model, num_classes=classes, input_shape=shape)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the GPU if there is one.
+
+    Raises:
+        UserError: if there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"expected a device of this machine, such as cpu or cuda; {name!r} is not available") from error
+    return device
+
+
+def environment(command: Sequence[str]) -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    return {
+        "command": list(command),
+        "exitwise": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name, then rename."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename, making its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent, text=True)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"expected JSON at {path}; {error}") from error

@@ -1,0 +1,305 @@
+"""Train, calibrate, evaluate and predict on a run folder: what the commands do, callable from Python.
+
+Each function returns its results; printing them is the command line's business.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from exitwise.config import Settings
+from exitwise.data import Split, training_loader
+from exitwise.data.sources import image_files, read_image
+from exitwise.errors import DataError, UserError
+from exitwise.evaluation import CurvePoint, OperatingPoint, Outputs, anytime, budgeted_curve, collect_outputs, operate
+from exitwise.exiting.calibration import calibrate_macs, calibrate_proportions
+from exitwise.exiting.runtime import EarlyExitRunner
+from exitwise.methods import Method, create_method
+from exitwise.models import check_model_name, count_cost
+from exitwise.models.staged import StagedModel
+from exitwise.report.figures import accuracy_against_macs
+from exitwise.runs import (
+    Calibration,
+    Run,
+    build_model,
+    check_vacant,
+    load_splits,
+    pick_device,
+    preprocessing_of,
+    write_json,
+)
+from exitwise.training.trainer import Reporter, Trainer
+from exitwise.weighting.allocation import check_proportions, exit_proportions
+
+EVALUATION_BATCH = 256
+
+
+class TrainingResult(NamedTuple):
+    """A finished training: its folder, its rows of metrics, and whether it continued an earlier one."""
+
+    run: Run
+    history: list[dict[str, float]]
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test results of a run.
+
+    Attributes:
+        exit_macs: cost of leaving at each exit.
+        anytime: accuracy of each exit on all test images.
+        curve: one point per budget parameter p, calibrated on the calibration split.
+        calibrated: what the run's own calibration does on the test split; None without one.
+    """
+
+    exit_macs: tuple[int, ...]
+    anytime: list[float]
+    curve: list[CurvePoint]
+    calibrated: OperatingPoint | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says about one image: class name, confidence, exit (from 1), and share of the full MACs spent."""
+
+    file: str
+    prediction: str
+    confidence: float
+    exit: int
+    compute: float
+
+
+def train(settings: Settings, out: str | Path, reporter: Reporter | None = None) -> TrainingResult:
+    """Train as the settings say, into a run folder; continues what an earlier call with the same settings began.
+
+    Raises:
+        ValueError: for unsuitable settings or data, or a folder that holds something else; nothing is
+            written then.
+    """
+    out = Path(out)
+    check_model_name(settings.model)
+    device = pick_device(settings.device)
+    check_vacant(out, settings)
+    splits = load_splits(settings)
+    torch.manual_seed(settings.seed)
+    model = build_model(settings, len(splits.classes)).to(device)
+    method = build_method(settings, model.exits).to(device)
+    loader, sampler = training_loader(splits.train, settings.batch_size, settings.seed, settings.workers)
+    run = Run.create(out, settings, splits, sys.argv)
+    trainer = Trainer(
+        model,
+        build_optimizer(settings, model),
+        method,
+        loader,
+        sampler,
+        lambda: anytime(collect(model, splits.calibration, device)),
+        epochs=settings.epochs,
+        max_iterations=settings.max_iterations,
+        label_smoothing=settings.label_smoothing,
+        checkpoints=run.checkpoints,
+        checkpoint_every=settings.checkpoint_every,
+        reporter=_MetricsWriter(run, reporter),
+    )
+    resumed = trainer.resume()
+    history = trainer.fit()
+    return TrainingResult(run, history, resumed)
+
+
+def build_method(settings: Settings, exits: int) -> Method:
+    """The training method that the settings name, for a network with that many exits."""
+    if settings.method == "uniform":
+        weights = settings.exit_weights
+        if weights is not None and len(weights) != exits:
+            raise UserError(f"expected {exits} exit_weights, one per exit; got {len(weights)}: {weights}")
+        return create_method("uniform", exit_weights=weights)
+    proportions = settings.proportions
+    return create_method(
+        settings.method,
+        proportions=check_proportions(proportions, exits) if proportions else exit_proportions(settings.p, exits),
+        hidden=settings.wpn_hidden,
+        layers=settings.wpn_layers,
+        inputs=settings.wpn_input,
+        epsilon=settings.epsilon,
+        centering=settings.centering,
+        zero_init=settings.wpn_zero_init,
+        lr=settings.wpn_lr,
+        weight_decay=settings.wpn_weight_decay,
+        objective=settings.objective,
+        mode=settings.gradient,
+        meta_interval=settings.meta_interval,
+    )
+
+
+def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optimizer:
+    """The network's optimizer that the settings name."""
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def collect(model: StagedModel, split: Split, device: torch.device) -> Outputs:
+    """Outputs of all exits on a split."""
+    return collect_outputs(model, split.batches(EVALUATION_BATCH), device)
+
+
+def calibrate(
+    path: str | Path,
+    *,
+    budget: float | None = None,
+    macs: float | None = None,
+    p: float | None = None,
+    proportions: Sequence[float] | None = None,
+    device: str = "auto",
+) -> Calibration:
+    """Find thresholds for one budget on the run's calibration split and record them in calibration.json.
+
+    Args:
+        path: the run folder.
+        budget: share of the full network's MACs to spend on average.
+        macs: mean multiply-accumulates per image.
+        p: budget parameter of the geometric family.
+        proportions: share of images leaving at each exit.
+        device: where to run the network.
+
+    Raises:
+        ValueError: unless exactly one budget is given and within reach.
+    """
+    wishes = {"budget": budget, "macs": macs, "p": p, "proportions": proportions}
+    given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
+    if len(given) != 1:
+        raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
+    run = Run(path)
+    place = pick_device(device)
+    model = run.model(place)
+    costs = count_cost(model).macs
+    if proportions is not None:
+        proportions = check_proportions(proportions, model.exits)
+    elif p is not None:
+        proportions = exit_proportions(p, model.exits)
+    outputs = collect(model, run.splits().calibration, place)
+    if proportions is not None:
+        policy = calibrate_proportions(outputs.confidences, proportions)
+    else:
+        target = macs if budget is None else budget * costs[-1]
+        assert target is not None
+        policy, proportions = calibrate_macs(outputs.confidences, costs, target)
+    calibration = Calibration(policy, given, tuple(proportions), operate(outputs, policy, costs)._asdict())
+    run.write_calibration(calibration)
+    return calibration
+
+
+def evaluate(path: str | Path, device: str = "auto") -> Evaluation:
+    """Read the test split, once, and record anytime and budgeted results in evaluation.json and a figure."""
+    run = Run(path)
+    place = pick_device(device)
+    model = run.model(place)
+    splits = run.splits()
+    costs = count_cost(model).macs
+    test = collect(model, splits.test, place)
+    curve = budgeted_curve(collect(model, splits.calibration, place), test, costs)
+    calibrated = None
+    if (run.path / "calibration.json").is_file():
+        calibrated = operate(test, run.read_calibration().policy, costs)
+    evaluation = Evaluation(costs, anytime(test), curve, calibrated)
+    write_json(run.path / "evaluation.json", _record(evaluation))
+    figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)
+    (run.path / "figures").mkdir(exist_ok=True)
+    figure.savefig(run.path / "figures" / "accuracy_against_macs.png", dpi=150)
+    return evaluation
+
+
+def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto") -> list[Prediction]:
+    """Classify images with the calibrated early-exit runner.
+
+    Args:
+        path: a calibrated run folder.
+        files: images, or folders of images.
+        device: where to run the network.
+
+    Raises:
+        ValueError: without calibration or images, or for a broken image.
+    """
+    run = Run(path)
+    policy = run.read_calibration().policy
+    images = list(_expand(files))
+    preprocessing = preprocessing_of(run.settings)
+    transform = preprocessing.for_evaluation()
+    place = pick_device(device)
+    runner = EarlyExitRunner(run.model(place), policy)
+    full = runner.exit_macs[-1]
+    predictions = []
+    for start in range(0, len(images), EVALUATION_BATCH):
+        chunk = images[start : start + EVALUATION_BATCH]
+        batch = torch.stack([transform(read_image(image, preprocessing.channels)) for image in chunk])
+        result = runner(batch.to(place))
+        columns = (result.prediction, result.confidence, result.exit, result.macs / full)
+        rows = zip(chunk, *(column.tolist() for column in columns), strict=True)
+        predictions += [
+            Prediction(str(file), run.classes[label], confidence, exit + 1, share)
+            for file, label, confidence, exit, share in rows
+        ]
+    return predictions
+
+
+def _expand(files: Iterable[str | Path]) -> Iterable[Path]:
+    """The files, and the images in folders among them."""
+    paths = [Path(file) for file in files]
+    if not paths:
+        raise UserError("expected image files or folders to classify; got none")
+    for path in paths:
+        if path.is_dir():
+            found = image_files(path)
+            if not found:
+                raise DataError(f"expected images in {path}; found none")
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise DataError(f"expected an image or a folder at {path}; found nothing")
+
+
+def _record(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "exit_macs": list(evaluation.exit_macs),
+        "anytime": evaluation.anytime,
+        "curve": [
+            {
+                "p": point.p,
+                "thresholds": list(point.policy.thresholds),
+                "calibration": point.calibration._asdict(),
+                "test": point.test._asdict(),
+            }
+            for point in evaluation.curve
+        ],
+        "calibrated": evaluation.calibrated._asdict() if evaluation.calibrated else None,
+    }
+
+
+class _MetricsWriter:
+    """Passes reports on and keeps metrics.csv up to date."""
+
+    def __init__(self, run: Run, reporter: Reporter | None) -> None:
+        self.run = run
+        self.reporter = reporter
+
+    def on_step(self, iteration: int, total: int, meters: Any) -> None:
+        if self.reporter is not None:
+            self.reporter.on_step(iteration, total, meters)
+
+    def on_epoch(self, history: list[dict[str, float]]) -> None:
+        self.run.write_metrics(history)
+        if self.reporter is not None:
+            self.reporter.on_epoch(history)
