@@ -1,0 +1,71 @@
+"""The command line: thin commands over the library, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from pydantic import ValidationError
+
+from exitwise.config import explain
+from exitwise.version import __version__
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+app = App(
+    name="exitwise",
+    help="Train, calibrate and run early-exit networks with learned sample weights.",
+    version=__version__,
+    result_action="return_value",
+)
+for _name, _home in {
+    "demo": "demo",
+    "train": "train",
+    "calibrate": "results",
+    "evaluate": "results",
+    "predict": "results",
+    "models": "catalogue",
+    "recipes": "catalogue",
+}.items():
+    app.command(f"exitwise.cli.{_home}:{_name}", name=_name)
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 2 bad input, 1 failed otherwise, 130 interrupted.
+
+    ``EXITWISE_TRACEBACK=1`` prints the traceback of an error too.
+    """
+    warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        cause = error.__cause__
+        _stop(explain(cause) if isinstance(cause, ValidationError) else str(error), BAD_INPUT)
+    except ValueError as error:
+        _stop(_one_line(error), BAD_INPUT)
+    except OSError as error:
+        _stop(_one_line(error), FAILED)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command continues from the last checkpoint", INTERRUPTED)
+    sys.exit(0)
+
+
+def _one_line(error: Exception) -> str:
+    """The message; of an error in a loader's worker process, which brings its traceback along, the last line."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if len(lines) > 1 and lines[0].startswith("Caught "):
+        return lines[-1].split(": ", 1)[-1]
+    return " ".join(line.strip() for line in lines)
+
+
+def _stop(message: str, code: int) -> None:
+    if os.environ.get("EXITWISE_TRACEBACK") == "1":
+        traceback.print_exc()
+    print(f"exitwise: {message}", file=sys.stderr)
+    sys.exit(code)

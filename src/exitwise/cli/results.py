@@ -1,0 +1,177 @@
+"""``exitwise calibrate``, ``evaluate`` and ``predict``: what is done with a trained run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+
+from exitwise.errors import UserError
+
+
+def calibrate(
+    run: Path,
+    *,
+    budget: float | None = None,
+    macs: str | None = None,
+    p: float | None = None,
+    proportions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    device: str = "auto",
+) -> None:
+    """Find exit thresholds for a compute budget on held-out images, and store them in the run.
+
+    Examples::
+
+        exitwise calibrate runs/digits --budget 0.5
+        exitwise calibrate runs/cifar --macs 20M
+        exitwise calibrate runs/cifar --proportions 0.4,0.3,0.1,0.1,0.1
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    budget
+        Share of the full network's MACs to spend on average.
+    macs
+        Mean multiply-accumulates per image, such as 20M or 1.5G.
+    p
+        Budget parameter: share k of exits is p^k, normalised.
+    proportions
+        Share of images that leave at each exit.
+    device
+        auto, cpu, cuda, ...
+    """
+    amount = None if macs is None else parse_macs(macs)
+    shares = None if proportions is None else parse_numbers(proportions, "proportions")
+
+    from exitwise import workflow
+    from exitwise.cli.tables import point_rows
+    from exitwise.evaluation import OperatingPoint
+    from exitwise.models import count_cost
+    from exitwise.runs import Run
+
+    calibration = workflow.calibrate(run, budget=budget, macs=amount, p=p, proportions=shares, device=device)
+    full = count_cost(Run(run).model()).macs[-1]
+    console = Console()
+    thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in calibration.policy.thresholds)
+    console.print(
+        f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}", highlight=False, soft_wrap=True
+    )
+    for name, figure in point_rows(OperatingPoint(**calibration.expected), full):
+        console.print(f"{name} on the calibration images: {figure}", highlight=False, soft_wrap=True)
+    console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}", soft_wrap=True)
+
+
+def evaluate(run: Path, *, device: str = "auto") -> None:
+    """Measure a run on its test images: every exit alone, the curve over 39 budgets, and the calibrated policy.
+
+    Example::
+
+        exitwise evaluate runs/digits
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    device
+        auto, cpu, cuda, ...
+    """
+    from exitwise import workflow
+    from exitwise.cli.tables import evaluation_table
+
+    evaluation = workflow.evaluate(run, device)
+    console = Console()
+    console.print(evaluation_table(evaluation))
+    console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}", soft_wrap=True)
+
+
+def predict(
+    run: Path, files: list[Path], *, output: Path | None = None, overwrite: bool = False, device: str = "auto"
+) -> None:
+    """Classify images with a calibrated run, each as deep as it needs.
+
+    Examples::
+
+        exitwise predict runs/photos holiday.jpg
+        exitwise predict runs/photos ./inbox --output labels.csv
+
+    Parameters
+    ----------
+    run
+        Calibrated run folder.
+    files
+        Images, or folders of images.
+    output
+        Write a .csv or .json file in place of the table.
+    overwrite
+        Replace that file if it exists.
+    device
+        auto, cpu, cuda, ...
+    """
+    if output is not None:
+        if output.suffix not in (".csv", ".json"):
+            raise UserError(f"expected an output file that ends in .csv or .json; got {output}")
+        if output.exists() and not overwrite:
+            raise UserError(f"{output} exists; give --overwrite to replace it")
+
+    from exitwise import workflow
+    from exitwise.cli.tables import predictions_table
+    from exitwise.runs import write_text
+
+    predictions = workflow.predict(run, files, device)
+    console = Console()
+    if output is None:
+        console.print(predictions_table(predictions))
+    else:
+        rows = [asdict(each) for each in predictions]
+        write_text(output, json.dumps(rows, indent=2) + "\n" if output.suffix == ".json" else to_csv(rows))
+        console.print(f"{len(predictions)} predictions written to {escape(str(output))}", soft_wrap=True)
+    mean = sum(each.compute for each in predictions) / len(predictions)
+    console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")
+
+
+def to_csv(rows: list[dict]) -> str:
+    """Predictions as CSV with a header."""
+    from exitwise.workflow import Prediction
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Prediction)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def parse_macs(text: str) -> float:
+    """``20M`` to 2e7.
+
+    Raises:
+        UserError: if the text is no positive amount.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kMG]?)\s*(?:MACs)?\s*", text)
+    try:
+        if match:
+            return float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+    except ValueError:
+        pass
+    raise UserError(f"expected MACs as a number with k, M or G, such as 20M; got {text!r}")
+
+
+def parse_numbers(texts: list[str], name: str) -> list[float]:
+    """Numbers given apart or with commas.
+
+    Raises:
+        UserError: if one is no number.
+    """
+    parts = [part for text in texts for part in text.split(",") if part]
+    try:
+        return [float(part) for part in parts]
+    except ValueError as error:
+        raise UserError(f"expected numbers for {name}, such as 0.5,0.3,0.2; got {' '.join(texts)!r}") from error

@@ -1,0 +1,79 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from exitwise.evaluation import OperatingPoint
+from exitwise.workflow import Evaluation, Prediction, TrainingResult
+
+
+def macs(value: float) -> str:
+    """``58.0M`` for multiply-accumulates."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def percent(value: float) -> str:
+    """``93.1 %`` for a share."""
+    return f"{100 * value:.1f} %"
+
+
+def shares(values: Sequence[float]) -> str:
+    """``40/30/20/10 %``: where the images leave."""
+    return "/".join(f"{100 * value:.0f}" for value in values) + " %"
+
+
+def exits_table(result: TrainingResult) -> Table:
+    """Accuracy of each exit after training, on the calibration split."""
+    last = result.history[-1]
+    table = Table(title="Last epoch, calibration images")
+    accuracies = {key: value for key, value in last.items() if key.startswith("calibration_accuracy_")}
+    for number, _ in enumerate(accuracies, start=1):
+        table.add_column(f"exit {number}", justify="right")
+    table.add_row(*(percent(value) for value in accuracies.values()))
+    return table
+
+
+def point_rows(point: OperatingPoint, full_macs: float) -> list[tuple[str, str]]:
+    """Name and figure of an operating point."""
+    return [
+        ("accuracy", percent(point.accuracy)),
+        ("mean MACs", f"{macs(point.macs)} ({percent(point.macs / full_macs)} of full)"),
+        ("leaving at each exit", shares(point.shares)),
+    ]
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Anytime results, and a few budgets of the curve, on the test split."""
+    full = evaluation.exit_macs[-1]
+    table = Table(title="Test images")
+    for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit"):
+        table.add_column(name, justify="left" if name == "setting" else "right")
+    for number, (accuracy, cost) in enumerate(zip(evaluation.anytime, evaluation.exit_macs, strict=True), start=1):
+        table.add_row(f"all at exit {number}", percent(accuracy), macs(cost), percent(cost / full), "")
+    table.add_section()
+    for point in evaluation.curve[4::5]:
+        table.add_row(f"p = {point.p:g}", *_point(point.test, full))
+    if evaluation.calibrated is not None:
+        table.add_section()
+        table.add_row("as calibrated", *_point(evaluation.calibrated, full))
+    return table
+
+
+def _point(point: OperatingPoint, full: float) -> tuple[str, str, str, str]:
+    return percent(point.accuracy), macs(point.macs), percent(point.macs / full), shares(point.shares)
+
+
+def predictions_table(predictions: Sequence[Prediction]) -> Table:
+    """One row per image."""
+    table = Table()
+    for name in ("file", "class", "confidence", "exit", "compute"):
+        table.add_column(name, justify="left" if name in ("file", "class") else "right", overflow="fold")
+    for each in predictions:
+        table.add_row(each.file, each.prediction, f"{each.confidence:.3f}", str(each.exit), percent(each.compute))
+    return table

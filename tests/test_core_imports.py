@@ -1,0 +1,40 @@
+"""The core runs where only torch, torchvision, timm, numpy and safetensors are installed; settings need no torch."""
+
+import subprocess
+import sys
+
+CORE = """
+import sys
+for name in ("pydantic", "cyclopts", "rich", "yaml", "sklearn", "plotly", "jinja2", "torchmetrics"):
+    sys.modules[name] = None  # importing it fails
+import exitwise
+for name in exitwise.__all__:
+    getattr(exitwise, name)
+import exitwise.training.trainer, exitwise.data, exitwise.timing
+"""
+
+SETTINGS = """
+import sys
+sys.modules["torch"] = None
+import exitwise, exitwise.recipes, exitwise.cli
+exitwise.recipes.compose("digits")
+"""
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_core_needs_no_user_facing_library():
+    result = run(CORE)
+    assert result.returncode == 0, result.stderr
+
+
+def test_settings_are_checked_without_torch():
+    result = run(SETTINGS)
+    assert result.returncode == 0, result.stderr
+
+
+def test_unknown_public_name():
+    result = run("import exitwise; exitwise.trainer_of_dreams")
+    assert "module 'exitwise' has no attribute 'trainer_of_dreams'" in result.stderr
