@@ -55,7 +55,8 @@ class Split:
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
         """Images in order, not augmented, in batches of (images, targets)."""
-        return DataLoader(_Images(self, self.preprocessing.for_evaluation()), batch_size, num_workers=workers)
+        images = _Images(self, self.preprocessing.for_evaluation())
+        return DataLoader(images, batch_size, num_workers=workers, generator=torch.Generator())
 
 
 class Splits(NamedTuple):
@@ -133,6 +134,7 @@ def training_loader(split: Split, batch_size: int, seed: int, workers: int = 0) 
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else each epoch would draw a seed for the workers from the global generator
     )
     return loader, sampler
 
