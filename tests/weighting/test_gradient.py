@@ -7,7 +7,7 @@ from torch import nn
 import reference
 from exitwise.models import MSDNet
 from exitwise.weighting.allocation import exit_proportions
-from exitwise.weighting.gradient import meta_gradient, train_pass
+from exitwise.weighting.gradient import call_with, exit_losses, loss_tangents, meta_gradient, train_pass, trainable
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -141,8 +141,54 @@ def test_frozen_parameters_take_no_part():
     assert forward[:, 0].abs().max() == 0  # nothing that trains lies before exit 1
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 0.05), (torch.float64, 1e-5)])
+def test_finite_differences_are_as_accurate_as_documented(dtype, error):
+    model, optimizer, train, meta = case("sgd")
+    model.to(dtype)
+    for state in optimizer.state.values():
+        state["momentum_buffer"] = state["momentum_buffer"].to(dtype)
+    run = train_pass(model, train[0].to(dtype), train[1])
+    weights, meta = torch.rand_like(run.losses), (meta[0].to(dtype), meta[1])
+    exact, approximate = (
+        meta_gradient(model, optimizer, run, weights, meta, [0.5, 0.3, 0.2], mode=mode).weights
+        for mode in ("forward", "finite-difference")
+    )
+    assert (approximate - exact).norm() < error * exact.norm()
+
+
+@pytest.mark.parametrize("mode", ["forward", "double-backward", "finite-difference"])
+def test_loss_tangents_agree_with_differences(mode):
+    model, _, train, _ = case("sgd")
+    run = train_pass(model, *train)
+    params = trainable(model)
+    tangents = {name: torch.randn_like(param) for name, param in params.items()}
+
+    def losses(step):
+        moved = {name: param + step * tangents[name] for name, param in params.items()}
+        return exit_losses(call_with(model, moved, run.inputs), run.targets)
+
+    expected = (losses(1e-7) - losses(-1e-7)) / 2e-7
+    torch.testing.assert_close(loss_tangents(model, params, tangents, run, mode), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_finite_differences_of_no_direction_are_zero():
+    model, _, train, _ = case("sgd")
+    params = trainable(model)
+    nowhere = {name: torch.zeros_like(param) for name, param in params.items()}
+    tangents = loss_tangents(model, params, nowhere, train_pass(model, *train), "finite-difference")
+    assert torch.equal(tangents, torch.zeros_like(tangents))
+
+
+def test_finite_differences_refuse_half_precision():
+    model, _, train, _ = case("sgd")
+    model.bfloat16()
+    run = train_pass(model, train[0].bfloat16(), train[1])
+    with pytest.raises(ValueError, match=r"finite differences need float32 or float64; got torch\.bfloat16"):
+        loss_tangents(model, trainable(model), trainable(model), run, "finite-difference")
+
+
 def test_unknown_mode():
     model, optimizer, train, meta = case("sgd", steps=0)
     run = train_pass(model, *train)
-    with pytest.raises(ValueError, match="forward, double-backward; got 'reverse'"):
+    with pytest.raises(ValueError, match="forward, double-backward, finite-difference; got 'reverse'"):
         meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [0.4, 0.3, 0.3], mode="reverse")

@@ -19,10 +19,10 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
-from exitwise.weighting.lookahead import LookAhead, look_ahead
+from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
 
-GradientMode = Literal["forward", "double-backward"]
+GradientMode = Literal["forward", "double-backward", "finite-difference"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -121,7 +121,9 @@ def meta_gradient(
         proportions: share of samples leaving at each exit.
         objective: see :func:`~exitwise.weighting.allocation.meta_loss`.
         mode: ``forward`` needs one forward-mode pass over the train half; ``double-backward`` differentiates
-            through the look-ahead gradient, at several times the cost, and serves as the oracle.
+            through the look-ahead gradient, at several times the cost, and serves as the oracle;
+            ``finite-difference`` needs one plain forward pass and is accurate to some percent (see
+            :func:`loss_tangents`).
 
     Returns:
         The gradient, to be handed to ``weights.backward(gradient)``, the meta loss and the allocation.
@@ -129,53 +131,112 @@ def meta_gradient(
     Raises:
         ValueError: for an unknown mode, or an optimizer without look-ahead.
     """
-    if mode not in get_args(GradientMode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(GradientMode))}; got {mode!r}")
-    params = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    check_mode(mode)
+    params = trainable(model)
     weights = weights.detach()
     if mode == "double-backward":
         training_loss = weighted_loss(run.losses, weights.requires_grad_())
-        ahead = look_ahead(optimizer, params, _gradients(training_loss, params, retain_graph=True, create_graph=True))
+        ahead = look_ahead(optimizer, params, gradients_of(training_loss, params, retain_graph=True, create_graph=True))
         loss, allocation = _loss_at(model, ahead.params, run, meta, proportions, objective)
         (gradient,) = torch.autograd.grad(loss, weights)
         return MetaGradient(gradient, loss.detach(), allocation)
 
-    ahead = look_ahead(optimizer, params, _gradients(weighted_loss(run.losses, weights), params, retain_graph=True))
+    ahead = look_ahead(optimizer, params, gradients_of(weighted_loss(run.losses, weights), params, retain_graph=True))
     at = {name: param.detach().requires_grad_() for name, param in ahead.params.items()}
     loss, allocation = _loss_at(model, at, run, meta, proportions, objective)
-    tangents = scale_by_gain(_gradients(loss, at), ahead)
-    gradient = -loss_tangents(model, params, tangents, run) / len(weights)
+    tangents = scale_by_gain(gradients_of(loss, at), ahead.gain)
+    gradient = -loss_tangents(model, params, tangents, run, mode) / len(weights)
     return MetaGradient(gradient, loss.detach(), allocation)
 
 
-def scale_by_gain(gradients: Mapping[str, Tensor | None], ahead: LookAhead) -> dict[str, Tensor]:
+def scale_by_gain(gradients: Mapping[str, Tensor | None], gain: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
     """The direction ``D * v`` for forward mode: ``v`` times the look-ahead's gain on a fresh gradient."""
     return {
-        name: ahead.gain[name] * gradient
-        for name, gradient in gradients.items()
-        if gradient is not None and name in ahead.gain
+        name: gain[name] * gradient for name, gradient in gradients.items() if gradient is not None and name in gain
     }
 
 
 def loss_tangents(
-    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    tangents: Mapping[str, Tensor],
+    run: TrainPass,
+    mode: GradientMode = "forward",
 ) -> Tensor:
-    """Directional derivative of each loss of ``run`` along ``tangents``: (B, K), by one forward-mode pass.
+    """Directional derivative of each loss of ``run`` along ``tangents``: (B, K).
 
     Args:
         model: the network in the same mode as in ``run``.
         params: the parameters at which ``run`` was made.
         tangents: name to direction; parameters without one stay constant.
         run: the forward pass to differentiate; its random state is replayed.
+        mode: ``forward``: one forward-mode pass; ``double-backward``: reverse over reverse;
+            ``finite-difference``: ``(losses(params + h * tangents) - losses) / h`` with
+            ``h = sqrt(machine epsilon) / ||tangents||``, 3.5e-4 over the norm in float32. It is off by some
+            percent in float32: too large a step bends, too small a one drowns in rounding.
+
+    Raises:
+        ValueError: for an unknown mode, or finite differences of losses in half precision.
     """
+    check_mode(mode)
     if not tangents:
         return torch.zeros_like(run.losses)
-    with torch.no_grad(), forward_ad.dual_level(), run.random_state.replayed():
+    with run.random_state.replayed():
+        if mode == "forward":
+            return _forward_mode(model, params, tangents, run)
+        if mode == "double-backward":
+            return _reverse_over_reverse(model, params, tangents, run)
+        return _finite_difference(model, params, tangents, run)
+
+
+def _losses_at(model: nn.Module, params: Mapping[str, Tensor], run: TrainPass) -> Tensor:
+    return exit_losses(call_with(model, params, run.inputs), run.targets, run.label_smoothing)
+
+
+def _forward_mode(
+    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+) -> Tensor:
+    with torch.no_grad(), forward_ad.dual_level():
         duals = {name: forward_ad.make_dual(params[name].detach(), tangent) for name, tangent in tangents.items()}
-        logits = call_with(model, duals, run.inputs)
-        losses = exit_losses(logits, run.targets, run.label_smoothing)
+        losses = _losses_at(model, {**params, **duals}, run)
         tangent = forward_ad.unpack_dual(losses).tangent
         return torch.zeros_like(losses) if tangent is None else tangent
+
+
+def _reverse_over_reverse(
+    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+) -> Tensor:
+    at = {name: params[name].detach().requires_grad_() for name in tangents}
+    losses = _losses_at(model, {**params, **at}, run)
+    cotangent = torch.ones_like(losses, requires_grad=True)
+    backward = gradients_of((losses * cotangent).sum(), at, create_graph=True)
+    products = [(gradient * tangents[name]).sum() for name, gradient in backward.items() if gradient is not None]
+    return torch.autograd.grad(torch.stack(products).sum(), cotangent)[0]
+
+
+def _finite_difference(
+    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+) -> Tensor:
+    precision = run.losses.dtype
+    if precision not in (torch.float32, torch.float64):
+        raise ValueError(f"finite differences need float32 or float64; got {precision} (mode 'forward' is exact)")
+    root = torch.finfo(precision).eps ** 0.5
+    norm = torch.nn.utils.get_total_norm(tangents.values())
+    step = root / norm.clamp_min(torch.finfo(precision).tiny / root)
+    with torch.no_grad():
+        moved = {name: params[name] + step * tangent for name, tangent in tangents.items()}
+        return (_losses_at(model, {**params, **moved}, run) - run.losses.detach()) * (norm / root)
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError unless ``mode`` is a :data:`GradientMode`."""
+    if mode not in get_args(GradientMode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(GradientMode))}; got {mode!r}")
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """Name to parameter, of those that require gradients."""
+    return {name: param for name, param in model.named_parameters() if param.requires_grad}
 
 
 def call_with(model: nn.Module, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -198,9 +259,10 @@ def _loss_at(
     return meta_loss(exit_losses(logits, targets, run.label_smoothing), allocation, objective), allocation
 
 
-def _gradients(
+def gradients_of(
     loss: Tensor, params: Mapping[str, Tensor], retain_graph: bool = False, create_graph: bool = False
 ) -> dict[str, Tensor | None]:
+    """Name to gradient of a scalar; None for parameters that it does not depend on."""
     gradients = torch.autograd.grad(
         loss, list(params.values()), retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
     )

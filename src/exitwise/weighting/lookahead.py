@@ -6,7 +6,8 @@ and AdamW as torch.optim defines them, and nothing of networks or losses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 Tensors = Mapping[str, Tensor]
+StepRule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | float]]
+"""From a parameter and its gradient to the new parameter and the gain on the gradient."""
 
 
 class LookAhead(NamedTuple):
@@ -107,32 +110,56 @@ def look_ahead(optimizer: Optimizer, params: Tensors, grads: Mapping[str, Tensor
     Raises:
         ValueError: for an optimizer, or an option of one, that has no look-ahead.
     """
+    return take_steps(step_rules(optimizer, params), params, grads)
+
+
+def step_rules(optimizer: Optimizer, params: Tensors, copy: bool = False) -> dict[str, StepRule]:
+    """How the optimizer would step each parameter that it holds, at its current options and state.
+
+    Args:
+        optimizer, params: as in :func:`look_ahead`.
+        copy: whether the rules keep the state as it is now, even when the optimizer moves on.
+
+    Raises:
+        ValueError: for an optimizer, or an option of one, that has no look-ahead.
+    """
     check_optimizer(optimizer)
     groups = {id(param): group for group in optimizer.param_groups for param in group["params"]}
+    rules: dict[str, StepRule] = {}
+    for name, param in params.items():
+        if id(param) in groups:
+            state = optimizer.state.get(param, {})
+            rules[name] = _rule(optimizer, groups[id(param)], copy_state(state) if copy else state)
+    return rules
+
+
+def take_steps(rules: Mapping[str, StepRule], params: Tensors, grads: Mapping[str, Tensor | None]) -> LookAhead:
+    """Apply step rules to parameters and gradients; see :func:`look_ahead`."""
     updated: dict[str, Tensor] = {}
     gains: dict[str, Tensor | float] = {}
     for name, param in params.items():
-        grad, group = grads.get(name), groups.get(id(param))
-        if grad is None or group is None:
+        grad = grads.get(name)
+        if grad is None or name not in rules:
             updated[name] = param
-            continue
-        state = optimizer.state.get(param, {})
-        updated[name], gains[name] = _step(optimizer, param.detach(), grad, group, state)
+        else:
+            updated[name], gains[name] = rules[name](param.detach(), grad)
     return LookAhead(updated, gains)
 
 
-def _step(
-    optimizer: Optimizer, param: Tensor, grad: Tensor, group: dict[str, Any], state: Mapping[str, Any]
-) -> tuple[Tensor, Tensor | float]:
+def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of one parameter's optimizer state."""
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def _rule(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any]) -> StepRule:
     if isinstance(optimizer, SGD):
         options = {key: group[key] for key in ("lr", "momentum", "dampening", "weight_decay", "nesterov")}
-        return sgd_step(param, grad, state.get("momentum_buffer"), **options)
-    return adam_step(
-        param,
-        grad,
-        state.get("exp_avg"),
-        state.get("exp_avg_sq"),
-        state.get("step", 0.0),
+        return partial(sgd_step, buffer=state.get("momentum_buffer"), **options)
+    return partial(
+        adam_step,
+        exp_avg=state.get("exp_avg"),
+        exp_avg_sq=state.get("exp_avg_sq"),
+        step=state.get("step", 0.0),
         **{key: group[key] for key in ("lr", "betas", "eps", "weight_decay")},
         decoupled=isinstance(optimizer, AdamW) or group.get("decoupled_weight_decay", False),
     )
