@@ -12,6 +12,10 @@ METHODS = {
     "uniform": lambda: create_method("uniform"),
     "uniform, exit weights": lambda: create_method("uniform", exit_weights=[2.0, 1.0, 1.0, 0.5]),
     "meta-weighted": lambda: create_method("meta-weighted", proportions=[0.4, 0.3, 0.2, 0.1], hidden=8),
+    "meta-weighted-shared": lambda: create_method("meta-weighted-shared", proportions=[0.4, 0.3, 0.2, 0.1], hidden=8),
+    "meta-weighted-shared, interval 2": lambda: create_method(
+        "meta-weighted-shared", proportions=[0.4, 0.3, 0.2, 0.1], hidden=8, meta_interval=2
+    ),
     "meta-weighted, as the paper": lambda: create_method(
         "meta-weighted", proportions=[0.4, 0.3, 0.2, 0.1], zero_init=False, lr=1e-4, objective="per-exit"
     ),

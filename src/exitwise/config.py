@@ -50,14 +50,18 @@ class Fields(BaseModel):
 
     model: str = Field("msdnet_small", description="A name that `exitwise models` lists.")
 
-    method: Literal["uniform", "meta-weighted"] = Field("meta-weighted", description="Training method.")
+    method: Literal["uniform", "meta-weighted", "meta-weighted-shared"] = Field(
+        "meta-weighted", description="Training method."
+    )
     exit_weights: Numbers[NotNegative] | None = Field(
         None, description="uniform: the weight of each exit, all 1 if unset."
     )
     p: Positive = Field(0.75, description="Budget to train for: share k of exits is p^k, normalised.")
     proportions: Numbers[NotNegative] | None = Field(None, description="Budget to train for as shares; overrides p.")
     objective: Literal["share-weighted", "per-exit"] = Field("share-weighted", description="Meta objective.")
-    gradient: Literal["forward", "double-backward"] = Field("forward", description="How the meta-gradient is computed.")
+    gradient: Literal["forward", "double-backward", "finite-difference"] = Field(
+        "forward", description="How the meta-gradient is computed."
+    )
     epsilon: NotNegative = Field(0.8, description="Scale of the sample weights: within 1 +- 2 epsilon.")
     centering: Literal["exits", "samples", "all"] = Field(
         "exits", description="The set over which weights average to 1."

@@ -14,6 +14,7 @@ from images import make_folder
 METHODS = {
     "uniform": {},
     "meta-weighted": {"proportions": [0.5, 0.3, 0.2], "hidden": 16, "meta_interval": 2},
+    "meta-weighted-shared": {"proportions": [0.5, 0.3, 0.2], "hidden": 16},
 }
 
 

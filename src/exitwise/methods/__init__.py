@@ -7,11 +7,16 @@ from typing import Any
 
 from exitwise.methods.base import Method, Weighting
 from exitwise.methods.meta_weighted import MetaWeighted
+from exitwise.methods.shared_step import SharedStep
 from exitwise.methods.uniform import Uniform
 
-__all__ = ["MetaWeighted", "Method", "Uniform", "Weighting", "create_method", "list_methods"]
+__all__ = ["MetaWeighted", "Method", "SharedStep", "Uniform", "Weighting", "create_method", "list_methods"]
 
-_METHODS: dict[str, Callable[..., Method]] = {"uniform": Uniform, "meta-weighted": MetaWeighted.create}
+_METHODS: dict[str, Callable[..., Method]] = {
+    "uniform": Uniform,
+    "meta-weighted": MetaWeighted.create,
+    "meta-weighted-shared": SharedStep.create,
+}
 
 
 def list_methods() -> list[str]:
@@ -23,7 +28,8 @@ def create_method(name: str, **options: Any) -> Method:
     """Build a training method.
 
     Args:
-        name: ``uniform`` (see :class:`Uniform`) or ``meta-weighted`` (see :meth:`MetaWeighted.create`).
+        name: ``uniform`` (see :class:`Uniform`) or ``meta-weighted`` (see :meth:`MetaWeighted.create`)
+            or ``meta-weighted-shared`` (see :class:`SharedStep`).
         options: arguments of that class or function.
 
     Raises:

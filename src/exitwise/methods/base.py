@@ -38,6 +38,7 @@ class Method(Protocol):
                     optimizer.zero_grad()
                     weighted_loss(run.losses, weighting.weights).backward()
                     optimizer.step()
+                    method.stepped(model)                              # <- the method
 
     Whatever the method, the network gets the same data in the same order and the same number of updates.
     """
@@ -53,6 +54,10 @@ class Method(Protocol):
         May learn from the meta half, but must leave the network, its buffers and ``optimizer`` as they are.
         ``index`` counts loaded batches within the epoch, from 0.
         """
+        ...
+
+    def stepped(self, model: nn.Module) -> None:
+        """The optimizer has just stepped with the weights given; the network still has its gradients."""
         ...
 
     def to(self, device: torch.device) -> Method:

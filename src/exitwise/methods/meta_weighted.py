@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from exitwise.methods.base import Weighting
@@ -78,16 +78,24 @@ class MetaWeighted:
         losses = run.losses.detach()
         meta_loss = None
         if index % self.meta_interval == 0:
-            weights = self.network(losses, run.confidences)
+            with torch.no_grad():
+                weights = self.network(losses, run.confidences)
             result = meta_gradient(
                 model, optimizer, run, weights, meta, self.proportions, objective=self.objective, mode=self.mode
             )
-            self.optimizer.zero_grad()
-            weights.backward(result.weights)
-            self.optimizer.step()
+            self.learn(run, result.weights)
             meta_loss = result.loss
         with torch.no_grad():
             return Weighting(self.network(losses, run.confidences), meta_loss)
+
+    def learn(self, run: TrainPass, gradient: Tensor) -> None:
+        """Step the weight-prediction network, given d meta loss / d weights (B, K) of that half batch."""
+        self.optimizer.zero_grad()
+        self.network(run.losses, run.confidences).backward(gradient)
+        self.optimizer.step()
+
+    def stepped(self, model: nn.Module) -> None:
+        pass
 
     def to(self, device: torch.device) -> MetaWeighted:
         self.network.to(device)

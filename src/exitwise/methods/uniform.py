@@ -29,6 +29,9 @@ class Uniform:
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         return Weighting(uniform_weights(run.losses.detach(), self.exit_weights))
 
+    def stepped(self, model: nn.Module) -> None:
+        pass
+
     def to(self, device: torch.device) -> Uniform:
         if self.exit_weights is not None:
             self.exit_weights = self.exit_weights.to(device)

@@ -60,4 +60,5 @@ def half_step(
     loss = weighted_loss(run.losses, weighting.weights)
     loss.backward()
     optimizer.step()
+    method.stepped(model)
     return HalfStep(run, weighting.weights, loss.detach(), weighting.meta_loss)

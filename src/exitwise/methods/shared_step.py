@@ -1,0 +1,121 @@
+"""A cheaper variant of learned sample weights: half batches in one chain, the look-ahead being the real update.
+
+Differs from the authors' step in two ways: the weight-prediction network is updated half a step late, and the
+meta half of a half batch is the next one in the chain, also across loaded batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from exitwise.methods.base import Weighting
+from exitwise.methods.meta_weighted import MetaWeighted
+from exitwise.weighting.allocation import allocate, meta_loss
+from exitwise.weighting.gradient import (
+    Batch,
+    RandomState,
+    TrainPass,
+    gradients_of,
+    loss_tangents,
+    scale_by_gain,
+    trainable,
+)
+from exitwise.weighting.lookahead import StepRule, step_rules, take_steps
+
+
+@dataclass
+class Pending:
+    """A half step whose effect the next half batch will judge.
+
+    Attributes:
+        run: its forward pass, without graph.
+        params: the parameters before the step.
+        rules: how the optimizer stood before the step; empty once the gain is known.
+        gain: what the step made of a fresh gradient; known after the step.
+    """
+
+    run: TrainPass
+    params: dict[str, Tensor]
+    rules: dict[str, StepRule] = field(default_factory=dict)
+    gain: dict[str, Tensor | float] = field(default_factory=dict)
+
+
+class SharedStep(MetaWeighted):
+    """:class:`MetaWeighted` at the price of one forward pass and two backward passes less per half step.
+
+    With half batches h_1, h_2, ... the network trains on h_t; the result is at once the look-ahead of step t
+    and the start of step t + 1, so that the forward pass over h_{t+1} is also the meta pass of step t. The
+    gradient is exact for that schedule (docs/method.md, "The shared step"). Arguments as for :class:`MetaWeighted`.
+    """
+
+    pending: Pending | None = None
+
+    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
+        loss = None if self.pending is None else self._learn(model, self.pending, run)
+        self.pending = None
+        if index % self.meta_interval == 0:
+            params = trainable(model)
+            before = {name: param.detach().clone() for name, param in params.items()}
+            self.pending = Pending(_without_graph(run), before, step_rules(optimizer, params, copy=True))
+        with torch.no_grad():
+            return Weighting(self.network(run.losses, run.confidences), loss)
+
+    def stepped(self, model: nn.Module) -> None:
+        if self.pending is not None:
+            grads = {name: param.grad for name, param in trainable(model).items()}
+            self.pending.gain = take_steps(self.pending.rules, self.pending.params, grads).gain
+            self.pending.rules = {}
+
+    def _learn(self, model: nn.Module, pending: Pending, run: TrainPass) -> Tensor:
+        """Update the weight-prediction network for the pending half step; returns its meta loss."""
+        allocation = allocate(run.confidences, self.proportions)
+        loss = meta_loss(run.losses, allocation, self.objective)
+        direction = scale_by_gain(gradients_of(loss, trainable(model), retain_graph=True), pending.gain)
+        tangents = loss_tangents(model, pending.params, direction, pending.run, self.mode)
+        self.learn(pending.run, -tangents / len(tangents))
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "pending": None if self.pending is None else _pack(self.pending)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        device = next(self.network.parameters()).device
+        self.pending = None if state["pending"] is None else _unpack(state["pending"], device)
+
+
+def _without_graph(run: TrainPass) -> TrainPass:
+    return replace(run, logits=run.logits.detach(), losses=run.losses.detach())
+
+
+_TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
+
+
+def _pack(pending: Pending) -> dict[str, Any]:
+    run = pending.run
+    return {
+        "run": {name: getattr(run, name) for name in _TENSORS},
+        "label_smoothing": run.label_smoothing,
+        "random": {"cpu": run.random_state.cpu, "cuda": run.random_state.cuda},
+        "params": pending.params,
+        "gain": pending.gain,
+    }
+
+
+def _unpack(state: dict[str, Any], device: torch.device) -> Pending:
+    def move(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    random_state = RandomState(state["random"]["cpu"], device, state["random"]["cuda"])
+    run = TrainPass(
+        **{name: move(tensor) for name, tensor in state["run"].items()},
+        label_smoothing=state["label_smoothing"],
+        random_state=random_state,
+    )
+    moved = ({name: move(value) for name, value in state[key].items()} for key in ("params", "gain"))
+    return Pending(run, next(moved), {}, next(moved))
