@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference
 from exitwise.models import MSDNet
@@ -185,6 +186,70 @@ def test_finite_differences_refuse_half_precision():
     run = train_pass(model, train[0].bfloat16(), train[1])
     with pytest.raises(ValueError, match=r"finite differences need float32 or float64; got torch\.bfloat16"):
         loss_tangents(model, trainable(model), trainable(model), run, "finite-difference")
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.heads = nn.ModuleList([nn.Linear(8, 3), nn.Linear(8, 3)])
+
+    def forward(self, x):
+        y, _ = self.attention(x, x, x, need_weights=False)
+        return [self.heads[0](x[:, 0]), self.heads[1](y.mean(dim=1))]
+
+
+def test_attention_has_a_forward_mode():
+    """The network keeps the fast kernel; the forward-mode pass and the oracle take the plain one."""
+    model, optimizer, train, meta = case("adamw", Attention(), shape=(5, 8))
+    weights, shares = torch.rand(10, 2, dtype=torch.float64), [0.6, 0.4]
+    forward = meta_gradient(model, optimizer, train_pass(model, *train), weights, meta, shares).weights
+    with sdpa_kernel(SDPBackend.MATH):
+        run = train_pass(model, *train)
+        double = meta_gradient(model, optimizer, run, weights, meta, shares, mode="double-backward").weights
+    torch.testing.assert_close(forward, double, rtol=1e-8, atol=1e-13)
+
+
+class Doubling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class WithoutForwardMode(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return [self.head(x), Doubling.apply(self.head(x))]
+
+
+def test_an_operator_without_forward_mode_is_named_with_what_to_do():
+    model, optimizer, train, meta = case("sgd", WithoutForwardMode(), shape=(6,))
+    run = train_pass(model, *train)
+    ones = torch.ones_like(run.losses)
+    with pytest.raises(ValueError, match=r"operator without a rule for it: .*mode 'double-backward' or 'finite"):
+        meta_gradient(model, optimizer, run, ones, meta, [0.6, 0.4])
+    assert meta_gradient(model, optimizer, run, ones, meta, [0.6, 0.4], mode="finite-difference").weights.any()
+
+
+def test_wrong_shapes_are_named():
+    model, optimizer, train, meta = case("sgd", steps=0)
+    run = train_pass(model, *train)
+    ones = torch.ones_like(run.losses)
+    with pytest.raises(ValueError, match=r"expected weights of shape \(10, 3\); got \(10, 1\)"):
+        meta_gradient(model, optimizer, run, ones[:, :1], meta, [0.4, 0.3, 0.3])
+    with pytest.raises(ValueError, match="expected 3 exit proportions, one per exit; got 2"):
+        meta_gradient(model, optimizer, run, ones, meta, [0.5, 0.5])
+    with pytest.raises(ValueError, match="expected a model that returns a list of logits"):
+        train_pass(nn.Flatten(), *train)
+    with pytest.raises(ValueError, match="the model has none"):
+        meta_gradient(model.requires_grad_(False), optimizer, run, ones, meta, [0.4, 0.3, 0.3])
 
 
 def test_unknown_mode():

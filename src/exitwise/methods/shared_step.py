@@ -111,7 +111,8 @@ def _unpack(state: dict[str, Any], device: torch.device) -> Pending:
     def move(value: Any) -> Any:
         return value.to(device) if isinstance(value, Tensor) else value
 
-    random_state = RandomState(state["random"]["cpu"], device, state["random"]["cuda"])
+    cuda = state["random"]["cuda"] if device.type == "cuda" else None
+    random_state = RandomState(state["random"]["cpu"], device, cuda)
     run = TrainPass(
         **{name: move(tensor) for name, tensor in state["run"].items()},
         label_smoothing=state["label_smoothing"],

@@ -16,9 +16,10 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from exitwise.weighting.allocation import Objective, allocate, meta_loss
+from exitwise.weighting.allocation import Objective, allocate, check_proportions, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
 
@@ -70,9 +71,15 @@ def train_pass(model: nn.Module, inputs: Tensor, targets: Tensor, label_smoothin
         inputs: (B, ...).
         targets: class indices (B).
         label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
+
+    Raises:
+        ValueError: if the model returns a single tensor.
     """
     random_state = RandomState.capture(inputs.device)
-    logits = torch.stack(list(model(inputs)), dim=1)
+    outputs = model(inputs)
+    if isinstance(outputs, Tensor):
+        raise ValueError(f"expected a model that returns a list of logits, one per exit; got a tensor {outputs.shape}")
+    logits = torch.stack(list(outputs), dim=1)
     losses = exit_losses(logits, targets, label_smoothing)
     return TrainPass(inputs, targets, logits, losses, exit_confidences(logits), label_smoothing, random_state)
 
@@ -129,10 +136,16 @@ def meta_gradient(
         The gradient, to be handed to ``weights.backward(gradient)``, the meta loss and the allocation.
 
     Raises:
-        ValueError: for an unknown mode, or an optimizer without look-ahead.
+        ValueError: for an unknown mode, an optimizer without look-ahead, an operator without forward mode,
+            wrong proportions, weights of another shape than the losses, or a model without parameters to train.
     """
     check_mode(mode)
     params = trainable(model)
+    if not params:
+        raise ValueError("expected parameters that require gradients; the model has none")
+    if weights.shape != run.losses.shape:
+        raise ValueError(f"expected weights of shape {tuple(run.losses.shape)}; got {tuple(weights.shape)}")
+    proportions = check_proportions(proportions, run.losses.shape[1])
     weights = weights.detach()
     if mode == "double-backward":
         training_loss = weighted_loss(run.losses, weights.requires_grad_())
@@ -196,9 +209,16 @@ def _losses_at(model: nn.Module, params: Mapping[str, Tensor], run: TrainPass) -
 def _forward_mode(
     model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
 ) -> Tensor:
-    with torch.no_grad(), forward_ad.dual_level():
+    # Of the attention kernels, only the plain one has a forward-mode rule.
+    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         duals = {name: forward_ad.make_dual(params[name].detach(), tangent) for name, tangent in tangents.items()}
-        losses = _losses_at(model, {**params, **duals}, run)
+        try:
+            losses = _losses_at(model, {**params, **duals}, run)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"forward mode met an operator without a rule for it: {str(error).splitlines()[0]} "
+                "(mode 'double-backward' or 'finite-difference' may work)"
+            ) from error
         tangent = forward_ad.unpack_dual(losses).tangent
         return torch.zeros_like(losses) if tangent is None else tangent
 
