@@ -178,6 +178,22 @@ def bad_only_train(root):
     return root
 
 
+def bad_one_class(root):
+    return make_folder(root, classes=("alone",))
+
+
+def bad_no_train(root):
+    make_folder(root / "val")
+    make_folder(root / "test")
+    return root
+
+
+def bad_shared_files(root):
+    make_folder(root / "train")
+    (root / "test").symlink_to(root / "train")
+    return root
+
+
 def bad_unknown_test_class(root):
     make_folder(root / "train")
     make_folder(root / "test", classes=("dark", "grey", "night"))
@@ -195,6 +211,9 @@ BAD = {
     bad_zero_bytes: "expected an image in .*03.png; could not read it: not an image of a known format",
     bad_sixteen_bits: "expected an image of 8 bits per channel in .*03.png; got mode I",
     bad_only_train: "expected a folder test or val beside .*train; found neither",
+    bad_one_class: "expected at least two class folders with images in .*; found only 'alone'",
+    bad_no_train: "expected a folder train beside val or test in .*; found none",
+    bad_shared_files: "expected held-out images that are not trained on; .* is in both",
     bad_unknown_test_class: "expected the classes of the training images in .*; got the unknown 'night'",
 }
 
@@ -204,6 +223,21 @@ def test_bad_data_gets_one_clear_line(make, tmp_path):
     with pytest.raises(DataError, match=BAD[make]) as caught:
         load(str(make(tmp_path)), SMALL)
     assert "\n" not in str(caught.value)
+
+
+def test_hidden_entries_are_not_data(tmp_path):
+    make_folder(tmp_path)
+    save_image(tmp_path / ".cache" / "a.png")
+    save_image(tmp_path / "dark" / "._a.png")
+    splits = load(str(tmp_path), SMALL)
+    assert splits.classes == ["dark", "grey", "light"]
+    assert sum(len(split) for split in splits[:3]) == 36
+
+
+@pytest.mark.parametrize("make", [bad_zero_bytes, bad_sixteen_bits], ids=lambda make: make.__name__)
+def test_headers_of_images_read_later_are_checked_at_once(make, tmp_path):
+    with pytest.raises(DataError, match=r"03\.png"):
+        load(str(make(tmp_path)), Preprocessing(8, (0.5,) * 3, (0.5,) * 3, "resize"))
 
 
 def test_a_corrupt_image_found_by_a_worker_is_named(tmp_path):

@@ -47,10 +47,10 @@ class Split:
         return self.source.names[int(self.indices[position])]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names and classes of the images, in order."""
+        """SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""
         digest = hashlib.sha256()
         for index, target in zip(self.indices.tolist(), self.targets.tolist(), strict=True):
-            digest.update(f"{self.source.names[index]}\t{target}\n".encode())
+            digest.update(f"{self.source.names[index]}\t{target}\t{self.source.stamp(index)}\n".encode())
         return digest.hexdigest()
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
@@ -192,3 +192,14 @@ def _check_disjoint(splits: Splits, sources: Sources) -> None:
     held_out = [split for split in splits[:3] if split.source is sources.train]
     indices = torch.cat([split.indices for split in held_out])
     assert len(indices.unique()) == len(indices), "splits overlap"
+    train = _files(splits.train)
+    for split in (splits.calibration, splits.test):
+        shared = train & _files(split) if split.source is not splits.train.source else set()
+        if shared:
+            raise DataError(f"expected held-out images that are not trained on; {min(shared)} is in both")
+
+
+def _files(split: Split) -> set[Path]:
+    """The files behind a split, symbolic links followed; none for data that does not come from a folder."""
+    paths = split.source.paths
+    return {paths[index].resolve() for index in split.indices.tolist()} if paths else set()

@@ -5,6 +5,7 @@ A source reads single images as uint8 tensors; splits, augmentation and batches 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -23,6 +24,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".p
 IN_MEMORY_BYTES = 2**30
 """Folders of equally sized images whose pixels fit into this are decoded once and kept."""
 
+_UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
 
 class Source(Protocol):
     """Labelled images.
@@ -31,14 +34,20 @@ class Source(Protocol):
         classes: class names.
         targets: class index of each image, int64 (N).
         names: a name for each image, unique within the source.
+        paths: the file of each image; empty for data that does not come from files.
     """
 
+    paths: list[Path]
     classes: list[str]
     targets: Tensor
     names: list[str]
 
     def read(self, index: int) -> Tensor:
         """The image as uint8 (channels, height, width)."""
+        ...
+
+    def stamp(self, index: int) -> str:
+        """What tells an image that has changed: its pixels where they are in memory, else its file's size."""
         ...
 
 
@@ -58,18 +67,28 @@ class ArraySource:
         targets: class indices (N).
         classes: class names.
         names: one per image; by default their numbers.
+        paths: the files they were decoded from, if any.
     """
 
     def __init__(
-        self, images: Tensor, targets: Tensor, classes: Sequence[str], names: Sequence[str] | None = None
+        self,
+        images: Tensor,
+        targets: Tensor,
+        classes: Sequence[str],
+        names: Sequence[str] | None = None,
+        paths: Sequence[Path] = (),
     ) -> None:
         self.images = images
         self.targets = targets.long()
         self.classes = list(classes)
         self.names = list(names) if names is not None else [str(i) for i in range(len(images))]
+        self.paths = list(paths)
 
     def read(self, index: int) -> Tensor:
         return self.images[index]
+
+    def stamp(self, index: int) -> str:
+        return hashlib.sha256(self.images[index].numpy().tobytes()).hexdigest()
 
 
 class FolderSource:
@@ -93,6 +112,8 @@ class FolderSource:
         found = class_folders(root)
         if not found:
             raise DataError(f"expected a folder per class with images in {root}; found none")
+        if classes is None and len(found) < 2:
+            raise DataError(f"expected at least two class folders with images in {root}; found only {found[0]!r}")
         self.classes = list(classes) if classes is not None else found
         unknown = sorted(set(found) - set(self.classes))
         if unknown:
@@ -119,10 +140,20 @@ class FolderSource:
             )
         return image
 
+    def stamp(self, index: int) -> str:
+        return str(self.paths[index].stat().st_size)
+
+    def check_headers(self) -> None:
+        """Raise DataError, naming the first, if files are no images of 8 bits per channel, by their headers."""
+        problems = [problem for path in self.paths if (problem := header_problem(path))]
+        if problems:
+            more = f" (and {len(problems) - 1} more such files)" if len(problems) > 1 else ""
+            raise DataError(problems[0] + more)
+
     def in_memory(self) -> ArraySource:
         """The same images, decoded once; they must be of one size."""
         images = torch.stack([self.read(index) for index in range(len(self.paths))])
-        return ArraySource(images, self.targets, self.classes, self.names)
+        return ArraySource(images, self.targets, self.classes, self.names, self.paths)
 
 
 def open_source(
@@ -148,10 +179,12 @@ def open_source(
         _check_shape(train, name_or_path, channels, image_size)
         return Sources(train, None, test)
     path = Path(name_or_path)
-    if not path.exists():
+    if not name_or_path or not path.exists():
         is_name = path.name == name_or_path
         hint = f"; {near_match(name_or_path, NAMED)}" if is_name else ""
-        raise DataError(f"expected a data set's name or a folder of images; there is no {name_or_path}{hint}")
+        raise DataError(
+            f"expected a data set's name or a folder of images; there is no {name_or_path or repr('')}{hint}"
+        )
     if not path.is_dir():
         raise DataError(f"expected a folder of images; {path} is a file")
     return _folder(path, channels, image_size)
@@ -183,6 +216,8 @@ def _cifar(name: str, root: Path) -> tuple[ArraySource, ArraySource]:
 
 def _folder(path: Path, channels: int, image_size: int | None) -> Sources:
     if not (path / "train").is_dir():
+        if {"val", "test"} & set(class_folders(path)):
+            raise DataError(f"expected a folder train beside val or test in {path}; found none")
         return Sources(_source(path, channels, image_size), None, None)
     held_out = [name for name in ("val", "test") if (path / name).is_dir()]
     if not held_out:
@@ -197,6 +232,7 @@ def _source(root: Path, channels: int, image_size: int | None, classes: Sequence
     source = FolderSource(root, channels, image_size, classes)
     if image_size is not None and len(source.paths) * channels * image_size**2 <= IN_MEMORY_BYTES:
         return source.in_memory()
+    source.check_headers()
     return source
 
 
@@ -210,14 +246,24 @@ def _check_shape(source: ArraySource, name: str, channels: int, image_size: int 
 
 def class_folders(root: Path) -> list[str]:
     """Names of the sub-folders that hold images, sorted."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and image_files(entry))
+    return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".") and image_files(e))
 
 
 def image_files(folder: Path) -> list[Path]:
     """Image files below a folder, by their suffix, sorted."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def header_problem(path: Path) -> str | None:
+    """What is wrong with an image file as far as its header tells, or None."""
+    try:
+        with Image.open(path) as image:
+            return _mode_problem(path, image)
+    except _UNREADABLE as error:
+        return f"expected an image in {path}; could not read it: {_reason(error)}"
 
 
 def read_image(path: Path, channels: int) -> Tensor:
@@ -228,14 +274,19 @@ def read_image(path: Path, channels: int) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"expected an image of 8 bits per channel in {path}; got mode {image.mode}")
-            upright = ImageOps.exif_transpose(image)
-            return pil_to_tensor(upright.convert("L" if channels == 1 else "RGB"))
-    except DataError:
-        raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            problem = _mode_problem(path, image)
+            if problem is None:
+                upright = ImageOps.exif_transpose(image)
+                return pil_to_tensor(upright.convert("L" if channels == 1 else "RGB"))
+    except _UNREADABLE as error:
         raise DataError(f"expected an image in {path}; could not read it: {_reason(error)}") from error
+    raise DataError(problem)
+
+
+def _mode_problem(path: Path, image: Image.Image) -> str | None:
+    if image.mode.startswith(("I", "F")):
+        return f"expected an image of 8 bits per channel in {path}; got mode {image.mode}"
+    return None
 
 
 def _reason(error: BaseException) -> str:
