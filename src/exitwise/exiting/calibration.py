@@ -67,7 +67,7 @@ def calibrate_macs(confidences: Tensor, exit_macs: Sequence[float], macs: float)
     """
     check_budget(macs, exit_macs)
     exits = len(exit_macs)
-    costs = confidences.new_tensor(exit_macs, dtype=confidences.dtype).double()
+    costs = torch.tensor(exit_macs, dtype=torch.float64, device=confidences.device)
 
     def affordable(log_p: float) -> bool:
         policy = calibrate_proportions(confidences, geometric_proportions(log_p, exits))

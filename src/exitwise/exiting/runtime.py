@@ -70,13 +70,13 @@ class EarlyExitRunner:
             count = int(leaves.sum())  # the one wait for the device at an exit
             if count == 0:
                 continue
-            leaving = inside if count == len(inside) else inside[leaves]
-            prediction[leaving] = label if count == len(inside) else label[leaves]
-            confidence[leaving] = confident if count == len(inside) else confident[leaves]
-            exit[leaving] = k
             if count == len(inside):
+                prediction[inside], confidence[inside], exit[inside] = label, confident, k
                 break
-            stay = (~leaves).nonzero().squeeze(1)
+            order = leaves.int().argsort(descending=True, stable=True)
+            go, stay = order[:count], order[count:]
+            leaving = inside[go]
+            prediction[leaving], confidence[leaving], exit[leaving] = label[go], confident[go], k
             inside, state = inside[stay], select(state, stay)
         macs = self._costs.to(device)[exit]
         return ExitResult(prediction, exit, confidence, macs)
