@@ -37,10 +37,10 @@ def save_checkpoint(folder: Path, tree: Any) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         tensors: dict[str, Tensor] = {}
-        skeleton = _encode(tree, tensors)
+        skeleton = json.dumps(_encode(tree, tensors))
         save_file(tensors, temporary / _TENSORS)
-        state = {"version": VERSION, "sha256": _sha256(temporary / _TENSORS), "tree": skeleton}
-        (temporary / _STATE).write_text(json.dumps(state))
+        digests = {"tensors": _sha256(temporary / _TENSORS), "tree": hashlib.sha256(skeleton.encode()).hexdigest()}
+        (temporary / _STATE).write_text(json.dumps({"version": VERSION, "sha256": digests, "tree": skeleton}))
         for path in (temporary / _TENSORS, temporary / _STATE, temporary):
             _flush(path)
         temporary.rename(folder)
@@ -62,10 +62,13 @@ def load_checkpoint(folder: Path) -> Any:
         state = json.loads((folder / _STATE).read_text())
         if state["version"] != VERSION:
             raise CheckpointError(f"expected a checkpoint of version {VERSION} at {folder}; got {state['version']}")
-        if _sha256(folder / _TENSORS) != state["sha256"]:
+        digests, skeleton = state["sha256"], state["tree"]
+        if _sha256(folder / _TENSORS) != digests["tensors"]:
             raise CheckpointError(f"the checkpoint at {folder} is damaged: {_TENSORS} does not match its SHA-256")
-        return _decode(state["tree"], load_file(folder / _TENSORS))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if hashlib.sha256(skeleton.encode()).hexdigest() != digests["tree"]:
+            raise CheckpointError(f"the checkpoint at {folder} is damaged: {_STATE} does not match its SHA-256")
+        return _decode(json.loads(skeleton), load_file(folder / _TENSORS))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"the checkpoint at {folder} is damaged: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,11 +14,21 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from exitwise.data.sampling import EpochBatches
+from exitwise.errors import UserError
 from exitwise.methods.base import Method
 from exitwise.models.staged import StagedModel
-from exitwise.training.checkpoint import CheckpointFolder, load_checkpoint, random_state, restore_random_state
+from exitwise.training.checkpoint import (
+    CheckpointError,
+    CheckpointFolder,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+)
 from exitwise.training.step import HalfStep, half_batches, half_step
 from exitwise.weighting.lookahead import check_optimizer
+
+CHECKPOINT_SECONDS = 300
+"""The longest time between checkpoints, whatever the length of an epoch."""
 
 
 class Reporter(Protocol):
@@ -102,7 +113,7 @@ class Trainer:
         max_iterations: end after so many loaded batches (the schedule then ends there too).
         label_smoothing: of the training loss.
         checkpoints: where to save and resume; None: neither.
-        checkpoint_every: loaded batches between checkpoints, besides one after each epoch.
+        checkpoint_every: loaded batches between checkpoints, besides one after each epoch and every 5 minutes.
         reporter: who watches.
     """
 
@@ -137,6 +148,7 @@ class Trainer:
         self.checkpoint_every = checkpoint_every
         self.reporter = reporter or Silent()
         self.progress = Progress()
+        self.saved = time.monotonic()
         self.device = next(model.parameters()).device
         self.meters = Meters(model.exits, self.device)
         self.scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
@@ -155,11 +167,19 @@ class Trainer:
         return self.progress.history
 
     def resume(self) -> bool:
-        """Continue from the latest checkpoint; False if there is none."""
+        """Continue from the latest checkpoint; False if there is none.
+
+        Raises:
+            CheckpointError: if it is damaged or of another model, method or optimizer.
+        """
         latest = self.checkpoints.latest("last") if self.checkpoints else None
         if latest is None:
             return False
-        self.load_state_dict(load_checkpoint(latest))
+        state = load_checkpoint(latest)
+        try:
+            self.load_state_dict(state)
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{latest} is a checkpoint of another model, method or optimizer") from error
         return True
 
     def _epoch(self) -> None:
@@ -172,9 +192,14 @@ class Trainer:
             self._loaded_batch(inputs, targets)
             if self.done:
                 break
-            if self.checkpoint_every and progress.iteration % self.checkpoint_every == 0:
+            if self._checkpoint_is_due():
                 self._save("last")
         self._end_epoch()
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.checkpoint_every is not None and self.progress.iteration % self.checkpoint_every == 0:
+            return True
+        return time.monotonic() - self.saved > CHECKPOINT_SECONDS
 
     def _loaded_batch(self, inputs: Tensor, targets: Tensor) -> None:
         progress = self.progress
@@ -192,8 +217,14 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         progress = self.progress
+        means = self.meters.means()
+        if not math.isfinite(means["loss"]):
+            raise UserError(
+                f"the training loss became {means['loss']} by iteration {progress.iteration}; a lower lr may help "
+                "(the checkpoints of earlier epochs are kept)"
+            )
         accuracies = self.evaluate()
-        row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
+        row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **means}
         row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
         progress.history.append(row)
         progress.epoch, progress.batch = progress.epoch + 1, 0
@@ -210,6 +241,7 @@ class Trainer:
         if self.checkpoints is not None:
             tree = self.state_dict() if kind == "last" else {"model": self.model.state_dict()}
             self.checkpoints.save(kind, self.progress.iteration, tree)
+            self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
