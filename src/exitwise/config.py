@@ -16,8 +16,10 @@ from exitwise.errors import UserError, near_match
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _split_commas(value: Any) -> Any:
@@ -42,11 +44,11 @@ class Fields(BaseModel):
     augment: Literal["none", "shift", "crop", "resize"] = Field(
         "none", description="Training augmentation; all but resize take images of image_size."
     )
-    mean: Numbers[float] = Field([0.5], description="Mean per channel (one or three) of pixels in [0, 1].")
+    mean: Numbers[Finite] = Field([0.5], description="Mean per channel (one or three) of pixels in [0, 1].")
     std: Numbers[Positive] = Field([0.5], description="Standard deviation per channel.")
     calibration_fraction: Share = Field(0.1, description="Share of the training images held out for calibration.")
     test_fraction: Share = Field(0.2, description="Share held out for testing, where the data has no test images.")
-    split_seed: int = Field(0, description="Seed of the choice of held-out images.")
+    split_seed: Seed = Field(0, description="Seed of the choice of held-out images.")
 
     model: str = Field("msdnet_small", description="A name that `exitwise models` lists.")
 
@@ -83,11 +85,13 @@ class Fields(BaseModel):
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
-    seed: int = Field(0, description="Seed of initial weights, data order and augmentation.")
+    seed: Seed = Field(0, description="Seed of initial weights, data order and augmentation.")
 
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that load and augment images.")
-    checkpoint_every: Count | None = Field(None, description="Loaded batches between checkpoints within an epoch.")
+    checkpoint_every: Count | None = Field(
+        None, description="Loaded batches between checkpoints; at the latest, one is made every 5 minutes."
+    )
 
 
 class Settings(Fields):
@@ -148,8 +152,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"expected a YAML file of settings; found none at {path}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"expected YAML in {path}; {' '.join(str(error).split())}") from error
     if content is None:
         return {}

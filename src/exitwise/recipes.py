@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from exitwise.config import Settings, resolve
 from exitwise.errors import UserError, near_match
 
 Recipe = dict[str, Any]
+
+NAMED_DATA = {"digits": "digits", "cifar10": "cifar10_msdnet5", "cifar100": "cifar100_msdnet5"}
+"""Data sets that need no path, and the recipe of each."""
 
 
 def digits() -> Recipe:
@@ -65,7 +69,7 @@ def cifar100_msdnet5_authors() -> Recipe:
 def imagenet_msdnet_step4() -> Recipe:
     """ImageNet, MSDNet with 5 exits and step 4: 100 epochs at batch 4096 (Han et al., ECCV 2022); give --data."""
     return {
-        "data": "imagenet",
+        "data": "",
         "model": "msdnet_imagenet_step4",
         "image_size": 224,
         "mean": [0.485, 0.456, 0.406],
@@ -111,11 +115,10 @@ def imagenet_msdnet_step7_authors() -> Recipe:
 def images() -> Recipe:
     """A folder of images of any size, seen at 64x64, trained from scratch: what `train --data FOLDER` uses."""
     return imagenet_msdnet_step4() | {
-        "data": "images",
         "model": "msdnet_cifar_5",
         "image_size": 64,
         "calibration_fraction": 0.1,
-        "epochs": 60,
+        "epochs": 30,
         "batch_size": 64,
         "lr": 0.1,
         "epsilon": 0.8,
@@ -162,7 +165,15 @@ def compose(
     """
     overrides = {**(config or {}), **(flags or {})}
     named = overrides.pop("recipe", None)
-    base = get_recipe(recipe or named or recipe_for(overrides.get("data")))
+    data = overrides.get("data")
+    for key, value in (("recipe", named), ("data", data)):
+        if not isinstance(value, str | None):
+            raise UserError(f"setting {key}: input should be a name; got {value!r}")
+    if data and data not in NAMED_DATA and Path(data).is_dir():
+        overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
+    base = get_recipe(recipe or named or recipe_for(data))
+    if "data" not in overrides and base["data"] not in NAMED_DATA:
+        raise UserError("this recipe needs a folder of images: give --data")
     settings = resolve(base, overrides)
     if "lr" not in overrides and settings.batch_size != base["batch_size"]:
         settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})
@@ -182,5 +193,4 @@ def get_recipe(name: str) -> Recipe:
 
 def recipe_for(data: str | None) -> str:
     """The recipe to use for a data set where none was named."""
-    by_data = {None: "digits", "digits": "digits", "cifar10": "cifar10_msdnet5", "cifar100": "cifar100_msdnet5"}
-    return by_data.get(data, "images")
+    return "digits" if data is None else NAMED_DATA.get(data, "images")

@@ -45,12 +45,14 @@ class Calibration:
         budget: what was asked for, such as ``{"macs": 2e7}`` or ``{"p": 0.75}``.
         proportions: the exit proportions that the thresholds were found for.
         expected: accuracy, macs and shares on the calibration split.
+        checkpoint: name of the checkpoint whose outputs were calibrated.
     """
 
     policy: ExitPolicy
     budget: dict[str, Any]
     proportions: tuple[float, ...]
     expected: dict[str, Any]
+    checkpoint: str
 
 
 class Run:
@@ -66,6 +68,8 @@ class Run:
             raise UserError(f"expected a run folder with config.yaml at {self.path}; found none")
         self.settings = resolve(read_yaml(self.config_path))
         self.data: dict[str, Any] = read_json(self.path / "data.json")
+        if not isinstance(self.data, dict) or not {"classes", "sizes", "sha256"} <= set(self.data):
+            raise UserError(f"expected classes, sizes and sha256 in {self.path / 'data.json'}; got something else")
 
     @property
     def config_path(self) -> Path:
@@ -92,11 +96,10 @@ class Run:
         check_vacant(path, settings)
         if (path / "config.yaml").is_file():
             run = cls(path)
-            if run.data != record:
-                raise UserError(
-                    f"expected the data that {path} was trained on; the images or their classes have changed"
-                )
-            return run
+            if run.data == record:
+                return run
+            if run.checkpoints.latest("last") is not None:
+                raise UserError(f"expected the data that {path} was trained on; the images have changed")
         write_json(path / "data.json", record)
         write_json(path / "environment.json", environment(command))
         write_text(path / "config.yaml", to_yaml(settings))
@@ -110,10 +113,21 @@ class Run:
         """
         splits = load_splits(self.settings)
         if splits.summary() != self.data:
-            raise UserError(
-                f"expected the data that {self.path} was trained on; the images or their classes have changed"
-            )
+            raise UserError(f"expected the data that {self.path} was trained on; the images have changed")
         return splits
+
+    def best(self) -> Path:
+        """The checkpoint of the best epoch.
+
+        Raises:
+            UserError: if there is none yet.
+        """
+        best = self.checkpoints.latest("best")
+        if best is None:
+            raise UserError(
+                f"expected a trained run at {self.path}; it has no checkpoint yet (`exitwise train` makes one)"
+            )
+        return best
 
     def model(self, device: torch.device | str = "cpu") -> StagedModel:
         """The network with the weights of the best epoch, in eval mode.
@@ -121,11 +135,7 @@ class Run:
         Raises:
             UserError: without a checkpoint, or if it is of another network.
         """
-        best = self.checkpoints.latest("best")
-        if best is None:
-            raise UserError(
-                f"expected a trained run at {self.path}; it has no checkpoint yet (`exitwise train` makes one)"
-            )
+        best = self.best()
         model = build_model(self.settings, len(self.classes))
         state = load_checkpoint(best)["model"]
         try:
@@ -157,6 +167,7 @@ class Run:
                 "thresholds": list(calibration.policy.thresholds),
                 "proportions": list(calibration.proportions),
                 "calibration": calibration.expected,
+                "checkpoint": calibration.checkpoint,
             },
         )
 
@@ -173,14 +184,26 @@ class Run:
             )
         content = read_json(path)
         try:
-            return Calibration(
-                ExitPolicy(content["thresholds"]),
+            calibration = Calibration(
+                ExitPolicy([None if t is None else float(t) for t in content["thresholds"]]),
                 content["budget"],
                 tuple(content["proportions"]),
                 content["calibration"],
+                content["checkpoint"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"expected thresholds and proportions in {path}; {error!r}") from error
+            raise UserError(f"expected thresholds of exits in {path}; {error!r}") from error
+        if calibration.policy.exits != len(calibration.proportions):
+            raise UserError(
+                f"expected {len(calibration.proportions) - 1} thresholds in {path}; got {calibration.policy.exits - 1}"
+            )
+        best = self.best()
+        if calibration.checkpoint != best.name:
+            raise UserError(
+                f"{path} was made for {calibration.checkpoint}, but the best checkpoint is now {best.name}: "
+                f"run `exitwise calibrate {self.path}` again"
+            )
+        return calibration
 
 
 def check_vacant(path: Path, settings: Settings) -> None:

@@ -99,7 +99,7 @@ def train(settings: Settings, out: str | Path, reporter: Reporter | None = None)
         method,
         loader,
         sampler,
-        lambda: anytime(collect(model, splits.calibration, device)),
+        lambda: anytime(collect(model, splits.calibration, device, settings.workers)),
         epochs=settings.epochs,
         max_iterations=settings.max_iterations,
         label_smoothing=settings.label_smoothing,
@@ -109,6 +109,7 @@ def train(settings: Settings, out: str | Path, reporter: Reporter | None = None)
     )
     resumed = trainer.resume()
     history = trainer.fit()
+    run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
     return TrainingResult(run, history, resumed)
 
 
@@ -150,9 +151,9 @@ def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optim
     )
 
 
-def collect(model: StagedModel, split: Split, device: torch.device) -> Outputs:
+def collect(model: StagedModel, split: Split, device: torch.device, workers: int = 0) -> Outputs:
     """Outputs of all exits on a split."""
-    return collect_outputs(model, split.batches(EVALUATION_BATCH), device)
+    return collect_outputs(model, split.batches(EVALUATION_BATCH, workers), device)
 
 
 def calibrate(
@@ -189,14 +190,16 @@ def calibrate(
         proportions = check_proportions(proportions, model.exits)
     elif p is not None:
         proportions = exit_proportions(p, model.exits)
-    outputs = collect(model, run.splits().calibration, place)
+    outputs = collect(model, run.splits().calibration, place, run.settings.workers)
     if proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
     else:
         target = macs if budget is None else budget * costs[-1]
         assert target is not None
         policy, proportions = calibrate_macs(outputs.confidences, costs, target)
-    calibration = Calibration(policy, given, tuple(proportions), operate(outputs, policy, costs)._asdict())
+    calibration = Calibration(
+        policy, given, tuple(proportions), operate(outputs, policy, costs)._asdict(), run.best().name
+    )
     run.write_calibration(calibration)
     return calibration
 
@@ -208,8 +211,9 @@ def evaluate(path: str | Path, device: str = "auto") -> Evaluation:
     model = run.model(place)
     splits = run.splits()
     costs = count_cost(model).macs
-    test = collect(model, splits.test, place)
-    curve = budgeted_curve(collect(model, splits.calibration, place), test, costs)
+    workers = run.settings.workers
+    test = collect(model, splits.test, place, workers)
+    curve = budgeted_curve(collect(model, splits.calibration, place, workers), test, costs)
     calibrated = None
     if (run.path / "calibration.json").is_file():
         calibrated = operate(test, run.read_calibration().policy, costs)
