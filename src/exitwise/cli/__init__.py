@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
+from exitwise.cli.catalogue import models, recipes
+from exitwise.cli.demo import demo
+from exitwise.cli.results import calibrate, evaluate, predict
+from exitwise.cli.train import train
 from exitwise.config import explain
 from exitwise.version import __version__
 
@@ -21,17 +25,11 @@ app = App(
     help="Train, calibrate and run early-exit networks with learned sample weights.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    help_format="plaintext",
 )
-for _name, _home in {
-    "demo": "demo",
-    "train": "train",
-    "calibrate": "results",
-    "evaluate": "results",
-    "predict": "results",
-    "models": "catalogue",
-    "recipes": "catalogue",
-}.items():
-    app.command(f"exitwise.cli.{_home}:{_name}", name=_name)
+for _command in (demo, train, calibrate, evaluate, predict, models, recipes):
+    app.command(_command)
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
@@ -47,10 +45,12 @@ def main(tokens: Sequence[str] | None = None) -> None:
         _stop(explain(cause) if isinstance(cause, ValidationError) else str(error), BAD_INPUT)
     except ValueError as error:
         _stop(_one_line(error), BAD_INPUT)
+    except (NotADirectoryError, FileExistsError, IsADirectoryError, PermissionError) as error:
+        _stop(_one_line(error), BAD_INPUT)
     except OSError as error:
         _stop(_one_line(error), FAILED)
     except KeyboardInterrupt:
-        _stop("interrupted; the same command continues from the last checkpoint", INTERRUPTED)
+        _stop("interrupted (the same `train` command continues from its last checkpoint)", INTERRUPTED)
     sys.exit(0)
 
 

@@ -12,7 +12,7 @@ from exitwise.recipes import RECIPES, get_recipe
 def models() -> None:
     """List the networks with the cost of leaving at each exit.
 
-    Example::
+    Example:
 
         exitwise models
     """
@@ -33,7 +33,7 @@ def models() -> None:
 def recipes(name: str | None = None) -> None:
     """List the recipes, or print one's settings as YAML.
 
-    Examples::
+    Examples:
 
         exitwise recipes
         exitwise recipes cifar10_msdnet5

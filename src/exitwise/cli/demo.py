@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from exitwise.cli.progress import RichReporter, plain_console
 
 if TYPE_CHECKING:
     from exitwise.runs import Run
@@ -19,7 +20,7 @@ BUDGETS = (0.3, 0.5, 0.7)
 def demo(*, out: Path = Path("runs/demo")) -> None:
     """Train `uniform` and `meta-weighted` on bundled digits, calibrate both, and compare them: under 3 minutes.
 
-    Example::
+    Example:
 
         exitwise demo
 
@@ -29,18 +30,17 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         Folder for the two runs and the figure.
     """
     from exitwise import workflow
-    from exitwise.cli.progress import RichReporter
     from exitwise.recipes import compose
     from exitwise.report.figures import accuracy_against_macs
 
-    console = Console()
+    console = plain_console()
     table = Table(title="Digits, test images")
     for column in ("", "accuracy", "MACs", "leaving at exits", "faster", "in a batch"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     results: dict[str, Evaluation] = {}
     for method in ("uniform", "meta-weighted"):
         console.print(f"training with {method}")
-        with RichReporter(console, method) as reporter:
+        with RichReporter(console) as reporter:
             run = workflow.train(compose("digits", flags={"method": method}), out / method, reporter).run
         workflow.calibrate(run.path, budget=0.5)
         results[method] = workflow.evaluate(run.path)
@@ -50,7 +50,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     figure.savefig(out / "accuracy_against_macs.png", dpi=150)
     console.print(table)
     console.print("faster: wall clock of the network without early exits / that of the early-exit runner (medians)")
-    console.print(f"figure: {out / 'accuracy_against_macs.png'}", soft_wrap=True)
+    console.print(f"figure: {out / 'accuracy_against_macs.png'}")
 
 
 def _add_rows(table: Table, run: Run, evaluation: Evaluation) -> None:

@@ -1,34 +1,38 @@
-"""Shows training as it goes: a bar in a terminal, a line per epoch elsewhere."""
+"""Shows training as it goes: a bar in a terminal, elsewhere a line per epoch and at least one a minute."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
-from exitwise.training.trainer import Meters
+if TYPE_CHECKING:
+    from exitwise.training.trainer import Meters
 
-REFRESH_SECONDS = 0.5
+REFRESH_SECONDS, LINE_SECONDS = 0.5, 60.0
+
+
+def plain_console() -> Console:
+    """A console that prints names of files and classes as they are, without reading markup in them."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class RichReporter:
     """A reporter for :class:`~exitwise.training.trainer.Trainer` that draws with rich."""
 
-    def __init__(self, console: Console, label: str = "training") -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        columns = (
-            TextColumn(label),
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+        note = TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+        columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
+        self.progress = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal, expand=True
         )
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task = self.progress.add_task("", total=None, note="")
-        self.shown = 0.0
+        self.shown = time.monotonic()
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -40,19 +44,23 @@ class RichReporter:
         self.progress.stop()
 
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:
-        now = time.monotonic()
-        if not self.console.is_terminal or (now - self.shown < REFRESH_SECONDS and iteration < total):
+        pause = REFRESH_SECONDS if self.console.is_terminal else LINE_SECONDS
+        if time.monotonic() - self.shown < pause:
             return
-        self.shown = now
-        self.progress.update(self.task, completed=iteration, total=total, note=describe(meters.means(), "train"))
+        self.shown = time.monotonic()
+        note = describe(meters.means(), "train")
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=iteration, total=total, note=note)
+        else:
+            self.console.print(f"step {iteration} of {total}  {note}")
 
     def on_epoch(self, history: list[dict[str, float]]) -> None:
         row = history[-1]
-        self.console.print(f"epoch {row['epoch']:>3}  {describe(row, 'calibration')}", highlight=False, soft_wrap=True)
+        self.console.print(f"epoch {row['epoch']:>3}  {describe(row, 'calibration')}")
 
 
 def describe(row: dict[str, float], split: str) -> str:
-    """Loss, meta loss if any, and accuracy per exit on a split."""
+    """Loss, meta loss if any, and accuracy of each exit on a split, in percent."""
     accuracies = [value for key, value in row.items() if key.startswith(f"{split}_accuracy_")]
-    meta = f"  meta {row['meta_loss']:.3f}" if "meta_loss" in row else ""
-    return f"loss {row['loss']:.3f}{meta}  {split} accuracy " + " ".join(f"{100 * a:.1f}" for a in accuracies)
+    meta = f" meta {row['meta_loss']:.3f}" if "meta_loss" in row else ""
+    return f"loss {row['loss']:.3f}{meta}  {split} " + " ".join(f"{100 * a:.1f}" for a in accuracies) + " %"

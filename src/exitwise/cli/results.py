@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.markup import escape
 
+from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
 
 
@@ -28,7 +27,7 @@ def calibrate(
 ) -> None:
     """Find exit thresholds for a compute budget on held-out images, and store them in the run.
 
-    Examples::
+    Examples:
 
         exitwise calibrate runs/digits --budget 0.5
         exitwise calibrate runs/cifar --macs 20M
@@ -60,20 +59,18 @@ def calibrate(
 
     calibration = workflow.calibrate(run, budget=budget, macs=amount, p=p, proportions=shares, device=device)
     full = count_cost(Run(run).model()).macs[-1]
-    console = Console()
+    console = plain_console()
     thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in calibration.policy.thresholds)
-    console.print(
-        f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}", highlight=False, soft_wrap=True
-    )
+    console.print(f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}")
     for name, figure in point_rows(OperatingPoint(**calibration.expected), full):
-        console.print(f"{name} on the calibration images: {figure}", highlight=False, soft_wrap=True)
-    console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}", soft_wrap=True)
+        console.print(f"{name} on the calibration images: {figure}")
+    console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
 
 
 def evaluate(run: Path, *, device: str = "auto") -> None:
     """Measure a run on its test images: every exit alone, the curve over 39 budgets, and the calibrated policy.
 
-    Example::
+    Example:
 
         exitwise evaluate runs/digits
 
@@ -88,9 +85,9 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
     from exitwise.cli.tables import evaluation_table
 
     evaluation = workflow.evaluate(run, device)
-    console = Console()
+    console = plain_console()
     console.print(evaluation_table(evaluation))
-    console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}", soft_wrap=True)
+    console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}")
 
 
 def predict(
@@ -98,7 +95,7 @@ def predict(
 ) -> None:
     """Classify images with a calibrated run, each as deep as it needs.
 
-    Examples::
+    Examples:
 
         exitwise predict runs/photos holiday.jpg
         exitwise predict runs/photos ./inbox --output labels.csv
@@ -127,13 +124,13 @@ def predict(
     from exitwise.runs import write_text
 
     predictions = workflow.predict(run, files, device)
-    console = Console()
+    console = plain_console()
     if output is None:
         console.print(predictions_table(predictions))
     else:
         rows = [asdict(each) for each in predictions]
         write_text(output, json.dumps(rows, indent=2) + "\n" if output.suffix == ".json" else to_csv(rows))
-        console.print(f"{len(predictions)} predictions written to {escape(str(output))}", soft_wrap=True)
+        console.print(f"{len(predictions)} predictions written to {output}")
     mean = sum(each.compute for each in predictions) / len(predictions)
     console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from exitwise.cli.progress import RichReporter, plain_console
 from exitwise.config import Fields, read_yaml, to_yaml
 from exitwise.recipes import compose
 
@@ -22,7 +22,7 @@ def train(
 ) -> None:
     """Train a network with exits. The same command continues an interrupted run.
 
-    Examples::
+    Examples:
 
         exitwise train
         exitwise train --data ./photos --out runs/photos
@@ -49,12 +49,11 @@ def train(
         return
 
     from exitwise import workflow
-    from exitwise.cli.progress import RichReporter
     from exitwise.cli.tables import exits_table
 
     name = recipe or content.get("recipe") or Path(resolved.data).name
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"
-    console = Console()
+    console = plain_console()
     console.print(
         f"training {resolved.model} on {resolved.data} with {resolved.method} into {out} "
         f"(batch {resolved.batch_size}, lr {resolved.lr:g})",
@@ -63,4 +62,4 @@ def train(
     with RichReporter(console) as reporter:
         result = workflow.train(resolved, out, reporter)
     console.print(exits_table(result))
-    console.print(f"next: exitwise calibrate {out} --budget 0.5", soft_wrap=True)
+    console.print(f"next: exitwise calibrate {out} --budget 0.5")

@@ -1,0 +1,147 @@
+"""What strangers did to the product: odd names, foreign checkpoints, edited files, interruptions."""
+
+import json
+import shutil
+
+import pytest
+from test_cli import TINY_RUN, assert_refused, call
+
+from exitwise.cli import main
+from exitwise.training.checkpoint import load_checkpoint, save_checkpoint
+from images import make_folder, save_image
+
+NAMES = ("dark", "grey [odd]", "[b]light")
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A trained and calibrated run on classes whose names look like markup; its images."""
+    root = tmp_path_factory.mktemp("odd")
+    data, run = make_folder(root / "da[/b]ta", classes=NAMES), root / "run [x]"
+    for command in (["train", "--data", data, "--out", run, *TINY_RUN], ["calibrate", run, "--budget", 0.6]):
+        with pytest.raises(SystemExit) as stop:
+            main([str(token) for token in command])
+        assert stop.value.code == 0
+    return data, run
+
+
+@pytest.fixture
+def copied(odd, tmp_path):
+    return odd[0], shutil.copytree(odd[1], tmp_path / "run")
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(odd, capsys):
+    data, run = odd
+    code, output, _ = call(capsys, "predict", run, data / NAMES[2], data / NAMES[1])
+    assert code == 0
+    assert "[b]light" in output
+    assert "[odd]" in output
+
+
+def test_a_run_works_from_another_folder(odd, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(capsys, "evaluate", odd[1])[0] == 0
+
+
+def test_resuming_from_a_foreign_checkpoint_is_refused(copied, capsys):
+    data, run = copied
+    (last,) = (run / "checkpoints").glob("last-*")
+    state = load_checkpoint(last)
+    shutil.rmtree(last)
+    save_checkpoint(last, {**state, "method": {}})
+    code, _, errors = call(capsys, "train", "--data", data, "--out", run, *TINY_RUN)
+    assert_refused(code, errors, "last-.* is a checkpoint of another model, method or optimizer")
+
+
+def test_a_calibration_of_an_older_checkpoint_is_refused(copied, capsys):
+    data, run = copied
+    (best,) = (run / "checkpoints").glob("best-*")
+    best.rename(run / "checkpoints" / "best-00000099")
+    code, _, errors = call(capsys, "predict", run, data)
+    assert_refused(code, errors, r"was made for best-.*, but the best checkpoint is now best-00000099")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data.json", {}, "expected classes, sizes and sha256 in .*data.json"),
+        ("data.json", [], "expected classes, sizes and sha256 in .*data.json"),
+        ("calibration.json", {"thresholds": "555"}, "expected thresholds of exits in .*calibration.json"),
+        ("calibration.json", {"thresholds": [0.5]}, "expected 3 thresholds in .*; got 1"),
+        ("calibration.json", {"thresholds": [0.5, float("nan"), None]}, "expected thresholds of exits"),
+    ],
+)
+def test_edited_files_are_refused(name, content, message, copied, capsys):
+    data, run = copied
+    whole = json.loads((run / name).read_text())
+    edited = {**whole, **content} if name == "calibration.json" else content
+    if content == {"thresholds": "555"}:
+        del edited["budget"]
+    (run / name).write_text(json.dumps(edited))
+    code, _, errors = call(capsys, "predict", run, data)
+    assert_refused(code, errors, message)
+
+
+def test_replaced_images_are_noticed(tmp_path, capsys):
+    data, run = make_folder(tmp_path / "data"), tmp_path / "run"
+    assert call(capsys, "train", "--data", data, "--out", run, *TINY_RUN)[0] == 0
+    save_image(data / "dark" / "00.png", level=250, seed=9)
+    code, _, errors = call(capsys, "evaluate", run)
+    assert_refused(code, errors, "expected the data that .* was trained on; the images have changed")
+
+
+def test_a_bad_image_can_be_removed_and_the_command_repeated(tmp_path, capsys):
+    data, run = make_folder(tmp_path / "data"), tmp_path / "run"
+    for path in sorted((data / "grey").iterdir())[:9]:
+        path.write_bytes(path.read_bytes()[:-30])  # the header is whole
+    flags = ["--data", data, "--out", run, *TINY_RUN, "--augment", "resize"]
+    code, _, errors = call(capsys, "train", *flags)
+    assert_refused(code, errors, "could not read it")
+    for path in sorted((data / "grey").iterdir())[:9]:
+        path.unlink()
+    assert call(capsys, "train", *flags)[0] == 0
+
+
+def test_ctrl_c_says_so(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exitwise.workflow.train", interrupt)
+    code, _, errors = call(capsys, "train", "--out", tmp_path / "run")
+    assert code == 130
+    assert "interrupted" in errors
+
+
+def test_divergence_is_one_line(tmp_path, capsys):
+    data = make_folder(tmp_path / "data")
+    flags = [token for token in TINY_RUN if token not in ("--lr", "0.05")]
+    code, _, errors = call(capsys, "train", "--data", data, "--out", tmp_path / "run", *flags, "--lr", "1e30")
+    assert_refused(code, errors, "the training loss became .* a lower lr may help")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", ""], "there is no ''"),
+        (["--recipe", "images"], "this recipe needs a folder of images: give --data"),
+        (["--mean", "nan"], "setting mean.0: input should be a finite number"),
+        (["--seed", "99999999999999999999"], "setting seed: "),
+    ],
+)
+def test_odd_flags(flags, message, tmp_path, capsys):
+    code, _, errors = call(capsys, "train", "--out", tmp_path / "run", *flags)
+    assert_refused(code, errors, message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", ["data: [a]", "recipe: 5", "recipe: [a]"])
+def test_odd_yaml(content, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(content)
+    code, _, errors = call(capsys, "train", "--config", tmp_path / "c.yaml", "--out", tmp_path / "run")
+    assert_refused(code, errors, "input should be a name; got")
+
+
+def test_an_output_below_a_file_is_bad_input(odd, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, _, errors = call(capsys, "predict", odd[1], odd[0], "--output", tmp_path / "file" / "x.csv")
+    assert_refused(code, errors, "file")
