@@ -14,6 +14,9 @@ Result = tuple[Sequence[CurvePoint], Sequence[float]]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, told apart with any colour vision."""
 
+SMALLEST_RANGE = 6.0
+"""Points of accuracy that the axis spans at least, so that noise does not look like a difference."""
+
 
 def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Sequence[float]) -> Figure:
     """Test accuracy against mean MACs: a line per run over its budgets, crosses for its exits used alone.
@@ -37,6 +40,9 @@ def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Se
     axes.set_xlabel(f"mean compute per image ({name})")
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("Accuracy against compute, exits chosen per image")
+    low, high = axes.get_ylim()
+    margin = max(0, SMALLEST_RANGE - (high - low)) / 2
+    axes.set_ylim(low - margin, min(high + margin, 100.5))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return figure
