@@ -12,6 +12,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,8 @@ def peak_mebibytes(variant: str, batch_size: int) -> float:
 
 def report_memory(variant: str, batch_size: int) -> None:
     step = Training(variant, batch_size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = resident_pages * resource.getpagesize() / 2**20
     step()
     step()
     if torch.cuda.is_available():
