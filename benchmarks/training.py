@@ -36,6 +36,9 @@ class AuthorsWay:
     def __init__(self) -> None:
         self.inner = create_method("meta-weighted", proportions=exit_proportions(P, EXITS))
 
+    def takes_tangents(self, index: int) -> bool:
+        return False
+
     def weigh(self, model: nn.Module, optimizer: torch.optim.Optimizer, run, meta, index: int) -> Weighting:
         pseudo = create_model("msdnet_cifar_5").to(run.inputs.device)
         pseudo.load_state_dict(model.state_dict())

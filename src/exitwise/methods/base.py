@@ -33,7 +33,7 @@ class Method(Protocol):
             for index, (inputs, targets) in enumerate(loader):
                 # both optimizers follow the schedule
                 for train, meta in half_batches(inputs, targets):      # (a, b), then (b, a)
-                    run = train_pass(model, *train)                    # forward, with graph
+                    run = train_pass(model, *train, keep=method.takes_tangents(index))   # forward, with graph
                     weighting = method.weigh(model, optimizer, run, meta, index)   # <- the method
                     optimizer.zero_grad()
                     weighted_loss(run.losses, weighting.weights).backward()
@@ -46,6 +46,10 @@ class Method(Protocol):
     @property
     def optimizer(self) -> Optimizer | None:
         """The optimizer of what the method itself learns, scheduled like the network's; None if nothing."""
+        ...
+
+    def takes_tangents(self, index: int) -> bool:
+        """Whether the train half of this loaded batch will be passed through in forward mode."""
         ...
 
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:

@@ -74,10 +74,17 @@ class MetaWeighted:
         optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
         return cls(network, optimizer, proportions, **options)
 
+    def updates_at(self, index: int) -> bool:
+        """Whether the weight-prediction network learns from this loaded batch."""
+        return index % self.meta_interval == 0
+
+    def takes_tangents(self, index: int) -> bool:
+        return self.mode == "forward" and self.updates_at(index)
+
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         losses = run.losses.detach()
         meta_loss = None
-        if index % self.meta_interval == 0:
+        if self.updates_at(index):
             with torch.no_grad():
                 weights = self.network(losses, run.confidences)
             result = meta_gradient(

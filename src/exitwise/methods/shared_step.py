@@ -58,7 +58,7 @@ class SharedStep(MetaWeighted):
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         loss = None if self.pending is None else self._learn(model, self.pending, run)
         self.pending = None
-        if index % self.meta_interval == 0:
+        if self.updates_at(index):
             params = trainable(model)
             before = {name: param.detach().clone() for name, param in params.items()}
             self.pending = Pending(_without_graph(run), before, step_rules(optimizer, params, copy=True))

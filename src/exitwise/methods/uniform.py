@@ -26,6 +26,9 @@ class Uniform:
     def __init__(self, exit_weights: Sequence[float] | None = None) -> None:
         self.exit_weights = None if exit_weights is None else torch.tensor(exit_weights)
 
+    def takes_tangents(self, index: int) -> bool:
+        return False
+
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         return Weighting(uniform_weights(run.losses.detach(), self.exit_weights))
 

@@ -54,7 +54,7 @@ def half_step(
     label_smoothing: float = 0.0,
 ) -> HalfStep:
     """One update of ``model`` on the train half, weighted by ``method``; see :class:`Method`."""
-    run = train_pass(model, *train, label_smoothing=label_smoothing)
+    run = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index))
     weighting = method.weigh(model, optimizer, run, meta, index)
     optimizer.zero_grad()
     loss = weighted_loss(run.losses, weighting.weights)

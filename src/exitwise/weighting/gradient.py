@@ -7,7 +7,7 @@ parameters, buffers or optimizer; what to do with the gradient is the caller's b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from exitwise.weighting.allocation import Objective, allocate, check_proportions, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
+from exitwise.weighting.tangents import KeptOutputs, TangentRules
 
 GradientMode = Literal["forward", "double-backward", "finite-difference"]
 Batch = tuple[Tensor, Tensor]
@@ -38,6 +39,7 @@ class TrainPass:
         confidences: max softmax of each sample at each exit, (B, K), detached.
         label_smoothing: the smoothing that ``losses`` were computed with.
         random_state: generator states before the pass, so that dropout can be replayed.
+        kept: outputs of its layers that forward mode need not compute again; None if they were not kept.
     """
 
     inputs: Tensor
@@ -47,6 +49,7 @@ class TrainPass:
     confidences: Tensor
     label_smoothing: float
     random_state: RandomState
+    kept: KeptOutputs | None = None
 
 
 class MetaGradient(NamedTuple):
@@ -63,7 +66,9 @@ class MetaGradient(NamedTuple):
     allocation: Tensor
 
 
-def train_pass(model: nn.Module, inputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> TrainPass:
+def train_pass(
+    model: nn.Module, inputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, *, keep: bool = False
+) -> TrainPass:
     """Run ``model`` on a half batch and keep what the weighting needs.
 
     Args:
@@ -71,17 +76,21 @@ def train_pass(model: nn.Module, inputs: Tensor, targets: Tensor, label_smoothin
         inputs: (B, ...).
         targets: class indices (B).
         label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
+        keep: keep what its layers compute; that makes forward mode over this pass cheaper.
 
     Raises:
         ValueError: if the model returns a single tensor.
     """
     random_state = RandomState.capture(inputs.device)
-    outputs = model(inputs)
+    kept = KeptOutputs() if keep else None
+    with kept or nullcontext():
+        outputs = model(inputs)
     if isinstance(outputs, Tensor):
         raise ValueError(f"expected a model that returns a list of logits, one per exit; got a tensor {outputs.shape}")
     logits = torch.stack(list(outputs), dim=1)
     losses = exit_losses(logits, targets, label_smoothing)
-    return TrainPass(inputs, targets, logits, losses, exit_confidences(logits), label_smoothing, random_state)
+    confidences = exit_confidences(logits)
+    return TrainPass(inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept)
 
 
 def exit_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -210,7 +219,7 @@ def _forward_mode(
     model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
 ) -> Tensor:
     # Of the attention kernels, only the plain one has a forward-mode rule.
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), TangentRules(run.kept):
         duals = {name: forward_ad.make_dual(params[name].detach(), tangent) for name, tangent in tangents.items()}
         try:
             losses = _losses_at(model, {**params, **duals}, run)

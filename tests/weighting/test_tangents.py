@@ -1,0 +1,115 @@
+"""The cheaper forward-mode rules against torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from exitwise.weighting.tangents import KeptOutputs, TangentRules
+
+
+class Branches(nn.Module):
+    """Two branches on the input, concatenated."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+class CatByAxis(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x], axis=1)  # type: ignore[call-overload]
+
+
+def conv(channels_in: int, channels_out: int, **options: int | bool | str) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1, **options)  # type: ignore[arg-type]
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "convolution": lambda: conv(3, 5),
+    "without bias": lambda: nn.Sequential(conv(3, 5, bias=False), nn.Tanh(), conv(5, 2, bias=False)),
+    "groups, stride, reflected padding": lambda: conv(3, 6, groups=3, stride=2, padding_mode="reflect"),
+    "batch norm": lambda: nn.Sequential(conv(3, 4, bias=False), nn.BatchNorm2d(4), nn.Tanh(), conv(4, 2)),
+    "batch norm without affine": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4, affine=False), nn.Tanh()),
+    "batch norm in eval mode": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4).eval(), conv(4, 2)),
+    "batch norm of the input": lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Tanh()),
+    "in-place ReLU on a kept output": lambda: nn.Sequential(conv(3, 4), nn.ReLU(inplace=True), conv(4, 2)),
+    "concatenation": lambda: nn.Sequential(Branches(conv(3, 2), nn.Tanh()), conv(5, 2)),
+    "concatenation of what has no tangent": lambda: nn.Sequential(Branches(nn.Tanh(), nn.Identity()), conv(6, 2)),
+    "concatenation by axis": lambda: nn.Sequential(conv(3, 2), CatByAxis(), conv(4, 2)),
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 7), nn.GELU(), nn.Linear(7, 4), nn.BatchNorm1d(4)),
+    "convolution along a line": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3), nn.Tanh()),
+}
+FROZEN = {"nothing": (), "weights": ("weight",), "biases": ("bias",)}
+
+
+def tangent(model: nn.Module, directions: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad(), forward_ad.dual_level():
+        params = dict(model.named_parameters())
+        duals = {name: forward_ad.make_dual(params[name].detach(), d) for name, d in directions.items()}
+        dual = forward_ad.unpack_dual(functional_call(model, {**params, **duals, **buffers}, (x,)))
+        return dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent
+
+
+@pytest.mark.parametrize("frozen", FROZEN)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_rules_equal_torchs_own_forward_mode(kind: str, frozen: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[kind]().double()
+    x = torch.randn(5, 3, 6, 6, dtype=torch.float64)
+    directions = {
+        name: torch.randn_like(param) for name, param in model.named_parameters() if not name.endswith(FROZEN[frozen])
+    }
+    expected = tangent(model, directions, x)
+    with TangentRules():
+        anew = tangent(model, directions, x)
+    with KeptOutputs() as kept:
+        model(x)
+    with TangentRules(kept):
+        reused = tangent(model, directions, x)
+    for result in (anew, reused):
+        torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_each_product_is_made_once_and_none_is_made_of_zeros() -> None:
+    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), conv(8, 8), nn.BatchNorm2d(8))
+    x = torch.randn(4, 3, 6, 6)
+    per_layer = []
+    for layer, channels in ((model[0], 3), (model[2], 8)):
+        with FlopCounterMode(display=False) as alone:
+            layer(torch.randn(4, channels, 6, 6))
+        per_layer.append(alone.get_total_flops())
+    with KeptOutputs() as kept:
+        model(x)
+    directions = {name: torch.randn_like(param) for name, param in model.named_parameters()}
+    with FlopCounterMode(display=False) as counter, TangentRules(kept):
+        tangent(model, directions, x)
+    assert counter.get_total_flops() == per_layer[0] + 2 * per_layer[1]
+
+
+def test_an_output_written_to_since_is_computed_anew() -> None:
+    with KeptOutputs() as kept:
+        F.linear(torch.ones(2, 3), torch.ones(4, 3))
+        F.linear(torch.ones(2, 3), torch.ones(4, 3)).relu_()
+    first, second = kept.unchanged()
+    assert first is not None
+    assert second is None
+
+
+def test_running_statistics_stay() -> None:
+    norm = nn.BatchNorm2d(3)
+    x = torch.randn(4, 3, 2, 2)
+    with torch.no_grad(), forward_ad.dual_level(), TangentRules():
+        norm(forward_ad.make_dual(x, torch.randn_like(x)))
+    assert torch.equal(norm.running_mean, torch.zeros(3))  # type: ignore[arg-type]
