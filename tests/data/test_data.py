@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from exitwise.data import Preprocessing, load, training_loader
+from exitwise.data import Preprocessing, TrainingBatches, load
 from exitwise.data.sources import ArraySource, FolderSource, read_image
 from exitwise.errors import DataError
 from images import make_folder, save_image
@@ -61,8 +61,8 @@ def test_images_of_any_size_are_resized_on_request(tmp_path):
     (images, targets), *_ = splits.test.batches(100)
     assert images.shape == (6, 3, 16, 16)
     assert targets.tolist() == splits.test.targets.tolist()
-    loader, _ = training_loader(splits.train, 8, seed=0)
-    assert next(iter(loader))[0].shape == (8, 3, 16, 16)
+    batches = TrainingBatches(splits.train, 8, seed=0)
+    assert next(iter(batches))[0].shape == (8, 3, 16, 16)
 
 
 @pytest.mark.parametrize("augment", ["none", "shift", "crop", "resize"])
@@ -72,9 +72,9 @@ def test_batches_depend_on_seed_epoch_and_number_alone(augment, tmp_path):
 
     def batches(workers=0, seed=0, epoch=0, start=0):
         torch.manual_seed(workers)  # the global generator must not matter
-        loader, sampler = training_loader(split, 8, seed, workers)
-        sampler.epoch, sampler.start = epoch, start
-        return list(loader)
+        loaded = TrainingBatches(split, 8, seed, workers=workers)
+        loaded.sampler.epoch, loaded.sampler.start = epoch, start
+        return list(loaded)
 
     reference = batches()
     assert [len(x) for x, _ in reference] == [8, 8, 8]  # of 27: a rest of 3 cannot be halved
@@ -85,27 +85,42 @@ def test_batches_depend_on_seed_epoch_and_number_alone(augment, tmp_path):
     assert not torch.equal(batches(epoch=1)[0][0], reference[0][0])
 
 
+def test_images_in_memory_and_images_read_one_by_one_make_the_same_batches(tmp_path, monkeypatch):
+    preprocessing = Preprocessing(8, (0.5,) * 3, (0.25,) * 3, "crop")
+    make_folder(tmp_path)
+
+    def batches():
+        return TrainingBatches(load(str(tmp_path), preprocessing).train, 8, seed=3)
+
+    resident = batches()
+    monkeypatch.setattr("exitwise.data.sources.IN_MEMORY_BYTES", 0)
+    lazy = batches()
+    assert str(resident) == "27 images, decoded once and kept on cpu (0 MiB)"
+    assert str(lazy) == "27 images, read one by one by the training process"
+    torch.testing.assert_close(list(resident), list(lazy), rtol=0, atol=0)
+
+
 def test_augmentation_leaves_the_global_generator_alone(tmp_path):
     split = load(str(make_folder(tmp_path)), Preprocessing(8, (0.5,) * 3, (0.5,) * 3, "crop")).train
-    loader, _ = training_loader(split, 8, seed=0)
+    batches = TrainingBatches(split, 8, seed=0)
     before = torch.get_rng_state()
-    list(loader)
+    list(batches)
     list(split.batches(8))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_rest_that_can_be_halved_is_kept(tmp_path):
     split = load(str(make_folder(tmp_path)), SMALL).train
-    loader, sampler = training_loader(split, 23, seed=0)
-    assert [len(x) for x, _ in loader] == [23, 4]
-    assert sampler.batches_per_epoch == 2
+    batches = TrainingBatches(split, 23, seed=0)
+    assert [len(x) for x, _ in batches] == [23, 4]
+    assert batches.sampler.batches_per_epoch == 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_a_batch_too_small_to_halve_is_refused(batch_size, tmp_path):
     split = load(str(make_folder(tmp_path)), SMALL).train
     with pytest.raises(ValueError, match=f"at least 4, to be trained on in halves; got {batch_size}"):
-        training_loader(split, batch_size, seed=0)
+        TrainingBatches(split, batch_size, seed=0)
 
 
 def test_modes_are_converted(tmp_path):

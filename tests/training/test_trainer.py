@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from exitwise.data import Preprocessing, load, training_loader
+from exitwise.data import Preprocessing, TrainingBatches, load
 from exitwise.methods import create_method
 from exitwise.models import MSDNet
 from exitwise.training.checkpoint import CheckpointFolder
@@ -32,13 +32,12 @@ def split(tmp_path_factory):
 
 def trainer(split, method="uniform", checkpoints=None, evaluate=None, reporter=None, seed=0, **options):
     model = tiny_model()
-    loader, sampler = training_loader(split, 10, seed)
+    batches = TrainingBatches(split, 10, seed)
     return Trainer(
         model,
         torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
         create_method(method, **METHODS[method]),
-        loader,
-        sampler,
+        batches,
         evaluate or (lambda: [0.5, 0.5, 0.5]),
         **{"epochs": 2, "checkpoints": checkpoints, "reporter": reporter, **options},
     )
@@ -102,11 +101,11 @@ def test_uniform_training_is_plain_training(split):
     trained.fit()
     model = tiny_model().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    loader, sampler = training_loader(split, 10, 0)
-    total, step = 2 * len(loader), 0
+    batches = TrainingBatches(split, 10, 0)
+    total, step = 2 * batches.sampler.batches_per_epoch, 0
     for epoch in range(2):
-        sampler.epoch = epoch
-        for x, y in loader:
+        batches.sampler.epoch = epoch
+        for x, y in batches:
             optimizer.param_groups[0]["lr"] = 0.5 * 0.05 * (1 + math.cos(math.pi * step / total))
             half = (len(x) + 1) // 2
             for part in (slice(0, half), slice(half, None)):
@@ -181,8 +180,6 @@ def test_halves_of_an_odd_batch():
 
 def test_an_optimizer_without_look_ahead_is_refused_at_the_start(split):
     model = tiny_model()
-    loader, sampler = training_loader(split, 10, 0)
+    batches = TrainingBatches(split, 10, 0)
     with pytest.raises(ValueError, match="SGD, Adam and AdamW; got Adagrad"):
-        Trainer(
-            model, torch.optim.Adagrad(model.parameters()), create_method("uniform"), loader, sampler, list, epochs=1
-        )
+        Trainer(model, torch.optim.Adagrad(model.parameters()), create_method("uniform"), batches, list, epochs=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from exitwise.data.sampling import EpochBatches, Key, derive_seed
-from exitwise.data.sources import Source, Sources, open_source
+from exitwise.data.sampling import EpochBatches, Key, derive_seed, random_keys
+from exitwise.data.sources import ArraySource, Source, Sources, open_source
 from exitwise.data.transforms import Preprocessing, Transform
 from exitwise.errors import DataError
 
-__all__ = ["Preprocessing", "Split", "Splits", "load", "training_loader"]
+__all__ = ["Preprocessing", "Split", "Splits", "TrainingBatches", "load"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,11 @@ class Split:
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
         """Images in order, not augmented, in batches of (images, targets)."""
-        images = _Images(self, self.preprocessing.for_evaluation())
-        return DataLoader(images, batch_size, num_workers=workers, generator=torch.Generator())
+        transform = self.preprocessing.for_evaluation()
+        if isinstance(self.source, ArraySource):
+            images = self.source.images
+            return ((transform(images[part]), self.source.targets[part]) for part in self.indices.split(batch_size))
+        return DataLoader(_Images(self, transform), batch_size, num_workers=workers, generator=torch.Generator())
 
 
 class Splits(NamedTuple):
@@ -121,30 +124,82 @@ def load(
     return splits
 
 
-def training_loader(split: Split, batch_size: int, seed: int, workers: int = 0) -> tuple[DataLoader, EpochBatches]:
-    """A loader of augmented training batches, and the sampler that says which epoch and batch come next.
+class TrainingBatches:
+    """Augmented training batches on a device: (images, targets).
 
-    What a batch holds depends on (seed, epoch, number) alone, whatever the number of workers.
+    Images that are in memory go to the device once, as uint8, and are augmented there in batches; others are read by a
+    :class:`DataLoader`. What a batch holds depends on (seed, epoch, number) alone, whatever the device or the
+    number of workers.
+
+    Args:
+        split: the training split.
+        batch_size: images per loaded batch.
+        seed: of order and augmentation.
+        device: where to train.
+        workers: processes that read images which are not in memory.
+
+    Attributes:
+        sampler: says which epoch and batch come next.
+
+    Raises:
+        ValueError: for a batch size or number of images below 4.
     """
-    sampler = EpochBatches(len(split), batch_size, seed)
-    images = _Images(split, split.preprocessing.for_training(), seed)
-    loader = DataLoader(
-        images,
-        batch_sampler=sampler,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else each epoch would draw a seed for the workers from the global generator
-    )
-    return loader, sampler
+
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, device: torch.device | str = "cpu", workers: int = 0
+    ) -> None:
+        self.sampler = EpochBatches(len(split), batch_size, seed)
+        self.device = torch.device(device)
+        self.preprocessing = split.preprocessing
+        self.to_float = split.preprocessing.to_float()
+        self.workers = workers
+        self.resident = isinstance(split.source, ArraySource) and not split.preprocessing.any_size
+        if self.resident:
+            assert isinstance(split.source, ArraySource)
+            self.images = split.source.images[split.indices].to(self.device)
+            self.targets = split.targets.to(self.device)
+        else:
+            self.loader = DataLoader(
+                _Images(split, split.preprocessing.random_crop(), seed),
+                batch_sampler=self.sampler,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # else each epoch would draw a seed from the global generator
+            )
+
+    def __str__(self) -> str:
+        if self.resident:
+            size = self.images.numel() / 2**20
+            return f"{len(self.images)} images, decoded once and kept on {self.device} ({size:.0f} MiB)"
+        readers = f"{self.workers} workers" if self.workers else "the training process"
+        return f"{self.sampler.size} images, read one by one by {readers}"
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        salt = derive_seed(self.sampler.seed, self.sampler.epoch)
+        for positions, images, targets in self._decoded():
+            keys = random_keys(positions, salt)
+            yield self.to_float(self.preprocessing.augmented(images, keys)), targets
+
+    def _decoded(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Positions, uint8 images and targets of each batch, on the device."""
+        if self.resident:
+            for positions in self.sampler.positions():
+                positions = positions.to(self.device, non_blocking=True)
+                yield positions, self.images[positions], self.targets[positions]
+        else:
+            for batch in self.loader:
+                positions, images, targets = (part.to(self.device, non_blocking=True) for part in batch)
+                yield positions, images, targets
 
 
-class _Images(Dataset[tuple[Tensor, int]]):
-    """Transformed images by position, or by (epoch, position) with that key's own random numbers."""
+class _Images(Dataset[tuple[Any, ...]]):
+    """Transformed images: (image, target) by position; (position, image, target) by (epoch, position), with that
+    key's own random numbers."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int | None = None) -> None:
+    def __init__(self, split: Split, transform: Transform | None, seed: int | None = None) -> None:
         self.split = split
-        self.transform = transform
+        self.transform = transform or (lambda image: image)
         self.seed = seed
         self.indices: list[int] = split.indices.tolist()
         self.targets: list[int] = split.targets.tolist()
@@ -152,7 +207,7 @@ class _Images(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: int | Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: int | Key) -> tuple[Any, ...]:
         if isinstance(key, int):
             return self.transform(self.split.source.read(self.indices[key])), self.targets[key]
         assert self.seed is not None
@@ -160,7 +215,7 @@ class _Images(Dataset[tuple[Tensor, int]]):
         image = self.split.source.read(self.indices[position])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position))
-            return self.transform(image), self.targets[position]
+            return position, self.transform(image), self.targets[position]
 
 
 def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 Key = tuple[int, int]
@@ -19,6 +20,29 @@ def derive_seed(*numbers: int) -> int:
     """A well-mixed 63-bit seed for a generator."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def random_keys(keys: Tensor, salt: int) -> Tensor:
+    """63 random bits for each of some int64 numbers: a pure function of (number, salt), the same on every device.
+
+    SplitMix64's finalizer (Steele et al., OOPSLA 2014), twice.
+    """
+    mixed = _mix(_mix(keys + _signed(salt * 0x9E3779B97F4A7C15)))
+    return mixed & (2**63 - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shift_right(z, 31)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits) & (2 ** (64 - bits) - 1)  # torch's shift copies the sign
+
+
+def _signed(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -62,10 +86,13 @@ class EpochBatches(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self.batches_per_epoch - self.start
 
+    def positions(self) -> list[Tensor]:
+        """Positions of the images of each batch from ``start`` on, int64."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator)
+        return list(order.split(self.batch_size)[self.start : self.batches_per_epoch])
+
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
-        for batch in range(self.start, self.batches_per_epoch):
-            positions = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, position) for position in positions]
+        for positions in self.positions():
+            yield [(epoch, position) for position in positions.tolist()]

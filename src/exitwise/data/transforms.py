@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
+
+from exitwise.data.sampling import random_keys
 
 Augment = Literal["none", "shift", "crop", "resize"]
 Transform = Callable[[Tensor], Tensor]
@@ -45,21 +48,41 @@ class Preprocessing:
         """Whether images of any size can be trained on."""
         return self.augment == "resize"
 
-    def for_training(self) -> Transform:
-        """uint8 (channels, H, W) to float (channels, image_size, image_size), drawing from torch's generator."""
-        shift = v2.RandomCrop(self.image_size, padding=self.image_size // 8)
-        steps: Sequence[Callable] = {
-            "none": [],
-            "shift": [shift],
-            "crop": [shift, v2.RandomHorizontalFlip()],
-            "resize": [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()],
-        }[self.augment]
-        return v2.Compose([*steps, *self._to_float()])
+    def random_crop(self) -> Transform | None:
+        """For ``resize``: one uint8 image of any size to (channels, image_size, image_size), with torch's generator."""
+        if not self.any_size:
+            return None
+        return v2.Compose([v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()])
+
+    def augmented(self, images: Tensor, keys: Tensor) -> Tensor:
+        """For ``shift`` and ``crop``: pad, crop and flip a batch on its device; others come back as they are.
+
+        Args:
+            images: uint8 (B, channels, image_size, image_size).
+            keys: int64 (B); an image's augmentation depends on its key alone.
+        """
+        if self.augment not in ("shift", "crop"):
+            return images
+        size, margin = self.image_size, self.image_size // 8
+        line = torch.arange(size, device=images.device)
+        columns = line.expand(len(images), size)
+        if self.augment == "crop":
+            columns = torch.where((random_keys(keys, 2) % 2 == 0)[:, None], columns, size - 1 - columns)
+        rows = line + (random_keys(keys, 0) % (2 * margin + 1))[:, None]
+        columns = columns + (random_keys(keys, 1) % (2 * margin + 1))[:, None]
+        padded = F.pad(images, (margin,) * 4)
+        image = torch.arange(len(images), device=images.device)[:, None, None, None]
+        channel = torch.arange(self.channels, device=images.device)[:, None, None]
+        return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def to_float(self) -> Transform:
+        """uint8 images, one or a batch, to normalised float."""
+        return v2.Compose(self._to_float())
 
     def for_evaluation(self) -> Transform:
         """Resize the shorter side (to 8/7 of image_size where training crops), centre crop, normalise.
 
-        Images that have ``image_size`` already only get normalised.
+        Takes one uint8 image or a batch. Images that have ``image_size`` already only get normalised.
         """
         shorter = round(self.image_size * 8 / 7) if self.any_size else self.image_size
         crop = [v2.Resize(shorter, antialias=True), v2.CenterCrop(self.image_size)]

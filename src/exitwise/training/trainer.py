@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
-from exitwise.data.sampling import EpochBatches
+from exitwise.data import TrainingBatches
 from exitwise.errors import UserError
 from exitwise.methods.base import Method
 from exitwise.models.staged import StagedModel
@@ -107,7 +106,7 @@ class Trainer:
 
     Args:
         model, optimizer, method: what is trained, and how. The model lies on the device to train on.
-        loader, sampler: batches of the training split, from :func:`~exitwise.data.training_loader`.
+        batches: of the training split, on the model's device.
         evaluate: accuracy of each exit on the calibration split; their mean picks the best epoch.
         epochs: passes over the training split.
         max_iterations: end after so many loaded batches (the schedule then ends there too).
@@ -122,8 +121,7 @@ class Trainer:
         model: StagedModel,
         optimizer: Optimizer,
         method: Method,
-        loader: DataLoader,
-        sampler: EpochBatches,
+        batches: TrainingBatches,
         evaluate: Callable[[], list[float]],
         *,
         epochs: int,
@@ -137,10 +135,9 @@ class Trainer:
         self.model = model
         self.optimizer = optimizer
         self.method = method
-        self.loader = loader
-        self.sampler = sampler
+        self.batches = batches
         self.evaluate = evaluate
-        self.total = epochs * sampler.batches_per_epoch
+        self.total = epochs * batches.sampler.batches_per_epoch
         if max_iterations is not None:
             self.total = min(self.total, max_iterations)
         self.label_smoothing = label_smoothing
@@ -185,10 +182,9 @@ class Trainer:
     def _epoch(self) -> None:
         progress = self.progress
         self.model.train()
-        self.sampler.epoch, self.sampler.start = progress.epoch, progress.batch
-        for inputs, targets in self.loader:
-            inputs = inputs.to(self.device, non_blocking=True)
-            targets = targets.to(self.device, non_blocking=True)
+        sampler = self.batches.sampler
+        sampler.epoch, sampler.start = progress.epoch, progress.batch
+        for inputs, targets in self.batches:
             self._loaded_batch(inputs, targets)
             if self.done:
                 break
