@@ -16,6 +16,12 @@ METHODS = {
     "meta-weighted-shared, interval 2": lambda: create_method(
         "meta-weighted-shared", proportions=[0.4, 0.3, 0.2, 0.1], hidden=8, meta_interval=2
     ),
+    "meta-weighted, p drawn": lambda: create_method(
+        "meta-weighted", proportions=[0.4, 0.3, 0.2, 0.1], p_range=(0.3, 1.2)
+    ),
+    "meta-weighted-shared, p drawn": lambda: create_method(
+        "meta-weighted-shared", proportions=[0.4, 0.3, 0.2, 0.1], p_range=(0.3, 1.2)
+    ),
     "meta-weighted, as the paper": lambda: create_method(
         "meta-weighted", proportions=[0.4, 0.3, 0.2, 0.1], zero_init=False, lr=1e-4, objective="per-exit"
     ),

@@ -60,6 +60,9 @@ class Fields(BaseModel):
     )
     p: Positive = Field(0.75, description="Budget to train for: share k of exits is p^k, normalised.")
     proportions: Numbers[NotNegative] | None = Field(None, description="Budget to train for as shares; overrides p.")
+    p_range: Numbers[Positive] | None = Field(
+        None, description="LOW HIGH: draw p anew for each meta step, uniformly between them; overrides p."
+    )
     objective: Literal["share-weighted", "per-exit"] = Field("share-weighted", description="Meta objective.")
     gradient: Literal["forward", "double-backward", "finite-difference"] = Field(
         "forward", description="How the meta-gradient is computed."
@@ -105,6 +108,10 @@ class Settings(Fields):
             raise ValueError(
                 f"proportions must sum to 1; got {self.proportions}, which sum to {sum(self.proportions):.6g}"
             )
+        if self.p_range is not None and (len(self.p_range) != 2 or self.p_range[0] > self.p_range[1]):
+            raise ValueError(f"p_range needs two numbers, the lower first; got {self.p_range}")
+        if self.p_range is not None and self.proportions is not None:
+            raise ValueError("p_range and proportions exclude one another; got both")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; got 0")
         return self

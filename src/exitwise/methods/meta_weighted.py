@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from exitwise.methods.base import Weighting
-from exitwise.weighting.allocation import Objective, check_proportions
+from exitwise.weighting.allocation import Objective, check_proportions, exit_proportions
 from exitwise.weighting.gradient import Batch, GradientMode, TrainPass, meta_gradient
 from exitwise.weighting.network import WeightInput, WeightNetwork
 from exitwise.weighting.normalize import Centering
@@ -32,6 +32,8 @@ class MetaWeighted:
         objective: ``share-weighted`` or the authors' ``per-exit``.
         mode: how the gradient is computed; see :func:`~exitwise.weighting.gradient.meta_gradient`.
         meta_interval: update the weight-prediction network on loaded batches 0, m, 2m, ... of an epoch.
+        p_range: draw the budget parameter p anew for each meta step, uniformly from (low, high), and use its
+            proportions (see :func:`~exitwise.weighting.allocation.exit_proportions`) in place of ``proportions``.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class MetaWeighted:
         objective: Objective = "share-weighted",
         mode: GradientMode = "forward",
         meta_interval: int = 1,
+        p_range: tuple[float, float] | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -50,6 +53,8 @@ class MetaWeighted:
         self.objective = objective
         self.mode = mode
         self.meta_interval = meta_interval
+        self.p_range = p_range
+        self.generator = torch.Generator().manual_seed(torch.initial_seed())
 
     @classmethod
     def create(
@@ -78,6 +83,13 @@ class MetaWeighted:
         """Whether the weight-prediction network learns from this loaded batch."""
         return index % self.meta_interval == 0
 
+    def budget(self) -> list[float]:
+        """The exit proportions to train for in the meta step at hand."""
+        if self.p_range is None:
+            return self.proportions
+        low, high = self.p_range
+        return exit_proportions(low + (high - low) * float(torch.rand((), generator=self.generator)), len(self.proportions))
+
     def takes_tangents(self, index: int) -> bool:
         return self.mode == "forward" and self.updates_at(index)
 
@@ -88,7 +100,7 @@ class MetaWeighted:
             with torch.no_grad():
                 weights = self.network(losses, run.confidences)
             result = meta_gradient(
-                model, optimizer, run, weights, meta, self.proportions, objective=self.objective, mode=self.mode
+                model, optimizer, run, weights, meta, self.budget(), objective=self.objective, mode=self.mode
             )
             self.learn(run, result.weights)
             meta_loss = result.loss
@@ -109,8 +121,13 @@ class MetaWeighted:
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])

@@ -73,7 +73,7 @@ class SharedStep(MetaWeighted):
 
     def _learn(self, model: nn.Module, pending: Pending, run: TrainPass) -> Tensor:
         """Update the weight-prediction network for the pending half step; returns its meta loss."""
-        allocation = allocate(run.confidences, self.proportions)
+        allocation = allocate(run.confidences, self.budget())
         loss = meta_loss(run.losses, allocation, self.objective)
         direction = scale_by_gain(gradients_of(loss, trainable(model), retain_graph=True), pending.gain)
         tangents = loss_tangents(model, pending.params, direction, pending.run, self.mode)
