@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from exitwise.config import Settings
-from exitwise.data import Split, training_loader
+from exitwise.data import Split, Splits, TrainingBatches
 from exitwise.data.sources import image_files, read_image
 from exitwise.errors import DataError, UserError
 from exitwise.evaluation import CurvePoint, OperatingPoint, Outputs, anytime, budgeted_curve, collect_outputs, operate
@@ -76,8 +76,16 @@ class Prediction:
     compute: float
 
 
-def train(settings: Settings, out: str | Path, reporter: Reporter | None = None) -> TrainingResult:
+def train(
+    settings: Settings, out: str | Path, reporter: Reporter | None = None, *, splits: Splits | None = None
+) -> TrainingResult:
     """Train as the settings say, into a run folder; continues what an earlier call with the same settings began.
+
+    Args:
+        settings: what to train on what, and how.
+        out: the run folder.
+        reporter: who watches.
+        splits: the data that the settings name, where it is loaded already.
 
     Raises:
         ValueError: for unsuitable settings or data, or a folder that holds something else; nothing is
@@ -87,18 +95,17 @@ def train(settings: Settings, out: str | Path, reporter: Reporter | None = None)
     check_model_name(settings.model)
     device = pick_device(settings.device)
     check_vacant(out, settings)
-    splits = load_splits(settings)
+    splits = splits or load_splits(settings)
     torch.manual_seed(settings.seed)
     model = build_model(settings, len(splits.classes)).to(device)
     method = build_method(settings, model.exits).to(device)
-    loader, sampler = training_loader(splits.train, settings.batch_size, settings.seed, settings.workers)
+    batches = TrainingBatches(splits.train, settings.batch_size, settings.seed, device, settings.workers)
     run = Run.create(out, settings, splits, sys.argv)
     trainer = Trainer(
         model,
         build_optimizer(settings, model),
         method,
-        loader,
-        sampler,
+        batches,
         lambda: anytime(collect(model, splits.calibration, device, settings.workers)),
         epochs=settings.epochs,
         max_iterations=settings.max_iterations,
@@ -135,6 +142,7 @@ def build_method(settings: Settings, exits: int) -> Method:
         objective=settings.objective,
         mode=settings.gradient,
         meta_interval=settings.meta_interval,
+        p_range=tuple(settings.p_range) if settings.p_range else None,
     )
 
 
@@ -204,12 +212,15 @@ def calibrate(
     return calibration
 
 
-def evaluate(path: str | Path, device: str = "auto") -> Evaluation:
-    """Read the test split, once, and record anytime and budgeted results in evaluation.json and a figure."""
+def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = None) -> Evaluation:
+    """Read the test split, once, and record anytime and budgeted results in evaluation.json and a figure.
+
+    ``splits`` is the run's data, where it is loaded already.
+    """
     run = Run(path)
     place = pick_device(device)
     model = run.model(place)
-    splits = run.splits()
+    splits = splits or run.splits()
     costs = count_cost(model).macs
     workers = run.settings.workers
     test = collect(model, splits.test, place, workers)
