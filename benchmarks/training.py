@@ -62,7 +62,7 @@ class AuthorsWay:
         with torch.no_grad():
             return Weighting(self.inner.network(run.losses, run.confidences), loss.detach())
 
-    def stepped(self, model: nn.Module) -> None:
+    def stepped(self, model: nn.Module, taken: Tensor) -> None:
         pass
 
     @staticmethod

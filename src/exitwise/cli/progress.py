@@ -60,7 +60,9 @@ class RichReporter:
 
 
 def describe(row: dict[str, float], split: str) -> str:
-    """Loss, meta loss if any, and accuracy of each exit on a split, in percent."""
+    """Loss, meta loss if any, accuracy of each exit on a split in percent, and skipped steps if any."""
     accuracies = [value for key, value in row.items() if key.startswith(f"{split}_accuracy_")]
     meta = f" meta {row['meta_loss']:.3f}" if "meta_loss" in row else ""
-    return f"loss {row['loss']:.3f}{meta}  {split} " + " ".join(f"{100 * a:.1f}" for a in accuracies) + " %"
+    skipped = f"  skipped {row['skipped_steps']:.0f} steps" if "skipped_steps" in row else ""
+    percent = " ".join(f"{100 * a:.1f}" for a in accuracies)
+    return f"loss {row['loss']:.3f}{meta}  {split} {percent} %{skipped}"

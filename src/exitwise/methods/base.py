@@ -20,10 +20,12 @@ class Weighting(NamedTuple):
     Attributes:
         weights: sample weights (B, K), detached.
         meta_loss: detached scalar, or None where no meta pass was made.
+        finite: whether the meta-gradient was, a bool scalar; None where none was taken.
     """
 
     weights: Tensor
     meta_loss: Tensor | None = None
+    finite: Tensor | None = None
 
 
 class Method(Protocol):
@@ -37,8 +39,9 @@ class Method(Protocol):
                     weighting = method.weigh(model, optimizer, run, meta, index)   # <- the method
                     optimizer.zero_grad()
                     weighted_loss(run.losses, weighting.weights).backward()
-                    optimizer.step()
-                    method.stepped(model)                              # <- the method
+                    taken = ...                                        # whether all of that is finite
+                    step_if(taken, optimizer)
+                    method.stepped(model, taken)                       # <- the method
 
     Whatever the method, the network gets the same data in the same order and the same number of updates.
     """
@@ -60,8 +63,11 @@ class Method(Protocol):
         """
         ...
 
-    def stepped(self, model: nn.Module) -> None:
-        """The optimizer has just stepped with the weights given; the network still has its gradients."""
+    def stepped(self, model: nn.Module, taken: Tensor) -> None:
+        """The optimizer has just stepped with the weights given; the network still has its gradients.
+
+        ``taken``, a bool scalar on the device, is False where the step was skipped because something was not finite.
+        """
         ...
 
     def to(self, device: torch.device) -> Method:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from exitwise.methods.base import Weighting
 from exitwise.weighting.allocation import Objective, check_proportions, exit_proportions
 from exitwise.weighting.gradient import Batch, GradientMode, TrainPass, meta_gradient
+from exitwise.weighting.guard import all_finite, step_if
 from exitwise.weighting.network import WeightInput, WeightNetwork
 from exitwise.weighting.normalize import Centering
 
@@ -88,32 +89,33 @@ class MetaWeighted:
         if self.p_range is None:
             return self.proportions
         low, high = self.p_range
-        return exit_proportions(low + (high - low) * float(torch.rand((), generator=self.generator)), len(self.proportions))
+        share = float(torch.rand((), generator=self.generator))
+        return exit_proportions(low + (high - low) * share, len(self.proportions))
 
     def takes_tangents(self, index: int) -> bool:
         return self.mode == "forward" and self.updates_at(index)
 
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         losses = run.losses.detach()
-        meta_loss = None
+        meta_loss = finite = None
         if self.updates_at(index):
             with torch.no_grad():
                 weights = self.network(losses, run.confidences)
             result = meta_gradient(
                 model, optimizer, run, weights, meta, self.budget(), objective=self.objective, mode=self.mode
             )
-            self.learn(run, result.weights)
-            meta_loss = result.loss
+            meta_loss, finite = result.loss, all_finite(result.weights)
+            self.learn(run, result.weights, finite)
         with torch.no_grad():
-            return Weighting(self.network(losses, run.confidences), meta_loss)
+            return Weighting(self.network(losses, run.confidences), meta_loss, finite)
 
-    def learn(self, run: TrainPass, gradient: Tensor) -> None:
-        """Step the weight-prediction network, given d meta loss / d weights (B, K) of that half batch."""
+    def learn(self, run: TrainPass, gradient: Tensor, ok: Tensor) -> None:
+        """Step the weight-prediction network, given d meta loss / d weights (B, K) of that half batch, if ``ok``."""
         self.optimizer.zero_grad()
         self.network(run.losses, run.confidences).backward(gradient)
-        self.optimizer.step()
+        step_if(ok, self.optimizer)
 
-    def stepped(self, model: nn.Module) -> None:
+    def stepped(self, model: nn.Module, taken: Tensor) -> None:
         pass
 
     def to(self, device: torch.device) -> MetaWeighted:

@@ -25,6 +25,7 @@ from exitwise.weighting.gradient import (
     scale_by_gain,
     trainable,
 )
+from exitwise.weighting.guard import all_finite
 from exitwise.weighting.lookahead import StepRule, step_rules, take_steps
 
 
@@ -37,12 +38,14 @@ class Pending:
         params: the parameters before the step.
         rules: how the optimizer stood before the step; empty once the gain is known.
         gain: what the step made of a fresh gradient; known after the step.
+        taken: whether there was a step, a bool scalar; known after it.
     """
 
     run: TrainPass
     params: dict[str, Tensor]
     rules: dict[str, StepRule] = field(default_factory=dict)
     gain: dict[str, Tensor | float] = field(default_factory=dict)
+    taken: Tensor | None = None
 
 
 class SharedStep(MetaWeighted):
@@ -56,29 +59,35 @@ class SharedStep(MetaWeighted):
     pending: Pending | None = None
 
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
-        loss = None if self.pending is None else self._learn(model, self.pending, run)
+        loss, finite = (None, None) if self.pending is None else self._learn(model, self.pending, run)
         self.pending = None
         if self.updates_at(index):
             params = trainable(model)
             before = {name: param.detach().clone() for name, param in params.items()}
             self.pending = Pending(_without_graph(run), before, step_rules(optimizer, params, copy=True))
         with torch.no_grad():
-            return Weighting(self.network(run.losses, run.confidences), loss)
+            return Weighting(self.network(run.losses, run.confidences), loss, finite)
 
-    def stepped(self, model: nn.Module) -> None:
+    def stepped(self, model: nn.Module, taken: Tensor) -> None:
         if self.pending is not None:
             grads = {name: param.grad for name, param in trainable(model).items()}
             self.pending.gain = take_steps(self.pending.rules, self.pending.params, grads).gain
             self.pending.rules = {}
+            self.pending.taken = taken
 
-    def _learn(self, model: nn.Module, pending: Pending, run: TrainPass) -> Tensor:
-        """Update the weight-prediction network for the pending half step; returns its meta loss."""
+    def _learn(self, model: nn.Module, pending: Pending, run: TrainPass) -> tuple[Tensor, Tensor]:
+        """Update the weight-prediction network for the pending half step, if that was taken.
+
+        Returns its meta loss, and whether the gradient was finite.
+        """
+        assert pending.taken is not None
         allocation = allocate(run.confidences, self.budget())
         loss = meta_loss(run.losses, allocation, self.objective)
         direction = scale_by_gain(gradients_of(loss, trainable(model), retain_graph=True), pending.gain)
         tangents = loss_tangents(model, pending.params, direction, pending.run, self.mode)
-        self.learn(pending.run, -tangents / len(tangents))
-        return loss.detach()
+        finite = all_finite(tangents)
+        self.learn(pending.run, -tangents / len(tangents), finite & pending.taken)
+        return loss.detach(), finite | ~pending.taken
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "pending": None if self.pending is None else _pack(self.pending)}
@@ -104,6 +113,7 @@ def _pack(pending: Pending) -> dict[str, Any]:
         "random": {"cpu": run.random_state.cpu, "cuda": run.random_state.cuda},
         "params": pending.params,
         "gain": pending.gain,
+        "taken": pending.taken,
     }
 
 
@@ -119,4 +129,4 @@ def _unpack(state: dict[str, Any], device: torch.device) -> Pending:
         random_state=random_state,
     )
     moved = ({name: move(value) for name, value in state[key].items()} for key in ("params", "gain"))
-    return Pending(run, next(moved), {}, next(moved))
+    return Pending(run, next(moved), {}, next(moved), move(state["taken"]))

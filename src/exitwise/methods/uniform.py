@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from exitwise.methods.base import Weighting
@@ -32,7 +32,7 @@ class Uniform:
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         return Weighting(uniform_weights(run.losses.detach(), self.exit_weights))
 
-    def stepped(self, model: nn.Module) -> None:
+    def stepped(self, model: nn.Module, taken: Tensor) -> None:
         pass
 
     def to(self, device: torch.device) -> Uniform:

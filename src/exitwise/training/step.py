@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from exitwise.methods.base import Method
 from exitwise.weighting.gradient import Batch, TrainPass, train_pass
+from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless, step_if
 from exitwise.weighting.normalize import weighted_loss
 
 
@@ -21,12 +22,15 @@ class HalfStep(NamedTuple):
         weights: the sample weights used, (B, K).
         loss: the weighted training loss, a detached scalar.
         meta_loss: a detached scalar, or None.
+        taken: False where a loss, the meta-gradient or a gradient was not finite, so that nothing was changed; a bool
+            scalar on the device.
     """
 
     run: TrainPass
     weights: Tensor
     loss: Tensor
     meta_loss: Tensor | None
+    taken: Tensor
 
 
 def half_batches(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Batch, Batch]]:
@@ -53,12 +57,21 @@ def half_step(
     index: int,
     label_smoothing: float = 0.0,
 ) -> HalfStep:
-    """One update of ``model`` on the train half, weighted by ``method``; see :class:`Method`."""
+    """One update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
+
+    Where something is not finite, the network's parameters and buffers and both optimizers are left as they were.
+    """
+    buffers = list(model.buffers())
+    copies = [buffer.clone() for buffer in buffers]
     run = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index))
     weighting = method.weigh(model, optimizer, run, meta, index)
     optimizer.zero_grad()
     loss = weighted_loss(run.losses, weighting.weights)
     loss.backward()
-    optimizer.step()
-    method.stepped(model)
-    return HalfStep(run, weighting.weights, loss.detach(), weighting.meta_loss)
+    taken = all_finite(loss) & finite_gradients(model.parameters())
+    if weighting.finite is not None:
+        taken &= weighting.finite
+    step_if(taken, optimizer)
+    restore_unless(taken, buffers, copies)
+    method.stepped(model, taken)
+    return HalfStep(run, weighting.weights, loss.detach(), weighting.meta_loss, taken)

@@ -29,6 +29,12 @@ from exitwise.weighting.lookahead import check_optimizer
 CHECKPOINT_SECONDS = 300
 """The longest time between checkpoints, whatever the length of an epoch."""
 
+MOST_SKIPPED = 10
+"""So many half steps in a row that are not finite end a run."""
+
+LOOK_EVERY = 10
+"""Loaded batches between looks at the count of skipped steps, where a look waits for the device."""
+
 
 class Reporter(Protocol):
     """Who watches the training. Values are read by it when it wants them, so that nothing waits for the device."""
@@ -51,38 +57,58 @@ class Silent:
 
 
 class Meters:
-    """Sums over an epoch, kept on the device: losses, meta losses, correct answers per exit."""
+    """Sums over an epoch, kept on the device: losses, meta losses, correct answers per exit; skipped steps apart."""
 
     def __init__(self, exits: int, device: torch.device) -> None:
-        self.sums = torch.zeros(3 + exits, dtype=torch.float64, device=device)
-        self.counts = {"steps": 0, "meta_steps": 0, "images": 0}
+        self.sums = torch.zeros(6 + exits, dtype=torch.float64, device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, step: HalfStep) -> None:
         """Count one half step."""
-        meta_loss = torch.zeros_like(step.loss) if step.meta_loss is None else step.meta_loss
+        one, none = torch.ones_like(step.loss), torch.zeros_like(step.loss)
+        meta = (none, none) if step.meta_loss is None else (one, step.meta_loss)
         correct = (step.run.logits.detach().argmax(dim=-1) == step.run.targets[:, None]).sum(dim=0)
-        self.sums += torch.cat([torch.stack([step.loss, meta_loss, (step.weights - 1).abs().mean()]), correct])
-        self.counts["steps"] += 1
-        self.counts["meta_steps"] += step.meta_loss is not None
-        self.counts["images"] += len(step.run.targets)
+        shares = torch.stack([one, step.loss, (step.weights - 1).abs().mean(), *meta, one * len(step.run.targets)])
+        self.sums += torch.where(step.taken, torch.cat([shares, correct]), 0)
+        self.skipped += ~step.taken
 
     def means(self) -> dict[str, float]:
-        """Loss, meta loss if any, mean distance of the weights from 1, and accuracy per exit on the training images."""
-        loss, meta_loss, deviation, *correct = self.sums.tolist()
-        steps, meta_steps, images = (max(count, 1) for count in self.counts.values())
+        """Loss, meta loss if any, mean distance of the weights from 1, accuracy per exit on the training images, and
+        the number of skipped steps if any."""
+        steps, loss, deviation, meta_steps, meta_loss, images, *correct = self.sums.tolist()
+        skipped = int(self.skipped)
         return {
-            "loss": loss / steps,
-            **({"meta_loss": meta_loss / meta_steps} if self.counts["meta_steps"] else {}),
-            "weight_deviation": deviation / steps,
-            **{f"train_accuracy_{k}": value / images for k, value in enumerate(correct, start=1)},
+            "loss": loss / max(steps, 1),
+            **({"meta_loss": meta_loss / meta_steps} if meta_steps else {}),
+            "weight_deviation": deviation / max(steps, 1),
+            **{f"train_accuracy_{k}": value / max(images, 1) for k, value in enumerate(correct, start=1)},
+            **({"skipped_steps": skipped} if skipped else {}),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "counts": dict(self.counts)}
+        return {"sums": self.sums, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sums.copy_(state["sums"])
-        self.counts = dict(state["counts"])
+        self.skipped.copy_(state["skipped"])
+
+
+class Patience:
+    """Counts skipped steps in a row, on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.row = torch.zeros((), dtype=torch.int64, device=device)
+        self.longest = torch.zeros_like(self.row)
+
+    def add(self, step: HalfStep) -> None:
+        """Count one half step."""
+        self.row = (self.row + 1) * ~step.taken
+        self.longest = torch.maximum(self.longest, self.row)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether :data:`MOST_SKIPPED` steps were skipped in a row. Waits for the device."""
+        return int(self.longest) >= MOST_SKIPPED
 
 
 @dataclass
@@ -148,6 +174,7 @@ class Trainer:
         self.saved = time.monotonic()
         self.device = next(model.parameters()).device
         self.meters = Meters(model.exits, self.device)
+        self.patience = Patience(self.device)
         self.scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
         for group in self._groups():
             group.setdefault("initial_lr", group["lr"])
@@ -204,23 +231,29 @@ class Trainer:
         for train, meta in half_batches(inputs, targets):
             step = half_step(self.model, self.optimizer, self.method, train, meta, progress.batch, self.label_smoothing)
             self.meters.add(step)
+            self.patience.add(step)
         progress.iteration += 1
         progress.batch += 1
+        if self.device.type == "cpu" or progress.iteration % LOOK_EVERY == 0:
+            self._look_at_skipped()
         self.reporter.on_step(progress.iteration, self.total, self.meters)
+
+    def _look_at_skipped(self) -> None:
+        if self.patience.at_end:
+            raise UserError(
+                f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite and were skipped, up to "
+                f"iteration {self.progress.iteration}; a lower lr may help, or the data's mean and std are wrong "
+                "(earlier checkpoints are kept)"
+            )
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         return (group for optimizer in self.scheduled for group in optimizer.param_groups)
 
     def _end_epoch(self) -> None:
         progress = self.progress
-        means = self.meters.means()
-        if not math.isfinite(means["loss"]):
-            raise UserError(
-                f"the training loss became {means['loss']} by iteration {progress.iteration}; a lower lr may help "
-                "(the checkpoints of earlier epochs are kept)"
-            )
+        self._look_at_skipped()
         accuracies = self.evaluate()
-        row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **means}
+        row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
         row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
         progress.history.append(row)
         progress.epoch, progress.batch = progress.epoch + 1, 0
