@@ -46,6 +46,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """From the authors' settings to ours, one change at a time; all seeds."""
 
+FIRST = ("uniform", "authors", "share-weighted", "share-weighted, shared step")
+"""Trained before the others."""
+
 SENSITIVITY: Mapping[str, Mapping[str, Any]] = {
     "p 0.5": {**SHARED, "p": 0.5},
     "p 1": {**SHARED, "p": 1.0},
@@ -63,8 +66,9 @@ Task = tuple[str, int, str, str, str, int]
 
 
 def tasks(options: argparse.Namespace) -> list[Task]:
-    """What is to be trained: all variants seed by seed, then the sensitivities."""
-    pairs = [(variant, seed) for seed in range(options.seeds) for variant in VARIANTS]
+    """What is to be trained: the variants seed by seed, then the sensitivities."""
+    parts = [FIRST, [variant for variant in VARIANTS if variant not in FIRST]]
+    pairs = [(variant, seed) for part in parts for seed in range(options.seeds) for variant in part]
     pairs += [(variant, 0) for variant in SENSITIVITY]
     return [(*pair, options.recipe, options.data, str(options.runs), options.threads) for pair in pairs]
 

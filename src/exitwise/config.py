@@ -91,6 +91,11 @@ class Fields(BaseModel):
     seed: Seed = Field(0, description="Seed of initial weights, data order and augmentation.")
 
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    channels_last: bool = Field(False, description="Keep images and network in channels-last format.")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="Of the network's passes: tf32 on a GPU, bf16 by autocast; the rest stays in float32."
+    )
+    compile: bool = Field(False, description="torch.compile the network's passes; minutes at the start.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that load and augment images.")
     checkpoint_every: Count | None = Field(
         None, description="Loaded batches between checkpoints; at the latest, one is made every 5 minutes."
@@ -112,6 +117,14 @@ class Settings(Fields):
             raise ValueError(f"p_range needs two numbers, the lower first; got {self.p_range}")
         if self.p_range is not None and self.proportions is not None:
             raise ValueError("p_range and proportions exclude one another; got both")
+        if self.gradient != "forward" and self.method != "uniform":
+            alternative = "use gradient forward, or leave it out"
+            if self.precision == "bf16" and self.gradient == "finite-difference":
+                raise ValueError(f"precision bf16 drowns a finite difference in rounding; {alternative}")
+            if self.compile and self.gradient == "double-backward":
+                raise ValueError(f"compile cannot be differentiated twice (gradient double-backward); {alternative}")
+            if self.channels_last and self.gradient == "double-backward":
+                raise ValueError(f"channels_last cannot be differentiated twice (double-backward); {alternative}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; got 0")
         return self

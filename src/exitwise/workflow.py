@@ -34,6 +34,7 @@ from exitwise.runs import (
     preprocessing_of,
     write_json,
 )
+from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.trainer import Reporter, Trainer
 from exitwise.weighting.allocation import check_proportions, exit_proportions
 
@@ -94,10 +95,17 @@ def train(
     out = Path(out)
     check_model_name(settings.model)
     device = pick_device(settings.device)
+    if settings.precision == "tf32" and device.type != "cuda":
+        raise UserError(f"precision tf32 is a GPU's; got device {device.type} (float32 and bf16 run everywhere)")
+    if settings.compile:
+        check_compiler(device)
     check_vacant(out, settings)
     splits = splits or load_splits(settings)
     torch.manual_seed(settings.seed)
     model = build_model(settings, len(splits.classes)).to(device)
+    if settings.compile:
+        compile_network(model)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
     method = build_method(settings, model.exits).to(device)
     batches = TrainingBatches(splits.train, settings.batch_size, settings.seed, device, settings.workers)
     run = Run.create(out, settings, splits, sys.argv)
@@ -113,6 +121,8 @@ def train(
         checkpoints=run.checkpoints,
         checkpoint_every=settings.checkpoint_every,
         reporter=_MetricsWriter(run, reporter),
+        channels_last=settings.channels_last,
+        bf16=settings.precision == "bf16",
     )
     resumed = trainer.resume()
     history = trainer.fit()

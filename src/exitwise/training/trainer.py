@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from exitwise.data import TrainingBatches
 from exitwise.errors import UserError
 from exitwise.methods.base import Method
+from exitwise.models.norm import FoldedNorm
 from exitwise.models.staged import StagedModel
 from exitwise.training.checkpoint import (
     CheckpointError,
@@ -24,6 +26,7 @@ from exitwise.training.checkpoint import (
     restore_random_state,
 )
 from exitwise.training.step import HalfStep, half_batches, half_step
+from exitwise.weighting.gradient import is_compiled, uncompiled
 from exitwise.weighting.lookahead import check_optimizer
 
 CHECKPOINT_SECONDS = 300
@@ -140,6 +143,9 @@ class Trainer:
         checkpoints: where to save and resume; None: neither.
         checkpoint_every: loaded batches between checkpoints, besides one after each epoch and every 5 minutes.
         reporter: who watches.
+        channels_last: keep images and network in channels-last format.
+        bf16: run the network's passes under autocast to bfloat16. Weights, losses, the look-ahead and forward mode stay
+            in float32.
     """
 
     def __init__(
@@ -156,9 +162,13 @@ class Trainer:
         checkpoints: CheckpointFolder | None = None,
         checkpoint_every: int | None = None,
         reporter: Reporter | None = None,
+        channels_last: bool = False,
+        bf16: bool = False,
     ) -> None:
         check_optimizer(optimizer)
-        self.model = model
+        self.bf16 = bf16
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.format)
         self.optimizer = optimizer
         self.method = method
         self.batches = batches
@@ -228,8 +238,12 @@ class Trainer:
         progress = self.progress
         for group in self._groups():
             group["lr"] = group["initial_lr"] * cosine_factor(progress.iteration, self.total)
+        inputs = inputs.contiguous(memory_format=self.format)
         for train, meta in half_batches(inputs, targets):
-            step = half_step(self.model, self.optimizer, self.method, train, meta, progress.batch, self.label_smoothing)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), self._norm():
+                step = half_step(
+                    self.model, self.optimizer, self.method, train, meta, progress.batch, self.label_smoothing
+                )
             self.meters.add(step)
             self.patience.add(step)
         progress.iteration += 1
@@ -237,6 +251,10 @@ class Trainer:
         if self.device.type == "cpu" or progress.iteration % LOOK_EVERY == 0:
             self._look_at_skipped()
         self.reporter.on_step(progress.iteration, self.total, self.meters)
+
+    def _norm(self) -> AbstractContextManager[Any]:
+        eager = self.format == torch.channels_last and not is_compiled(self.model)
+        return FoldedNorm() if eager else nullcontext()
 
     def _look_at_skipped(self) -> None:
         if self.patience.at_end:
@@ -252,7 +270,8 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress = self.progress
         self._look_at_skipped()
-        accuracies = self.evaluate()
+        with uncompiled():
+            accuracies = self.evaluate()
         row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
         row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
         progress.history.append(row)

@@ -6,7 +6,8 @@ parameters, buffers or optimizer; what to do with the gradient is the caller's b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -19,6 +20,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
+from exitwise.models.norm import FoldedNorm
 from exitwise.weighting.allocation import Objective, allocate, check_proportions, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
@@ -82,12 +84,14 @@ def train_pass(
         ValueError: if the model returns a single tensor.
     """
     random_state = RandomState.capture(inputs.device)
+    # What autocast or a compiled network computes is not what forward mode would.
+    keep = keep and not is_compiled(model) and not torch.is_autocast_enabled(inputs.device.type)
     kept = KeptOutputs() if keep else None
     with kept or nullcontext():
         outputs = model(inputs)
     if isinstance(outputs, Tensor):
         raise ValueError(f"expected a model that returns a list of logits, one per exit; got a tensor {outputs.shape}")
-    logits = torch.stack(list(outputs), dim=1)
+    logits = _stacked(outputs)
     losses = exit_losses(logits, targets, label_smoothing)
     confidences = exit_confidences(logits)
     return TrainPass(inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept)
@@ -197,13 +201,18 @@ def loss_tangents(
             ``h = sqrt(machine epsilon) / ||tangents||``, 3.5e-4 over the norm in float32. It is off by some
             percent in float32: too large a step bends, too small a one drowns in rounding.
 
+    Autocast and torch.compile are left aside here: tangents are computed in the parameters' precision.
+
     Raises:
         ValueError: for an unknown mode, or finite differences of losses in half precision.
     """
     check_mode(mode)
+    device = run.inputs.device.type
+    if mode == "finite-difference" and torch.is_autocast_enabled(device):
+        raise ValueError("finite differences need losses in float32; autocast is on (mode 'forward' takes both)")
     if not tangents:
         return torch.zeros_like(run.losses)
-    with run.random_state.replayed():
+    with run.random_state.replayed(), torch.autocast(device, enabled=False):
         if mode == "forward":
             return _forward_mode(model, params, tangents, run)
         if mode == "double-backward":
@@ -219,7 +228,7 @@ def _forward_mode(
     model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
 ) -> Tensor:
     # Of the attention kernels, only the plain one has a forward-mode rule.
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), TangentRules(run.kept):
+    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), uncompiled(), TangentRules(run.kept):
         duals = {name: forward_ad.make_dual(params[name].detach(), tangent) for name, tangent in tangents.items()}
         try:
             losses = _losses_at(model, {**params, **duals}, run)
@@ -258,7 +267,9 @@ def _finite_difference(
 
 
 def check_mode(mode: str) -> None:
-    """Raise ValueError unless ``mode`` is a :data:`GradientMode`."""
+    """Raise ValueError unless ``mode`` is a :data:`GradientMode` that is possible here."""
+    if mode == "double-backward" and FoldedNorm.depth:
+        raise ValueError("folded BatchNorm cannot be differentiated twice (mode 'forward' is exact and cheaper)")
     if mode not in get_args(GradientMode):
         raise ValueError(f"mode must be one of {', '.join(get_args(GradientMode))}; got {mode!r}")
 
@@ -271,7 +282,28 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 def call_with(model: nn.Module, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """Logits (B, K, C) of ``model`` with some parameters replaced; its buffers are left untouched."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    return torch.stack(list(functional_call(model, {**params, **buffers}, (inputs,))), dim=1)
+    return _stacked(functional_call(model, {**params, **buffers}, (inputs,)))
+
+
+def _stacked(outputs: Iterable[Tensor]) -> Tensor:
+    """Logits (B, K, C), in single precision at least."""
+    logits = torch.stack(list(outputs), dim=1)
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile or Module.compile has been applied to the module as a whole."""
+    return model._compiled_call_impl is not None or hasattr(model, "_orig_mod")
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within this context, compiled modules run as they were written."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _loss_at(

@@ -72,4 +72,5 @@ class WeightNetwork(nn.Module):
             "conf": lambda: confidences,
             "both": lambda: torch.cat([losses, confidences], dim=1),
         }[self.inputs]()
-        return weights_from_raw(self.layers(features.detach()), self.epsilon, self.centering)
+        with torch.autocast(features.device.type, enabled=False):
+            return weights_from_raw(self.layers(features.detach()), self.epsilon, self.centering)

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from exitwise.models.norm import affine, folds, input_gradient, normalized
+
 _PRODUCTS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear})
 _KEPT = _PRODUCTS | {torch.cat}
 
@@ -123,15 +125,21 @@ def _batch_norm(
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     (x, dx), (w, dw), (b, db) = _unpack(input), _unpack(weight), _unpack(bias)
     assert x is not None
-    output, mean, inverse_std = torch.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
     terms = []
-    if dx is not None:
-        backward = torch.ops.aten.native_batch_norm_backward
-        terms.append(backward(dx, x, w, None, None, mean, inverse_std, True, eps, [True, False, False])[0])
+    if folds(x):
+        output, statistics = normalized(x, w, b, eps)
+        mean, inverse_std = statistics.mean, statistics.inverse_std
+        if dx is not None:
+            terms.append(input_gradient(dx, x, w, statistics)[0])
+    else:
+        output, mean, inverse_std = torch.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
+        if dx is not None:
+            backward = torch.ops.aten.native_batch_norm_backward
+            terms.append(backward(dx, x, w, None, None, mean, inverse_std, True, eps, [True, False, False])[0])
     if dw is not None or db is not None:
-        scale = torch.zeros_like(mean) if dw is None else dw
-        shift = torch.zeros_like(mean) if db is None else db
-        terms.append(F.batch_norm(x, mean, inverse_std**-2, scale, shift, eps=0.0))
+        scale = torch.zeros_like(mean) if dw is None else dw * inverse_std
+        shift = (torch.zeros_like(mean) if db is None else db) - mean * scale
+        terms.append(affine(x, scale, shift))
     return _dual(output, terms)
 
 
