@@ -1,17 +1,22 @@
 """What a training step costs: plain, double backward as the authors write it, and ours; peak memory of each.
 
     python benchmarks/training.py --check --json results/training.json
+    python benchmarks/training.py --paths channels-last compile bf16
 
-Loaded batches of random 32x32 images through MSDNet-5, trained on in halves, float32, eager. Steps of all variants are
-timed in turn and medians reported; `plain` is `uniform` with the same half batches. Peak memory is that of a
-process of its own per variant.
+Loaded batches of random 32x32 images through MSDNet-5, trained on in halves by the trainer, its data and metrics
+included. Variants are float32 and eager, then with each fast path. All are timed in turn and medians reported; `plain`
+is `uniform` with the same half batches. Peak memory is that of a process of its own per variant. Compiling takes some
+minutes, once: torch keeps what it has compiled.
 """
 
 from __future__ import annotations
 
 import resource
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,9 +26,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from exitwise import create_method, create_model, exit_proportions
+from exitwise.data import Preprocessing, Split, TrainingBatches
+from exitwise.data.sources import ArraySource
 from exitwise.methods import Method, Weighting
 from exitwise.timing import interleaved_medians
+from exitwise.training.compiled import compile_network
 from exitwise.training.step import half_batches, half_step
+from exitwise.training.trainer import Meters, Patience, Trainer
+from exitwise.weighting.guard import all_finite, finite_gradients
 
 EXITS, P = 5, 0.75
 
@@ -82,7 +92,7 @@ def meta(name: str, **options) -> Method:
     return create_method(name, proportions=exit_proportions(P, EXITS), **options)
 
 
-VARIANTS = {
+METHODS = {
     "plain": lambda: create_method("uniform"),
     "double backward, authors' way": AuthorsWay,
     "forward mode": lambda: meta("meta-weighted"),
@@ -90,23 +100,80 @@ VARIANTS = {
     "shared step": lambda: meta("meta-weighted-shared"),
     "shared step, finite difference": lambda: meta("meta-weighted-shared", mode="finite-difference"),
 }
+FAST = ("plain", "forward mode", "shared step")
+"""What is also timed with the fast paths."""
+
+PATHS = ("channels-last", "compile", "bf16")
+"""A fast path each; on a GPU and with compile, channels-last goes with all of them."""
+
+EXACT = ("forward mode", "shared step")
+AUTHORS = "double backward, authors' way"
+
+
+def variants(paths: list[str]) -> list[str]:
+    return [*METHODS, *(f"{method}, {path}" for path in paths for method in FAST)]
 
 
 class Training:
-    """A network in training with one variant; calling it makes one loaded batch's two half steps."""
+    """A network in training with one variant; calling it trains on one loaded batch."""
 
     def __init__(self, variant: str, batch_size: int) -> None:
         torch.manual_seed(0)
+        path = next((path for path in PATHS if variant.endswith(f", {path}")), None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = create_model("msdnet_cifar_5").to(device).train()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
-        self.method = VARIANTS[variant]()
-        getattr(self.method, "inner", self.method).to(device)
-        self.batch = torch.randn(batch_size, 3, 32, 32, device=device), torch.randint(10, (batch_size,), device=device)
+        model = create_model("msdnet_cifar_5").to(device)
+        if path == "compile":
+            compile_network(model)
+        method = METHODS[variant.removesuffix(f", {path}")]()
+        getattr(method, "inner", method).to(device)
+        images = torch.empty(64 * batch_size, 3, 32, 32, dtype=torch.uint8).random_(0, 256)
+        source = ArraySource(images, torch.randint(10, (len(images),)), [str(k) for k in range(10)])
+        split = Split(source, torch.arange(len(images)), Preprocessing(32, (0.5,) * 3, (0.25,) * 3, "crop"))
+        self.trainer = Trainer(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4),
+            method,
+            TrainingBatches(split, batch_size, 0, device),
+            list,
+            epochs=1,
+            channels_last=path in ("channels-last", "compile") or (path is not None and device.type == "cuda"),
+            bf16=path == "bf16",
+        )
+        model.train()
+        self.batches = iter(self.trainer.batches)
 
     def __call__(self) -> None:
-        for halves in half_batches(*self.batch):
-            half_step(self.model, self.optimizer, self.method, *halves, 0)
+        self.trainer.train_on(*next(self.batches))
+
+
+def seconds_outside(training: Training) -> float:
+    """What a loaded batch spends on data, metrics and bookkeeping, piece by piece."""
+    trainer = training.trainer
+    inputs, targets = next(training.batches)
+    halves = list(half_batches(inputs, targets))
+    step = half_step(trainer.model, trainer.optimizer, trainer.method, *halves[0], 0)
+    meters, patience = Meters(EXITS, trainer.device), Patience(trainer.device)
+    per_batch = [lambda: next(training.batches), lambda: list(half_batches(inputs, targets))]
+    per_half = [
+        lambda: [buffer.clone() for buffer in trainer.model.buffers()],
+        lambda: all_finite(step.loss) & finite_gradients(trainer.model.parameters()),
+        lambda: meters.add(step),
+        lambda: patience.add(step),
+        lambda: patience.at_end,
+    ]
+    return sum(map(median_seconds, per_batch)) + 2 * sum(map(median_seconds, per_half))
+
+
+def median_seconds(function: Callable[[], object]) -> float:
+    return statistics.median(_once(function) for _ in range(9))
+
+
+def _once(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def peak_mebibytes(variant: str, batch_size: int) -> float:
@@ -130,29 +197,47 @@ def report_memory(variant: str, batch_size: int) -> None:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--batch-size", type=int, default=1024 if torch.cuda.is_available() else 256)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--memory-of", choices=list(VARIANTS), help="only print the peak memory of one variant")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--paths", nargs="*", choices=PATHS, default=["channels-last"], help="fast paths to time")
+    arguments.add_argument("--memory-of", metavar="VARIANT", help="only print the peak memory of one variant")
     options = arguments.parse_args()
     if options.memory_of is not None:
         report_memory(options.memory_of, options.batch_size)
         return
-    seconds = interleaved_medians({name: Training(name, options.batch_size) for name in VARIANTS}, options.rounds)
-    ratio = {name: value / seconds["plain"] for name, value in seconds.items()}
-    memory = {name: peak_mebibytes(name, options.batch_size) for name in VARIANTS}
+    names = variants(options.paths)
+    trainings = {name: Training(name, options.batch_size) for name in names}
+    seconds = interleaved_medians(trainings, options.rounds)
+    outside = seconds_outside(trainings["plain"]) / seconds["plain"]
+    del trainings
+    memory = {name: peak_mebibytes(name, options.batch_size) for name in METHODS}
     figures = {
-        name: {"images_per_second": options.batch_size / seconds[name], "ratio": ratio[name], "peak_MiB": memory[name]}
-        for name in VARIANTS
+        name: {
+            "images_per_second": options.batch_size / seconds[name],
+            "ratio_to_plain": seconds[name] / seconds["plain"],
+            "times_the_authors_way": seconds[AUTHORS] / seconds[name],
+            "peak_MiB": memory.get(name),
+        }
+        for name in names
     }
-    print(f"{'':32}{'images/s':>10}{'x plain':>9}{'peak MiB':>10}")
+    print(f"{'':34}{'images/s':>9}{'x plain':>9}{'authors / it':>14}{'peak MiB':>10}")
     for name, row in figures.items():
-        print(f"{name:32}{row['images_per_second']:10.1f}{row['ratio']:9.2f}{row['peak_MiB']:10.0f}")
-    every_100th = (99 + ratio["forward mode"]) / 100
+        peak = "" if row["peak_MiB"] is None else f"{row['peak_MiB']:.0f}"
+        speeds = f"{row['images_per_second']:9.1f}{row['ratio_to_plain']:9.2f}{row['times_the_authors_way']:14.2f}"
+        print(f"{name:34}{speeds}{peak:>10}")
+
+    def ratio(name: str) -> float:
+        return seconds[name] / seconds["plain"]
+
+    exact = [name for name in names if name.split(", ")[0] in EXACT and "finite" not in name and "bf16" not in name]
+    best = min(exact, key=seconds.__getitem__)
     bars = [
-        Bar("forward mode / plain", ratio["forward mode"], 3.5),
-        Bar("shared step / plain", ratio["shared step"], 2.7),
-        Bar("shared step with finite difference / plain", ratio["shared step, finite difference"], 2.1),
-        Bar("meta_interval 100 / plain", every_100th, 1.08),
-        Bar("peak memory, forward / double", memory["forward mode"] / memory["double backward, authors' way"], 0.78),
+        Bar("forward mode / plain", ratio("forward mode"), 3.5),
+        Bar("shared step / plain", ratio("shared step"), 2.7),
+        Bar("shared step with finite difference / plain", ratio("shared step, finite difference"), 2.1),
+        Bar("peak memory, forward / double", memory["forward mode"] / memory[AUTHORS], 0.78),
+        Bar(f"authors' way / {best}", seconds[AUTHORS] / seconds[best], 3.5, at_most=False),
+        Bar("outside model, weighting, optimizer", 100 * outside, 5, unit=" %"),
+        Bar("meta_interval 100 / plain", (99 + ratio("forward mode")) / 100, 1.08),
     ]
     finish(options, {"batch_size": options.batch_size, "rounds": options.rounds, "variants": figures}, bars)
 

@@ -222,7 +222,7 @@ class Trainer:
         sampler = self.batches.sampler
         sampler.epoch, sampler.start = progress.epoch, progress.batch
         for inputs, targets in self.batches:
-            self._loaded_batch(inputs, targets)
+            self.train_on(inputs, targets)
             if self.done:
                 break
             if self._checkpoint_is_due():
@@ -234,7 +234,8 @@ class Trainer:
             return True
         return time.monotonic() - self.saved > CHECKPOINT_SECONDS
 
-    def _loaded_batch(self, inputs: Tensor, targets: Tensor) -> None:
+    def train_on(self, inputs: Tensor, targets: Tensor) -> None:
+        """One loaded batch on the model's device: schedule, a step on each half, metrics."""
         progress = self.progress
         for group in self._groups():
             group["lr"] = group["initial_lr"] * cosine_factor(progress.iteration, self.total)
