@@ -320,6 +320,10 @@ class _MetricsWriter:
         self.run = run
         self.reporter = reporter
 
+    def on_start(self, data: str) -> None:
+        if self.reporter is not None:
+            self.reporter.on_start(data)
+
     def on_step(self, iteration: int, total: int, meters: Any) -> None:
         if self.reporter is not None:
             self.reporter.on_step(iteration, total, meters)

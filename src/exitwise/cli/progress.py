@@ -43,6 +43,9 @@ class RichReporter:
     ) -> None:
         self.progress.stop()
 
+    def on_start(self, data: str) -> None:
+        self.console.print(data)
+
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:
         pause = REFRESH_SECONDS if self.console.is_terminal else LINE_SECONDS
         if time.monotonic() - self.shown < pause:

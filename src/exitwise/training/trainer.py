@@ -42,6 +42,9 @@ LOOK_EVERY = 10
 class Reporter(Protocol):
     """Who watches the training. Values are read by it when it wants them, so that nothing waits for the device."""
 
+    def on_start(self, data: str) -> None:
+        """Before the first step; ``data`` says where the images are."""
+
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:
         """After a loaded batch; ``meters`` cover the epoch so far."""
 
@@ -51,6 +54,9 @@ class Reporter(Protocol):
 
 class Silent:
     """A reporter that says nothing."""
+
+    def on_start(self, data: str) -> None:
+        pass
 
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:
         pass
@@ -196,6 +202,7 @@ class Trainer:
 
     def fit(self) -> list[dict[str, float]]:
         """Train to the end; returns one row of metrics per epoch."""
+        self.reporter.on_start(str(self.batches))
         while not self.done:
             self._epoch()
         return self.progress.history
