@@ -11,7 +11,6 @@ minutes, once: torch keeps what it has compiled.
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -184,14 +183,19 @@ def peak_mebibytes(variant: str, batch_size: int) -> float:
 
 def report_memory(variant: str, batch_size: int) -> None:
     step = Training(variant, batch_size)
-    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = resident_pages * resource.getpagesize() / 2**20
+    before = resident_mebibytes("VmRSS")
     step()
     step()
     if torch.cuda.is_available():
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+        print(resident_mebibytes("VmHWM") - before)
+
+
+def resident_mebibytes(field: str) -> float:
+    """VmRSS is what the process holds, VmHWM the most it held (getrusage's would be inherited from the parent)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from exitwise.weighting.gradient import (
     trainable,
 )
 from exitwise.weighting.guard import all_finite
-from exitwise.weighting.lookahead import StepRule, step_rules, take_steps
+from exitwise.weighting.lookahead import GainRule, gain_rules
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Pending:
 
     run: TrainPass
     params: dict[str, Tensor]
-    rules: dict[str, StepRule] = field(default_factory=dict)
+    rules: dict[str, GainRule] = field(default_factory=dict)
     gain: dict[str, Tensor | float] = field(default_factory=dict)
     taken: Tensor | None = None
 
@@ -64,14 +64,18 @@ class SharedStep(MetaWeighted):
         if self.updates_at(index):
             params = trainable(model)
             before = {name: param.detach().clone() for name, param in params.items()}
-            self.pending = Pending(_without_graph(run), before, step_rules(optimizer, params, copy=True))
+            self.pending = Pending(_without_graph(run), before, gain_rules(optimizer, params))
         with torch.no_grad():
             return Weighting(self.network(run.losses, run.confidences), loss, finite)
 
     def stepped(self, model: nn.Module, taken: Tensor) -> None:
         if self.pending is not None:
             grads = {name: param.grad for name, param in trainable(model).items()}
-            self.pending.gain = take_steps(self.pending.rules, self.pending.params, grads).gain
+            self.pending.gain = {
+                name: rule(self.pending.params[name], grad)
+                for name, rule in self.pending.rules.items()
+                if (grad := grads[name]) is not None
+            }
             self.pending.rules = {}
             self.pending.taken = taken
 

@@ -255,14 +255,15 @@ def _reverse_over_reverse(
 def _finite_difference(
     model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
 ) -> Tensor:
-    precision = run.losses.dtype
+    precision = next(iter(tangents.values())).dtype
     if precision not in (torch.float32, torch.float64):
         raise ValueError(f"finite differences need float32 or float64; got {precision} (mode 'forward' is exact)")
     root = torch.finfo(precision).eps ** 0.5
     norm = torch.nn.utils.get_total_norm(tangents.values())
     step = root / norm.clamp_min(torch.finfo(precision).tiny / root)
     with torch.no_grad():
-        moved = {name: params[name] + step * tangent for name, tangent in tangents.items()}
+        steps = torch._foreach_mul(list(tangents.values()), step)
+        moved = dict(zip(tangents, torch._foreach_add([params[name] for name in tangents], steps), strict=True))
         return (_losses_at(model, {**params, **moved}, run) - run.losses.detach()) * (norm / root)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 Tensors = Mapping[str, Tensor]
-StepRule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | float]]
-"""From a parameter and its gradient to the new parameter and the gain on the gradient."""
+GainRule = Callable[[Tensor, Tensor], Tensor | float]
+"""From a parameter and its gradient to the gain of a step; see :class:`LookAhead`."""
 
 
 class LookAhead(NamedTuple):
@@ -33,28 +33,36 @@ class LookAhead(NamedTuple):
 
 
 def sgd_step(
-    param: Tensor,
-    grad: Tensor,
-    buffer: Tensor | None,
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor] | None,
     *,
     lr: float,
     momentum: float = 0.0,
     dampening: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
-) -> tuple[Tensor, float]:
-    """One SGD step on one tensor: the new parameter and the gain on the fresh gradient.
+) -> list[Tensor]:
+    """One SGD step on several tensors at once: the new parameters.
 
-    ``buffer`` is the momentum buffer, None before the first step (torch.optim then uses the gradient undampened).
+    ``buffers`` are the momentum buffers, None before the first step (torch.optim then uses gradients undampened).
     """
-    direction = grad + weight_decay * param
-    gain = 1.0
+    directions = list(torch._foreach_add(grads, params, alpha=weight_decay)) if weight_decay else grads
     if momentum:
-        fresh = 1.0 if buffer is None else 1.0 - dampening
-        velocity = direction if buffer is None else momentum * buffer + fresh * direction
-        direction = direction + momentum * velocity if nesterov else velocity
-        gain = 1.0 + momentum * fresh if nesterov else fresh
-    return param - lr * direction, lr * gain
+        velocities = directions
+        if buffers is not None:
+            decayed = torch._foreach_mul(buffers, momentum)
+            velocities = list(torch._foreach_add(decayed, directions, alpha=1.0 - dampening))
+        directions = list(torch._foreach_add(directions, velocities, alpha=momentum)) if nesterov else velocities
+    return list(torch._foreach_add(params, directions, alpha=-lr))
+
+
+def sgd_gain(lr: float, momentum: float, dampening: float, nesterov: bool, first: bool) -> float:
+    """``-d params / d gradient`` of an SGD step; ``first`` without momentum buffers."""
+    if not momentum:
+        return lr
+    fresh = 1.0 if first else 1.0 - dampening
+    return lr * (1.0 + momentum * fresh if nesterov else fresh)
 
 
 def adam_step(
@@ -110,51 +118,74 @@ def look_ahead(optimizer: Optimizer, params: Tensors, grads: Mapping[str, Tensor
     Raises:
         ValueError: for an optimizer, or an option of one, that has no look-ahead.
     """
-    return take_steps(step_rules(optimizer, params), params, grads)
+    check_optimizer(optimizer)
+    groups = _groups(optimizer)
+    updated: dict[str, Tensor] = dict(params)
+    gains: dict[str, Tensor | float] = {}
+    bunches: dict[tuple[int, bool], list[str]] = {}
+    for name, param in params.items():
+        group, grad = groups.get(id(param)), grads.get(name)
+        if group is None or grad is None:
+            continue
+        state = optimizer.state.get(param, {})
+        if isinstance(optimizer, SGD):
+            bunches.setdefault((id(group), state.get("momentum_buffer") is None), []).append(name)
+        else:
+            updated[name], gains[name] = _adam_rule(optimizer, group, state)(param.detach(), grad)
+    for (_, first), names in bunches.items():
+        held = [params[name] for name in names]
+        group = groups[id(held[0])]
+        options = {key: group[key] for key in ("lr", "momentum", "dampening", "nesterov")}
+        stepped = sgd_step(
+            [param.detach() for param in held],
+            [grad for name in names if (grad := grads[name]) is not None],
+            None if first else [optimizer.state[param]["momentum_buffer"] for param in held],
+            weight_decay=group["weight_decay"],
+            **options,
+        )
+        updated.update(zip(names, stepped, strict=True))
+        gains.update(dict.fromkeys(names, sgd_gain(**options, first=first)))
+    return LookAhead(updated, gains)
 
 
-def step_rules(optimizer: Optimizer, params: Tensors, copy: bool = False) -> dict[str, StepRule]:
-    """How the optimizer would step each parameter that it holds, at its current options and state.
+def gain_rules(optimizer: Optimizer, params: Tensors) -> dict[str, GainRule]:
+    """How each parameter that the optimizer holds would respond to a gradient, at its options and state of now.
+
+    The rules stay as they are when the optimizer moves on.
 
     Args:
         optimizer, params: as in :func:`look_ahead`.
-        copy: whether the rules keep the state as it is now, even when the optimizer moves on.
 
     Raises:
         ValueError: for an optimizer, or an option of one, that has no look-ahead.
     """
     check_optimizer(optimizer)
-    groups = {id(param): group for group in optimizer.param_groups for param in group["params"]}
-    rules: dict[str, StepRule] = {}
-    for name, param in params.items():
-        if id(param) in groups:
-            state = optimizer.state.get(param, {})
-            rules[name] = _rule(optimizer, groups[id(param)], copy_state(state) if copy else state)
-    return rules
+    groups = _groups(optimizer)
+    return {
+        name: _gain_rule(optimizer, groups[id(param)], optimizer.state.get(param, {}))
+        for name, param in params.items()
+        if id(param) in groups
+    }
 
 
-def take_steps(rules: Mapping[str, StepRule], params: Tensors, grads: Mapping[str, Tensor | None]) -> LookAhead:
-    """Apply step rules to parameters and gradients; see :func:`look_ahead`."""
-    updated: dict[str, Tensor] = {}
-    gains: dict[str, Tensor | float] = {}
-    for name, param in params.items():
-        grad = grads.get(name)
-        if grad is None or name not in rules:
-            updated[name] = param
-        else:
-            updated[name], gains[name] = rules[name](param.detach(), grad)
-    return LookAhead(updated, gains)
+def _groups(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+    """Parameter group by parameter."""
+    return {id(param): group for group in optimizer.param_groups for param in group["params"]}
 
 
-def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of one parameter's optimizer state."""
-    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
-
-
-def _rule(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any]) -> StepRule:
+def _gain_rule(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any]) -> GainRule:
     if isinstance(optimizer, SGD):
-        options = {key: group[key] for key in ("lr", "momentum", "dampening", "weight_decay", "nesterov")}
-        return partial(sgd_step, buffer=state.get("momentum_buffer"), **options)
+        options = {key: group[key] for key in ("lr", "momentum", "dampening", "nesterov")}
+        gain = sgd_gain(**options, first=state.get("momentum_buffer") is None)
+        return lambda param, grad: gain
+    kept = {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+    step = _adam_rule(optimizer, group, kept)
+    return lambda param, grad: step(param, grad)[1]
+
+
+def _adam_rule(
+    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any]
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     return partial(
         adam_step,
         exp_avg=state.get("exp_avg"),
