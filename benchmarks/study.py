@@ -197,7 +197,7 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
             continue
         mean = np.mean(gains, axis=0)
         right.plot(grid / 1e6, mean, color=colour)
-        if len(gains) > 1:
+        if len(gains) > 2:  # an interval of two seeds would fill the figure
             half = stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, axis=0, ddof=1) / len(gains) ** 0.5
             right.fill_between(grid / 1e6, mean - half, mean + half, color=colour, alpha=0.1, linewidth=0)
     right.axhline(0, color="0.2", linewidth=1)
