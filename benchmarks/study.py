@@ -1,10 +1,11 @@
 """Does weighting pay? Trains methods side by side over several seeds, and compares them at equal compute.
 
-    python benchmarks/study.py --data DIR --runs runs/study --minutes 30
+    python benchmarks/study.py --data DIR --runs runs/study --json results/study.json --minutes 30
     python benchmarks/study.py --runs runs/study --json results/study.json --figure results/study.png
 
 The first command trains what is still missing, as far as the time allows, and can be repeated: every run continues
-where it stopped. The second reads what there is. With one seed, all methods start from the same network and see the
+where it stopped, and what the JSON file holds is not trained again, so that the study can be spread over machines. The
+second draws what there is. With one seed, all methods start from the same network and see the
 same images in the same order, with the same number of updates and the same schedule. Gains are differences from
 `uniform` with the same seed, in points of accuracy, averaged over 50 amounts of compute evenly spaced between the
 dearest first and the cheapest last point of the curves; intervals are Student's over seeds.
@@ -119,7 +120,8 @@ def list_of(row: Mapping[str, float], prefix: str) -> list[float]:
 
 def train_missing(options: argparse.Namespace) -> None:
     """Train what has no result yet until the time is up."""
-    missing = [task for task in tasks(options) if not result_path(task).exists()]
+    done = {(result["variant"], result["seed"]) for result in recorded(options)}
+    missing = [task for task in tasks(options) if task[:2] not in done]
     deadline = time.monotonic() + 60 * options.minutes
     print(f"{len(missing)} runs to go", flush=True)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
@@ -130,6 +132,15 @@ def train_missing(options: argparse.Namespace) -> None:
             except multiprocessing.TimeoutError:
                 print("time is up; the same command continues", flush=True)
                 return
+
+
+def recorded(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Finished runs, from their folders and from the JSON file, in the order of the study."""
+    known = read_json(options.json)["runs"] if options.json is not None and options.json.exists() else []
+    found = known + [read_json(path) for path in sorted(options.runs.glob("*/result.json"))]
+    order = list({**VARIANTS, **SENSITIVITY})
+    unique = {(result["variant"], result["seed"]): result for result in found}
+    return sorted(unique.values(), key=lambda result: (order.index(result["variant"]), result["seed"]))
 
 
 def curve_on(result: Mapping[str, Any], part: str, grid: np.ndarray) -> np.ndarray:
@@ -229,11 +240,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.data is not None:
         train_missing(options)
-    results = [read_json(path) for path in sorted(options.runs.glob("*/result.json"))]
+    results = recorded(options)
     if not any(result["variant"] == "uniform" for result in results):
         sys.exit(f"expected finished runs of uniform in {options.runs}; found none (give --data to train)")
-    order = list({**VARIANTS, **SENSITIVITY})
-    results.sort(key=lambda result: (order.index(result["variant"]), result["seed"]))
     comparison = {part: compare(results, part) for part in ("calibration", "test")}
     heading = f"{'whole curve':16}{'cheapest quarter':18}{'dearest quarter':17}exit 1"
     print(f"\n{'test, points over uniform':38}{'n':>2}  {heading}")
