@@ -25,6 +25,19 @@ class Statistics(NamedTuple):
     inverse_std: Tensor
 
 
+class BatchNormCall(NamedTuple):
+    """Arguments of :func:`torch.nn.functional.batch_norm`, with its defaults."""
+
+    input: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+
 def folds(x: Tensor) -> bool:
     """Whether the functions of this file are for ``x``: channels-last images on a CPU."""
     return (
@@ -111,28 +124,20 @@ class FoldedNorm(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.batch_norm and folds(args[0]):
-            return _batch_norm(*args, **(kwargs or {}))
+        if func is F.batch_norm:
+            call = BatchNormCall(*args, **(kwargs or {}))
+            if call.training and folds(call.input):
+                return _batch_norm(call)
         return func(*args, **(kwargs or {}))
 
 
-def _batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if not training:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    output, mean, variance = _Folded.apply(x, weight, bias, eps)
-    if running_mean is not None and running_var is not None:
+def _batch_norm(call: BatchNormCall) -> Tensor:
+    x = call.input
+    output, mean, variance = _Folded.apply(x, call.weight, call.bias, call.eps)
+    if call.running_mean is not None and call.running_var is not None:
         count = x.numel() // x.shape[1]
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(variance * (count / (count - 1)), momentum)
+        call.running_mean.lerp_(mean, call.momentum)
+        call.running_var.lerp_(variance * (count / (count - 1)), call.momentum)
     return output
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from exitwise.models.norm import affine, folds, input_gradient, normalized
+from exitwise.models.norm import BatchNormCall, affine, folds, input_gradient, normalized
 
 _PRODUCTS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear})
 _KEPT = _PRODUCTS | {torch.cat}
@@ -73,8 +73,8 @@ class TangentRules(TorchFunctionMode):
             if kwargs.keys() <= {"tensors", "dim"}:  # not out=, or another name for dim
                 return _cat(output, *args, **kwargs)
             return func(*args, **kwargs)
-        if func is F.batch_norm:
-            return _batch_norm(*args, **kwargs)
+        if func is F.batch_norm and (call := BatchNormCall(*args, **kwargs)).training:
+            return _batch_norm(call)
         return func(*args, **kwargs)
 
 
@@ -111,19 +111,9 @@ def _cat(output: Tensor | None, tensors: Sequence[Tensor], dim: int = 0) -> Tens
     return forward_ad.make_dual(output, torch.cat(filled, dim))
 
 
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if not training:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    (x, dx), (w, dw), (b, db) = _unpack(input), _unpack(weight), _unpack(bias)
+def _batch_norm(call: BatchNormCall) -> Tensor:
+    (x, dx), (w, dw), (b, db) = _unpack(call.input), _unpack(call.weight), _unpack(call.bias)
+    eps = call.eps
     assert x is not None
     terms = []
     if folds(x):
