@@ -10,8 +10,8 @@ import torch
 from conftest import reference_files
 from exitwise.evaluation import Outputs, budgeted_curve
 from exitwise.methods import MetaWeighted
-from exitwise.models import MSDNet, count_cost
-from exitwise.models.authors import load_authors_state, msdnet_from_authors, our_name
+from exitwise.models import MSDNet, RANet, count_cost
+from exitwise.models.authors import load_authors_state, msdnet_from_authors, our_name, ranet_from_authors
 from exitwise.training.step import half_batches, half_step
 from exitwise.weighting.allocation import allocate, exit_proportions
 from exitwise.weighting.gradient import meta_gradient
@@ -38,7 +38,9 @@ def wpn_name(name):
 
 
 def network(config):
-    return msdnet_from_authors(config) if "nBlocks" in config else MSDNet(**config)
+    if "nBlocks" not in config:
+        return RANet(**config) if "compress" in config else MSDNet(**config)
+    return ranet_from_authors(config) if "scale_list" in config else msdnet_from_authors(config)
 
 
 class Replay:
@@ -135,8 +137,8 @@ def test_first_look_ahead_sees_the_recorded_weights(path):
     assert relative(seen[0], replay.arrays["step0/pseudo_weights"]) < 1e-9
 
 
-@pytest.mark.parametrize("path", reference_files("msdnet_forward_*.npz"), ids=lambda path: path.stem)
-def test_msdnet_logits(path):
+@pytest.mark.parametrize("path", reference_files("*net_forward_*.npz"), ids=lambda path: path.stem)
+def test_logits(path):
     arrays = np.load(path)
     model = network(ast.literal_eval(str(arrays["config"])))
     load_authors_state(model, {str(name): torch.from_numpy(arrays[f"state/{name}"]) for name in arrays["state_names"]})
@@ -148,11 +150,15 @@ def test_msdnet_logits(path):
             assert relative(ours, arrays[f"{mode}_logits/{k}"]) < 1e-5
 
 
-COSTS = json.loads(reference_files("msdnet_costs.json")[0].read_text())
+COSTS = {
+    f"{path.stem.removesuffix('_costs')} {name}": recorded
+    for path in reference_files("*net_costs.json")
+    for name, recorded in json.loads(path.read_text()).items()
+}
 
 
 @pytest.mark.parametrize("name", COSTS)
-def test_msdnet_costs(name):
+def test_costs(name):
     recorded = COSTS[name]
     cost = count_cost(network(recorded["config"]))
     assert cost.params[-1] == recorded["params_total"]

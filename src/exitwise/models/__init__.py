@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from exitwise.errors import UserError, near_match
 from exitwise.models.cost import Cost, count_cost
 from exitwise.models.msdnet import MSDNet
+from exitwise.models.ranet import RANet
 from exitwise.models.staged import Stage, StagedModel
 
-__all__ = ["Cost", "MSDNet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"]
+__all__ = ["Cost", "MSDNet", "RANet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"]
 
-_IMAGENET = {
+Options = Mapping[str, Any]
+
+_IMAGENET: Options = {
     "num_classes": 1000,
     "step_mode": "even",
     "channels": 32,
@@ -24,7 +27,7 @@ _IMAGENET = {
     "input_shape": (3, 224, 224),
 }
 
-_MSDNETS: Mapping[str, Mapping[str, Any]] = {
+_MSDNETS: Mapping[str, Options] = {
     "msdnet_small": {
         "blocks": 4,
         "step": 2,
@@ -53,16 +56,56 @@ _MSDNETS: Mapping[str, Mapping[str, Any]] = {
     "msdnet_imagenet_step7": {**_IMAGENET, "base": 7, "step": 7},
 }
 
+_RANETS: Mapping[str, Options] = {
+    "ranet_small": {
+        "blocks": 1,
+        "block_step": 1,
+        "channels": 4,
+        "growth": 4,
+        "growth_factors": (2, 1),
+        "bottleneck_factors": (2, 1),
+        "scales": (1, 2),
+        "head_channels": 8,
+        "input_shape": (1, 8, 8),
+    },
+    "ranet_cifar_6": {},
+    "ranet_cifar_8": {
+        "step": 4,
+        "step_mode": "even",
+        "growth_factors": (4, 2, 1, 1),
+        "bottleneck_factors": (4, 2, 1, 1),
+        "scales": (1, 2, 3, 3),
+    },
+    "ranet_imagenet": {
+        "num_classes": 1000,
+        "step": 8,
+        "step_mode": "even",
+        "channels": 32,
+        "growth": 16,
+        "growth_factors": (4, 2, 2, 1),
+        "bottleneck_factors": (4, 2, 2, 1),
+        "scales": (1, 2, 3, 4),
+        "stem": "imagenet",
+        "head_channels": None,
+        "input_shape": (3, 224, 224),
+    },
+}
+
+_NETWORKS: Mapping[str, tuple[Callable[..., StagedModel], Options]] = {
+    **{name: (MSDNet, options) for name, options in _MSDNETS.items()},
+    **{name: (RANet, options) for name, options in _RANETS.items()},
+}
+
 
 def list_models() -> list[str]:
     """Names that :func:`create_model` knows."""
-    return list(_MSDNETS)
+    return list(_NETWORKS)
 
 
 def check_model_name(name: str) -> None:
     """Raise UserError, with the nearest known name, unless :func:`create_model` knows ``name``."""
-    if name not in _MSDNETS:
-        raise UserError(f"unknown model {name!r}; {near_match(name, _MSDNETS)}")
+    if name not in _NETWORKS:
+        raise UserError(f"unknown model {name!r}; {near_match(name, _NETWORKS)}")
 
 
 def create_model(name: str, **overrides: Any) -> StagedModel:
@@ -77,4 +120,5 @@ def create_model(name: str, **overrides: Any) -> StagedModel:
         ValueError: for an unknown name (a UserError, with the nearest known one) or unsuitable sizes.
     """
     check_model_name(name)
-    return MSDNet(**{**_MSDNETS[name], **overrides})
+    network, options = _NETWORKS[name]
+    return network(**{**options, **overrides})

@@ -1,27 +1,29 @@
-"""Loads what the authors of MSDNet and L2W-DEN released: their configurations and checkpoints, by name map.
+"""Loads what the authors of MSDNet, RANet and L2W-DEN released: their configurations and checkpoints, by name map.
 
 Knows their names and file layouts; the networks themselves know nothing of them.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from exitwise.models.msdnet import MSDNet
+from exitwise.models.ranet import PlainBlock, RANet
+from exitwise.models.weights import read_weights
 
-_NAMES: Sequence[tuple[str, str]] = (
+_HEADS: Sequence[tuple[str, str]] = (
     (r"^module\.", ""),
     (r"^classifier\.(\d+)\.m\.", r"stages.\1.head.convs."),
     (r"^classifier\.(\d+)\.linear\.", r"stages.\1.head.linear."),
+)
+_MSDNET: Sequence[tuple[str, str]] = (
+    *_HEADS,
     (r"^blocks\.(\d+)\.(\d+)\.(?:layers|m)\.(\d+)\.", r"stages.\1.body.\2.scales.\3."),
     (r"\.conv_normal\.net\.([01])\.", r".same.0.\1."),
     (r"\.conv_normal\.net\.3\.", ".same.1.0."),
@@ -31,12 +33,44 @@ _NAMES: Sequence[tuple[str, str]] = (
     (r"\.conv_down\.net\.4\.", ".down.1.1."),
     (r"\.net\.", "."),
 )
+_RANET: Sequence[tuple[str, str]] = (
+    *_HEADS,
+    (r"^FirstLayer\.layers\.", "stages.0.body.stem.scales."),
+    (r"\.conv_normal\.", ".same."),
+    (r"\.conv_up\.", ".lower."),
+    (r"\.conv_last\.", ".last."),
+    (r"\.trans\.", ".transition."),
+    (r"\.(same|lower)\.net\.([01])\.", r".\1.0.\2."),
+    (r"\.(same|lower)\.net\.3\.", r".\1.1.0."),
+    (r"\.(same|lower)\.net\.4\.", r".\1.1.1."),
+    (r"\.net\.", "."),
+)
 _CLASSES = {"cifar10": 10, "cifar100": 100, "ImageNet": 1000}
 
 
 def our_name(name: str) -> str:
     """Our name of a parameter or buffer that the authors' MSDNet calls ``name``."""
-    for pattern, replacement in _NAMES:
+    return _renamed(name, _MSDNET)
+
+
+def our_ranet_name(model: RANet, name: str) -> str:
+    """Our name of a parameter or buffer that the authors' RANet calls ``name``; ``model`` says which stage has it."""
+
+    def place(match: re.Match[str]) -> str:
+        flow, block = int(match[1]), int(match[2])
+        if flow >= len(model.flow_blocks) or block >= model.flow_blocks[flow]:
+            return match[0]
+        stage, position = model.stage_of(flow, block)
+        return f"stages.{stage}.body.blocks.{position}."
+
+    name = re.sub(r"^(?:module\.)?scale_flows\.(\d+)\.(\d+)\.", place, _renamed(name, _RANET))
+    owner = re.match(r"stages\.\d+\.body\.blocks\.\d+", name)
+    plain = owner is not None and isinstance(model.get_submodule(owner[0]), PlainBlock)
+    return name.replace(".same.", ".") if plain else name
+
+
+def _renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -47,30 +81,54 @@ def msdnet_from_authors(config: Mapping[str, Any]) -> MSDNet:
     Raises:
         ValueError: for a data set or an option that they did not publish.
     """
-    if config["data"] not in _CLASSES:
-        raise ValueError(f"data must be one of {', '.join(_CLASSES)}; got {config['data']!r}")
-    if not config.get("bottleneck", True) or config.get("reduction", 0.5) != 0.5:
-        raise ValueError("expected bottleneck and reduction 0.5, as published; got another network")
-    imagenet = config["data"] == "ImageNet"
     return MSDNet(
-        _CLASSES[config["data"]],
         blocks=config["nBlocks"],
         base=config["base"],
         step=config["step"],
-        step_mode=config["stepmode"],
+        step_mode="lin_grow" if config["stepmode"] == "lg" else config["stepmode"],
         channels=config["nChannels"],
         growth=config["growthRate"],
         growth_factors=config["grFactor"],
         bottleneck_factors=config["bnFactor"],
         prune=config["prune"],
-        stem="imagenet" if imagenet else "cifar",
-        head_channels=None if imagenet else 128,
-        input_shape=(3, 224, 224) if imagenet else (3, 32, 32),
+        **_options_of_data(config),
     )
 
 
+def ranet_from_authors(config: Mapping[str, Any]) -> RANet:
+    """A RANet from a configuration in the names of the authors' command line; see :func:`msdnet_from_authors`."""
+    return RANet(
+        blocks=config["nBlocks"],
+        block_step=config["block_step"],
+        step=config["step"],
+        step_mode="lin_grow" if config["stepmode"] == "lg" else config["stepmode"],
+        channels=config["nChannels"],
+        growth=config["growthRate"],
+        growth_factors=config["grFactor"],
+        bottleneck_factors=config["bnFactor"],
+        scales=config["scale_list"],
+        compress=config["compress_factor"],
+        **_options_of_data(config),
+    )
+
+
+def _options_of_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Classes, stem, heads and input shape that the authors use for a data set."""
+    if config["data"] not in _CLASSES:
+        raise ValueError(f"data must be one of {', '.join(_CLASSES)}; got {config['data']!r}")
+    if not config.get("bottleneck", True) or config.get("reduction", 0.5) != 0.5 or not config.get("bnAfter", True):
+        raise ValueError("expected bottleneck, BatchNorm after and reduction 0.5, as published; got another network")
+    imagenet = config["data"] == "ImageNet"
+    return {
+        "num_classes": _CLASSES[config["data"]],
+        "stem": "imagenet" if imagenet else "cifar",
+        "head_channels": None if imagenet else 128,
+        "input_shape": (3, 224, 224) if imagenet else (3, 32, 32),
+    }
+
+
 def load_authors_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint of the authors' MSDNet or L2W-DEN release into a network of the same configuration.
+    """Load a checkpoint of the authors' MSDNet, RANet or L2W-DEN release into a network of the same configuration.
 
     Accepts their ``.pth.tar`` (read without unpickling code), and the same parameters as ``.safetensors`` or
     ``.npz``. The network is unchanged if anything does not fit.
@@ -78,12 +136,13 @@ def load_authors_checkpoint(model: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: if the file cannot be read safely, or holds another network; names what differs.
     """
-    load_authors_state(model, read_authors_state(path))
+    load_authors_state(model, read_weights(path))
 
 
 def load_authors_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load parameters and buffers under the authors' names; see :func:`load_authors_checkpoint`."""
-    ours = {our_name(name): tensor for name, tensor in state.items()}
+    rename = partial(our_ranet_name, model) if isinstance(model, RANet) else our_name
+    ours = {rename(name): tensor for name, tensor in state.items()}
     expected = model.state_dict()
     for problem, names in (
         ("lacks", sorted(set(expected) - set(ours))),
@@ -96,26 +155,3 @@ def load_authors_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
                 + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             )
     model.load_state_dict(ours)
-
-
-def read_authors_state(path: str | Path) -> dict[str, Tensor]:
-    """Names and tensors in a released file, under the authors' names."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"expected a checkpoint file; found none at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"expected a checkpoint of tensors and plain values in {path}; could not read it: {reason}"
-        ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"expected a state_dict of tensors in {path}; got {type(state).__name__}")
-    return state

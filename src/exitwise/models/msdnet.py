@@ -7,50 +7,15 @@ live maps, fine to coarse.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from exitwise.models.blocks import Maps, Stem, bottleneck_unit, check_choice
 from exitwise.models.heads import ConvHead
 from exitwise.models.staged import Stage, StagedModel
-
-Maps = list[Tensor]
-
-
-def bottleneck_unit(in_channels: int, out_channels: int, bottleneck: int, stride: int = 1) -> nn.Sequential:
-    """1x1 convolution to ``min(in, bottleneck * out)`` channels, then 3x3; each with BatchNorm and ReLU."""
-    inner = min(in_channels, bottleneck * out_channels)
-    return nn.Sequential(
-        Conv2dNormActivation(in_channels, inner, 1),
-        Conv2dNormActivation(inner, out_channels, 3, stride=stride),
-    )
-
-
-def imagenet_stem(in_channels: int, channels: int) -> nn.Sequential:
-    """7x7 convolution with bias and stride 2, BatchNorm, ReLU, max-pool 3/2/1."""
-    convolution = Conv2dNormActivation(in_channels, channels, 7, stride=2, padding=3, bias=True)
-    return nn.Sequential(*convolution, nn.MaxPool2d(3, stride=2, padding=1))
-
-
-class Stem(nn.Module):
-    """Maps of all scales from the image, each one strided from the finer."""
-
-    def __init__(self, in_channels: int, widths: Sequence[int], imagenet: bool) -> None:
-        super().__init__()
-        first = imagenet_stem(in_channels, widths[0]) if imagenet else Conv2dNormActivation(in_channels, widths[0], 3)
-        coarser = [Conv2dNormActivation(fine, coarse, 3, stride=2) for fine, coarse in pairwise(widths)]
-        self.scales = nn.ModuleList([first, *coarser])
-
-    def forward(self, images: Tensor) -> Maps:
-        maps = []
-        x = images
-        for scale in self.scales:
-            x = scale(x)
-            maps.append(x)
-        return maps
 
 
 class ScaleGrowth(nn.Module):
@@ -154,9 +119,8 @@ class MSDNet(StagedModel):
         input_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         scales = len(growth_factors)
-        _check(step_mode, ("even", "lin_grow"), "step_mode")
-        _check(prune, ("max", "min"), "prune")
-        _check(stem, ("cifar", "imagenet"), "stem")
+        check_choice(step_mode, ("even", "lin_grow"), "step_mode")
+        check_choice(prune, ("max", "min"), "prune")
         if len(bottleneck_factors) != scales:
             raise ValueError(f"expected {scales} bottleneck_factors, one per scale; got {len(bottleneck_factors)}")
         if any(growth * factor % 2 for factor in growth_factors[1:]):
@@ -171,7 +135,7 @@ class MSDNet(StagedModel):
         for block, depth in enumerate(depths):
             body: list[nn.Module] = []
             if block == 0:
-                body.append(Stem(input_shape[0], [channels * f for f in growth_factors], stem == "imagenet"))
+                body.append(Stem(input_shape[0], [channels * f for f in growth_factors], stem))
             for _ in range(depth):
                 layer += 1
                 before, after = live_scales(layer, total, scales, prune)
@@ -192,8 +156,3 @@ def live_scales(layer: int, layers: int, scales: int, prune: str) -> tuple[int, 
         return min(scales, layers - layer + 2), min(scales, layers - layer + 1)
     interval = -(-layers // scales)
     return scales - max(0, layer - 2) // interval, scales - (layer - 1) // interval
-
-
-def _check(value: str, allowed: tuple[str, ...], name: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
