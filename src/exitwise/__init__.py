@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from exitwise.exiting.runtime import EarlyExitRunner, ExitResult
     from exitwise.methods import MetaWeighted, Uniform, create_method, list_methods
     from exitwise.models import MSDNet, RANet, Stage, StagedModel, count_cost, create_model, list_models
+    from exitwise.models.attach import add_exits, exit_points
     from exitwise.models.authors import load_authors_checkpoint
     from exitwise.weighting.allocation import allocate, exit_proportions, meta_loss, proportions_for_macs
     from exitwise.weighting.gradient import meta_gradient, train_pass
@@ -30,6 +31,7 @@ _HOME = {
     "exitwise.exiting.runtime": ("EarlyExitRunner", "ExitResult"),
     "exitwise.methods": ("MetaWeighted", "Uniform", "create_method", "list_methods"),
     "exitwise.models": ("MSDNet", "RANet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"),
+    "exitwise.models.attach": ("add_exits", "exit_points"),
     "exitwise.models.authors": ("load_authors_checkpoint",),
     "exitwise.weighting.allocation": ("allocate", "exit_proportions", "meta_loss", "proportions_for_macs"),
     "exitwise.weighting.gradient": ("meta_gradient", "train_pass"),

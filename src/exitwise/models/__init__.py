@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from exitwise.errors import UserError, near_match
+from exitwise.models.attach import add_exits
 from exitwise.models.cost import Cost, count_cost
 from exitwise.models.msdnet import MSDNet
 from exitwise.models.ranet import RANet
 from exitwise.models.staged import Stage, StagedModel
+from exitwise.models.zoo import Pretrained, check_backbone_name, create_backbone, data_config
 
 __all__ = ["Cost", "MSDNet", "RANet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"]
 
@@ -104,21 +106,41 @@ def list_models() -> list[str]:
 
 def check_model_name(name: str) -> None:
     """Raise UserError, with the nearest known name, unless :func:`create_model` knows ``name``."""
-    if name not in _NETWORKS:
+    if "/" in name:
+        check_backbone_name(name)
+    elif name not in _NETWORKS:
         raise UserError(f"unknown model {name!r}; {near_match(name, _NETWORKS)}")
 
 
 def create_model(name: str, **overrides: Any) -> StagedModel:
-    """Build a network with random weights.
+    """Build a network with exits.
 
     Args:
-        name: one of :func:`list_models`.
-        overrides: arguments of the network's class to use in place of the named size's, such as
-            ``num_classes`` or ``input_shape`` (channels, height, width).
+        name: one of :func:`list_models`, or ``timm/NAME``, ``torchvision/NAME`` or ``hf/NAME``.
+        overrides: of a listed network, arguments of its class to use in place of the named size's, such as
+            ``num_classes`` or ``input_shape`` (channels, height, width). Of a backbone, ``num_classes``,
+            ``input_shape`` and ``pretrained`` as in :func:`~exitwise.models.zoo.create_backbone`, the rest as in
+            :func:`~exitwise.models.attach.add_exits`.
 
     Raises:
         ValueError: for an unknown name (a UserError, with the nearest known one) or unsuitable sizes.
     """
     check_model_name(name)
+    if "/" in name:
+        return _exited(name, **overrides)
     network, options = _NETWORKS[name]
     return network(**{**options, **overrides})
+
+
+def _exited(
+    name: str,
+    num_classes: int | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    pretrained: Pretrained = False,
+    **options: Any,
+) -> StagedModel:
+    backbone = create_backbone(name, num_classes, input_shape, pretrained)
+    if input_shape is None:
+        size = data_config(name).image_size
+        input_shape = (3, size, size)
+    return add_exits(backbone, input_shape=input_shape, **options)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation
+from torchvision.ops import Conv2dNormActivation, Permute
+
+from exitwise.errors import UserError
 
 
 class ConvHead(nn.Module):
@@ -32,3 +37,122 @@ class ConvHead(nn.Module):
     def forward(self, scales: Sequence[Tensor]) -> Tensor:
         """Logits (B, C) from the last, coarsest, of the maps."""
         return self.linear(self.pool(self.convs(scales[-1])).flatten(1))
+
+
+class Feature(NamedTuple):
+    """What a head sees, besides the batch dimension.
+
+    Attributes:
+        kind: ``map`` (channels, height, width), ``channels-last map`` (height, width, channels), ``tokens``
+            (tokens, channels) or ``vector`` (channels).
+        channels: its number of channels.
+        size: (height, width) of a map; (tokens,) of tokens; () of a vector.
+        prefix: how many of the tokens stand for no part of the image, such as a class token; they come first.
+    """
+
+    kind: Literal["map", "channels-last map", "tokens", "vector"]
+    channels: int
+    size: tuple[int, ...]
+    prefix: int = 0
+
+    @classmethod
+    def of(cls, shape: Sequence[int], prefix: int | None = None) -> Feature | None:
+        """The kind of feature that a tensor of this shape (batch first) is; None if it is none.
+
+        Of a map, equal sides tell height and width from channels; where all are equal, channels come first.
+        ``prefix`` is taken to be what a square of tokens leaves over, if it is not given or leaves no square.
+        """
+        _, *rest = shape
+        if len(rest) == 3:
+            last = rest[0] == rest[1] != rest[2]
+            channels, size = (rest[2], rest[:2]) if last else (rest[0], rest[1:])
+            return cls("channels-last map" if last else "map", channels, tuple(size))
+        if len(rest) == 2:
+            if prefix is None or math.isqrt(rest[0] - prefix) ** 2 != rest[0] - prefix:
+                prefix = rest[0] - math.isqrt(rest[0]) ** 2
+            return cls("tokens", rest[1], (rest[0],), prefix)
+        return cls("vector", rest[0], ()) if len(rest) == 1 else None
+
+
+HeadFactory = Callable[[Feature, int], nn.Module]
+"""From a feature and the number of classes to a module that maps the one to logits (B, C)."""
+
+HEAD_WIDTH, HEAD_MAP = (128, 256), 8
+"""Least and most channels of a map head, and the largest side of the map that it sees."""
+
+
+class MapHead(nn.Module):
+    """Average pool to a side of at most 8, a depthwise separable 3x3 convolution, global average pool, linear.
+
+    Costs little beside a backbone, whatever the size of the map and the number of channels.
+
+    Args:
+        feature: a map, of either layout.
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, feature: Feature, num_classes: int) -> None:
+        super().__init__()
+        width = min(max(feature.channels, HEAD_WIDTH[0]), HEAD_WIDTH[1])
+        layers: list[nn.Module] = [Permute([0, 3, 1, 2])] if feature.kind == "channels-last map" else []
+        window = -(-min(feature.size) // HEAD_MAP)
+        if window > 1:
+            layers.append(nn.AvgPool2d(window))
+        depthwise = Conv2dNormActivation(feature.channels, feature.channels, 3, groups=feature.channels)
+        self.conv = nn.Sequential(*layers, depthwise, Conv2dNormActivation(feature.channels, width, 1))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return self.linear(self.pool(self.conv(x)).flatten(1))
+
+
+class LinearHead(nn.Module):
+    """Global average pool, LayerNorm, linear. Of tokens, the class token (if any) beside the others' mean.
+
+    Args:
+        feature: what it sees.
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, feature: Feature, num_classes: int) -> None:
+        super().__init__()
+        self.feature = feature
+        width = feature.channels * (2 if feature.prefix else 1)
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return self.linear(self.norm(self._pooled(x)))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        match self.feature.kind:
+            case "map":
+                return x.mean((2, 3))
+            case "channels-last map":
+                return x.mean((1, 2))
+            case "vector":
+                return x
+        mean = x[:, self.feature.prefix :].mean(1)
+        return torch.cat([x[:, 0], mean], dim=1) if self.feature.prefix else mean
+
+
+def suited_head(feature: Feature, num_classes: int, head: str | HeadFactory = "auto") -> nn.Module:
+    """An exit classifier for a feature.
+
+    Args:
+        feature: what it sees.
+        num_classes: number of classes C.
+        head: ``auto``: :class:`MapHead` for maps, :class:`LinearHead` for the rest; ``linear``: LinearHead for
+            all; or a function that makes one.
+
+    Raises:
+        UserError: for another name.
+    """
+    if callable(head):
+        return head(feature, num_classes)
+    if head not in ("auto", "linear"):
+        raise UserError(f"head must be auto, linear or a function of (feature, num_classes); got {head!r}")
+    return (MapHead if head == "auto" and "map" in feature.kind else LinearHead)(feature, num_classes)

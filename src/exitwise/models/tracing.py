@@ -1,0 +1,314 @@
+"""A network's forward pass as a torch.fx graph that keeps `training` a question of run time.
+
+What the network asks of shapes and types while it is traced is answered by a dry run on tensors without data; what it
+asks of pixel values, or of its training mode, cannot be. A module that asks such things is kept whole.
+
+Knows nothing of exits.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from exitwise.errors import UserError
+from exitwise.models.staged import evaluating
+
+_KNOWN = "exitwise_value"
+_MISSING = object()
+_CONCRETE = frozenset({"dtype", "ndim", "layout", "is_cuda", "is_sparse", "is_nested", "is_mps"})
+
+
+class CannotSplitError(UserError):
+    """A network cannot be run in parts."""
+
+
+class Traced:
+    """A traced network.
+
+    Attributes:
+        module: runs as the network does; shares its submodules, parameters and buffers.
+        macs: multiply-accumulates of each node for one image.
+        outputs: name of each submodule that was called once and returned a tensor, and the node of that.
+        whole: name of the first submodule of each class that was kept whole because it asks what cannot be answered.
+    """
+
+    def __init__(self, module: fx.GraphModule, tracer: _Tracer, whole: Sequence[str]) -> None:
+        self.module = module
+        self.whole = tuple(whole)
+        self.macs = {node: macs // tracer.batch for node, macs in tracer.macs.items()}
+        self.outputs = {
+            name: node
+            for name, node in tracer.returned.items()
+            if node is not None and isinstance(value_of(node), Tensor)
+        }
+
+
+def value_of(node: fx.Node) -> Any:
+    """What a node was in the dry run: a tensor without data, a number, ..."""
+    return node.meta.get(_KNOWN, _MISSING)
+
+
+def trace(network: nn.Module, input_shape: Sequence[int]) -> Traced:
+    """Trace ``network(images)`` for images of ``input_shape`` (channels, height, width).
+
+    Raises:
+        CannotSplitError: if the network itself, not one of its submodules, decides by pixel values.
+    """
+    root = _Call(network)
+    names = {type(module): name for name, module in reversed(list(network.named_modules()))}
+    whole: set[type] = set()
+    device = next(network.parameters()).device
+    while True:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, evaluating(network):
+            images = torch.empty(_Tracer.batch, *input_shape, device=device)
+            tracer = _Tracer(images, fake, whole)
+            try:
+                graph = tracer.trace(root)
+            except Exception as error:
+                failed = type(network.get_submodule(tracer.failed)) if tracer.failed else None
+                if failed is None or failed in whole:
+                    raise _undecidable(network, tracer.failed or "", error) from error
+                whole.add(failed)  # its likes would fail alike
+                continue
+        module = fx.GraphModule(tracer.attributes, graph, type(network).__name__)
+        module.graph.eliminate_dead_code()
+        return Traced(module, tracer, [names[kind] for kind in whole])
+
+
+def cannot_split(network: nn.Module, reason: str) -> CannotSplitError:
+    """The error for a network that cannot be run in parts, which offers the alternative."""
+    first = reason.strip().splitlines()[0] if reason.strip() else "no reason given"
+    return CannotSplitError(
+        f"{type(network).__name__} cannot be run in parts: {first} (skip=False evaluates all exits together, without "
+        "skipping)"
+    )
+
+
+def _undecidable(network: nn.Module, name: str, error: Exception) -> CannotSplitError:
+    what = f"module {name}" if name else "its own forward"
+    return cannot_split(network, f"{what} cannot be traced, {str(error).strip() or type(error).__name__}")
+
+
+class _Call(nn.Module):
+    """``network(images)``, and of a result with ``logits``, those."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return logits_of(self.network(images))
+
+
+def logits_of(output: Any) -> Any:
+    """The logits in what a classifier returned."""
+    return output.logits if hasattr(output, "logits") and not isinstance(output, (Tensor, fx.Proxy)) else output
+
+
+class Value(nn.Module):
+    """Returns a parameter or buffer that some module of the network holds."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        if isinstance(value, nn.Parameter):
+            self.value = value
+        else:
+            self.register_buffer("value", value)
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+class Training(nn.Module):
+    """Returns its own training mode, which is that of the part of the network it lies in."""
+
+    def forward(self) -> bool:
+        return self.training
+
+
+class _Known(fx.Proxy):
+    """A proxy that answers from the dry run what it can."""
+
+    def _answer(self) -> Any:
+        value = value_of(self.node)
+        if isinstance(value, Tensor) or value is _MISSING:
+            raise fx.proxy.TraceError("it asks for values in a tensor or for its training mode")
+        return value
+
+    def __bool__(self) -> bool:
+        return bool(self._answer())
+
+    def __int__(self) -> int:
+        return int(self._answer())
+
+    def __index__(self) -> int:
+        return self._answer().__index__()
+
+    def __float__(self) -> float:
+        return float(self._answer())
+
+    def __len__(self) -> int:
+        value = value_of(self.node)
+        return len(value) if isinstance(value, Tensor) else len(self._answer())
+
+    def __iter__(self) -> Iterator[Any]:
+        return (operator.getitem(self, index) for index in range(len(self)))
+
+    def __getattr__(self, name: str) -> Any:
+        value = value_of(self.node)
+        if name in _CONCRETE and isinstance(value, Tensor):
+            return getattr(value, name)
+        return _Attribute(self, name)
+
+
+class _Attribute(_Known, fx.proxy.Attribute):
+    pass
+
+
+class _Tracer(fx.Tracer):
+    """Traces with a dry run beside it; see the module's docstring.
+
+    Attributes:
+        failed: name of the innermost submodule that could not be traced; empty where that is the network itself.
+        returned: name of a submodule to the node that it returned; None where it was called several times.
+        macs: multiply-accumulates of each node on the dry run's batch.
+        attributes: module behind each target of the graph.
+    """
+
+    batch = 2
+
+    def __init__(self, images: Tensor, fake: FakeTensorMode, whole: set[type]) -> None:
+        super().__init__()
+        self.images = images
+        self.fake = fake
+        self.whole = frozenset(whole)
+        self.failed: str | None = None
+        self.returned: dict[str, fx.Node | None] = {}
+        self.macs: dict[fx.Node, int] = {}
+        self.attributes: dict[str, nn.Module] = {}
+        self.counter = FlopCounterMode(display=False)
+        self._running = False
+
+    def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> fx.Graph:
+        with self._training_is_asked(), torch.no_grad(), self.counter:
+            return super().trace(root, concrete_args)
+
+    # What becomes a node of its own.
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return type(module) in self.whole or _is_layer(module)
+
+    def path_of_module(self, module: nn.Module) -> str:
+        return super().path_of_module(module).removeprefix("network").removeprefix(".")
+
+    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._running:
+            return forward(*args, **kwargs)
+        name = self.path_of_module(module)
+        try:
+            result = super().call_module(module, forward, args, kwargs)
+        except Exception:
+            if self.failed is None:
+                self.failed = name
+            raise
+        node = result.node if isinstance(result, fx.Proxy) else None
+        self.returned[name] = None if name in self.returned else node
+        return result
+
+    def getattr(self, attr: str, value: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._running or not isinstance(value, Tensor):
+            return value
+        return self._read(Value(value), attr.replace(".", "_"))
+
+    def create_arg(self, value: Any) -> Any:
+        if isinstance(value, (Tensor, nn.Parameter)) and not self._running:
+            return self._read(Value(value), "constant").node
+        return super().create_arg(value)
+
+    def _read(self, module: nn.Module, name: str) -> Any:
+        """A node that calls ``module``; each use has its own, so that each part of the network can hold its own."""
+        target = f"{name}_{len(self.attributes)}"
+        self.attributes[target] = module
+        return self.create_proxy("call_module", target, (), {})
+
+    @contextmanager
+    def _training_is_asked(self) -> Iterator[None]:
+        """Within this context, ``self.training`` of a module that is traced is a node of the graph."""
+
+        def read(module: nn.Module) -> Any:
+            return module.__dict__["training"] if self._running else self._read(Training(), "training")
+
+        def write(module: nn.Module, mode: bool) -> None:
+            module.__dict__["training"] = mode
+
+        nn.Module.training = property(read, write)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            del nn.Module.training
+
+    # The dry run.
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Known(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        node = proxy.node
+        if kind == "call_module" and target not in self.attributes:
+            self.attributes[target] = self.root.get_submodule(f"network.{target}" if target else "network")
+        if kind == "placeholder":
+            node.meta[_KNOWN] = self.images
+        elif kind != "output":
+            self._run(node)
+        return proxy
+
+    def _run(self, node: fx.Node) -> None:
+        def known(argument: fx.Node) -> Any:
+            value = value_of(argument)
+            return False if value is _MISSING else value  # the training mode, of which this is a run in eval mode
+
+        args, kwargs = (fx.node.map_arg(part, known) for part in (node.args, node.kwargs))
+        before = self.counter.get_total_flops()
+        self._running = True
+        try:
+            value = self._call(node, args, kwargs)
+        finally:
+            self._running = False
+        self.macs[node] = (self.counter.get_total_flops() - before) // 2
+        if not (node.op == "call_module" and isinstance(self.attributes[str(node.target)], Training)):
+            node.meta[_KNOWN] = value
+
+    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "call_function":
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        module = self.attributes[str(node.target)]
+        value = module(*args, **kwargs)
+        if isinstance(module, Value):
+            return self.fake.from_tensor(value)
+        return value
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is one of torch's or timm's or torchvision's layers, containers aside."""
+    home = type(module).__module__
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return False
+    if home.startswith("torch.nn."):
+        return True
+    return home.startswith(("timm.layers.", "torchvision.ops.")) and not _has_parts(module)
+
+
+def _has_parts(module: nn.Module) -> bool:
+    """Whether a layer is itself built of several layers that a network could be cut between."""
+    return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules()) > 8
