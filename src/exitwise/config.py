@@ -46,11 +46,31 @@ class Fields(BaseModel):
     )
     mean: Numbers[Finite] = Field([0.5], description="Mean per channel (one or three) of pixels in [0, 1].")
     std: Numbers[Positive] = Field([0.5], description="Standard deviation per channel.")
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = Field("bilinear", description="How images are resized.")
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.875, description="With augment resize: share of the resized image that the centre crop keeps at evaluation."
+    )
     calibration_fraction: Share = Field(0.1, description="Share of the training images held out for calibration.")
     test_fraction: Share = Field(0.2, description="Share held out for testing, where the data has no test images.")
     split_seed: Seed = Field(0, description="Seed of the choice of held-out images.")
 
-    model: str = Field("msdnet_small", description="A name that `exitwise models` lists.")
+    model: str = Field(
+        "msdnet_small", description="A name that `exitwise models` lists, or timm/NAME, torchvision/NAME or hf/NAME."
+    )
+    exits: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="Number of exits on such a backbone, its own classifier included; 4 if unset."
+    )
+    exits_at: Numbers[str] | None = Field(
+        None, description="Modules to put the early exits after (`exitwise models --exits NAME` lists them)."
+    )
+    head: Literal["auto", "linear"] = Field("auto", description="Kind of those exits.")
+    pretrained: str = Field("none", description="A backbone's first weights: hub, none, or a file of weights.")
+    regime: Literal["joint", "heads", "mixed"] = Field(
+        "joint", description="joint: all at once; heads: on a frozen backbone; mixed: the backbone alone first."
+    )
+    backbone_epochs: Count | None = Field(None, description="Regime mixed: epochs of the backbone alone.")
+    backbone_lr_factor: Positive = Field(1.0, description="Learning rate of all but the exits, as a multiple of lr.")
+    head_lr_factor: Positive = Field(1.0, description="Learning rate of the exits, as a multiple of lr.")
 
     method: Literal["uniform", "meta-weighted", "meta-weighted-shared"] = Field(
         "meta-weighted", description="Training method."
@@ -125,9 +145,27 @@ class Settings(Fields):
                 raise ValueError(f"compile cannot be differentiated twice (gradient double-backward); {alternative}")
             if self.channels_last and self.gradient == "double-backward":
                 raise ValueError(f"channels_last cannot be differentiated twice (double-backward); {alternative}")
+        if not is_backbone(self.model):
+            given = [name for name in ("exits", "exits_at") if getattr(self, name) is not None]
+            if given or self.pretrained != "none":
+                name = (given or ["pretrained"])[0]
+                raise ValueError(f"{name} is for backbones such as timm/resnet18; {self.model} has its own exits")
+        if self.exits is not None and self.exits_at is not None:
+            raise ValueError(f"exits and exits_at exclude one another; got {self.exits} and {self.exits_at}")
+        if (self.regime == "mixed") != (self.backbone_epochs is not None):
+            raise ValueError(
+                f"backbone_epochs goes with regime mixed; got regime {self.regime} and {self.backbone_epochs}"
+            )
+        if self.backbone_epochs is not None and self.backbone_epochs >= self.epochs:
+            raise ValueError(f"backbone_epochs must be below epochs ({self.epochs}); got {self.backbone_epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; got 0")
         return self
+
+
+def is_backbone(model: str) -> bool:
+    """Whether a model's name is that of a library's backbone, such as ``timm/resnet18``."""
+    return "/" in model
 
 
 MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "checkpoint_every", "data_root"})

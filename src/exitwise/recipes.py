@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from exitwise.config import Settings, resolve
+from exitwise.config import Settings, is_backbone, resolve
 from exitwise.errors import UserError, near_match
 
 Recipe = dict[str, Any]
@@ -140,6 +140,28 @@ def images() -> Recipe:
     }
 
 
+def finetune() -> Recipe:
+    """A pretrained backbone of timm, torchvision or Hugging Face with exits: what `train --model timm/NAME` uses."""
+    return {
+        "data": "",
+        "model": "timm/resnet18",
+        "pretrained": "hub",
+        "image_size": 224,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "augment": "resize",
+        "method": "meta-weighted-shared",
+        "epochs": 10,
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "backbone_lr_factor": 0.1,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "workers": 2,
+    }
+
+
 def _authors() -> Recipe:
     return {"objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 
@@ -160,6 +182,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         imagenet_msdnet_step7,
         imagenet_msdnet_step7_authors,
         images,
+        finetune,
     )
 }
 
@@ -178,12 +201,18 @@ def compose(
     overrides = {**(config or {}), **(flags or {})}
     named = overrides.pop("recipe", None)
     data = overrides.get("data")
-    for key, value in (("recipe", named), ("data", data)):
+    model = overrides.get("model")
+    for key, value in (("recipe", named), ("data", data), ("model", model)):
         if not isinstance(value, str | None):
             raise UserError(f"setting {key}: input should be a name; got {value!r}")
     if data and data not in NAMED_DATA and Path(data).is_dir():
         overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
-    base = get_recipe(recipe or named or recipe_for(data))
+    base = get_recipe(recipe or named or recipe_for(data, model))
+    backbone = model or base["model"]
+    if is_backbone(backbone):
+        base |= _images_for(backbone)
+        if overrides.get("pretrained") == "none":
+            base |= {"backbone_lr_factor": 1.0}
     if "data" not in overrides and base["data"] not in NAMED_DATA:
         raise UserError("this recipe needs a folder of images: give --data")
     settings = resolve(base, overrides)
@@ -203,6 +232,16 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def recipe_for(data: str | None) -> str:
-    """The recipe to use for a data set where none was named."""
+def _images_for(backbone: str) -> Recipe:
+    """How a backbone wants its images, by its library's records."""
+    from exitwise.models.zoo import data_config
+
+    config = data_config(backbone)
+    return {**config._asdict(), "mean": list(config.mean), "std": list(config.std)}
+
+
+def recipe_for(data: str | None, model: str | None = None) -> str:
+    """The recipe to use for a data set, and maybe a backbone, where none was named."""
+    if model is not None and is_backbone(model):
+        return "finetune"
     return "digits" if data is None else NAMED_DATA.get(data, "images")

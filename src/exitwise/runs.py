@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torchvision
 
-from exitwise.config import MAY_CHANGE_ON_RESUME, Settings, read_yaml, resolve, to_yaml
+from exitwise.config import MAY_CHANGE_ON_RESUME, Settings, is_backbone, read_yaml, resolve, to_yaml
 from exitwise.data import Preprocessing, Splits, load
 from exitwise.errors import UserError
 from exitwise.exiting.policy import ExitPolicy
@@ -44,6 +44,7 @@ class Calibration:
         policy: the thresholds.
         budget: what was asked for, such as ``{"macs": 2e7}`` or ``{"p": 0.75}``.
         proportions: the exit proportions that the thresholds were found for.
+        exit_macs: cost of leaving at each exit.
         expected: accuracy, macs and shares on the calibration split.
         checkpoint: name of the checkpoint whose outputs were calibrated.
     """
@@ -51,6 +52,7 @@ class Calibration:
     policy: ExitPolicy
     budget: dict[str, Any]
     proportions: tuple[float, ...]
+    exit_macs: tuple[int, ...]
     expected: dict[str, Any]
     checkpoint: str
 
@@ -166,6 +168,7 @@ class Run:
                 "budget": calibration.budget,
                 "thresholds": list(calibration.policy.thresholds),
                 "proportions": list(calibration.proportions),
+                "exit_macs": list(calibration.exit_macs),
                 "calibration": calibration.expected,
                 "checkpoint": calibration.checkpoint,
             },
@@ -188,6 +191,7 @@ class Run:
                 ExitPolicy([None if t is None else float(t) for t in content["thresholds"]]),
                 content["budget"],
                 tuple(content["proportions"]),
+                tuple(content["exit_macs"]),
                 content["calibration"],
                 content["checkpoint"],
             )
@@ -220,7 +224,14 @@ def check_vacant(path: Path, settings: Settings) -> None:
 
 def preprocessing_of(settings: Settings) -> Preprocessing:
     """What the settings say of images."""
-    return Preprocessing(settings.image_size, tuple(settings.mean), tuple(settings.std), settings.augment)
+    return Preprocessing(
+        settings.image_size,
+        tuple(settings.mean),
+        tuple(settings.std),
+        settings.augment,
+        settings.interpolation,
+        settings.crop,
+    )
 
 
 def load_splits(settings: Settings) -> Splits:
@@ -235,10 +246,20 @@ def load_splits(settings: Settings) -> Splits:
     )
 
 
-def build_model(settings: Settings, classes: int) -> StagedModel:
-    """The network that the settings name, for that many classes."""
-    shape = (len(settings.mean), settings.image_size, settings.image_size)
-    return create_model(settings.model, num_classes=classes, input_shape=shape)
+def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -> StagedModel:
+    """The network that the settings name, for that many classes; with its pretrained weights, if asked for."""
+    options: dict[str, Any] = {
+        "num_classes": classes,
+        "input_shape": (len(settings.mean), settings.image_size, settings.image_size),
+    }
+    if is_backbone(settings.model):
+        options |= {"exits": settings.exits, "at": settings.exits_at, "head": settings.head}
+        if pretrained and settings.pretrained != "none":
+            options["pretrained"] = settings.pretrained == "hub" or settings.pretrained
+    model = create_model(settings.model, **options)
+    if settings.regime == "heads":
+        model.freeze_bodies()
+    return model
 
 
 def pick_device(name: str) -> torch.device:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -18,11 +18,11 @@ from exitwise.data import Split, Splits, TrainingBatches
 from exitwise.data.sources import image_files, read_image
 from exitwise.errors import DataError, UserError
 from exitwise.evaluation import CurvePoint, OperatingPoint, Outputs, anytime, budgeted_curve, collect_outputs, operate
-from exitwise.exiting.calibration import calibrate_macs, calibrate_proportions
+from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
 from exitwise.exiting.runtime import EarlyExitRunner
-from exitwise.methods import Method, create_method
+from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
-from exitwise.models.staged import StagedModel
+from exitwise.models.staged import Stage, StagedModel
 from exitwise.report.figures import accuracy_against_macs
 from exitwise.runs import (
     Calibration,
@@ -42,11 +42,12 @@ EVALUATION_BATCH = 256
 
 
 class TrainingResult(NamedTuple):
-    """A finished training: its folder, its rows of metrics, and whether it continued an earlier one."""
+    """A finished training: its folder, its rows of metrics, whether it continued an earlier one, and its data."""
 
     run: Run
     history: list[dict[str, float]]
     resumed: bool
+    splits: Splits
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,15 @@ def train(
     check_vacant(out, settings)
     splits = splits or load_splits(settings)
     torch.manual_seed(settings.seed)
-    model = build_model(settings, len(splits.classes)).to(device)
+    model = build_model(settings, len(splits.classes), pretrained=True).to(device)
     if settings.compile:
         compile_network(model)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
-    method = build_method(settings, model.exits).to(device)
     batches = TrainingBatches(splits.train, settings.batch_size, settings.seed, device, settings.workers)
+    method = build_method(settings, model.exits)
+    if settings.backbone_epochs is not None:
+        method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
+    method = method.to(device)
     run = Run.create(out, settings, splits, sys.argv)
     trainer = Trainer(
         model,
@@ -127,7 +131,7 @@ def train(
     resumed = trainer.resume()
     history = trainer.fit()
     run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
-    return TrainingResult(run, history, resumed)
+    return TrainingResult(run, history, resumed, splits)
 
 
 def build_method(settings: Settings, exits: int) -> Method:
@@ -157,16 +161,30 @@ def build_method(settings: Settings, exits: int) -> Method:
 
 
 def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optimizer:
-    """The network's optimizer that the settings name."""
+    """The network's optimizer that the settings name, over what is to be trained."""
+    groups = _parameter_groups(settings, model)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
-        model.parameters(),
+        groups,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
     )
+
+
+def _parameter_groups(settings: Settings, model: StagedModel) -> list[dict[str, Any]]:
+    """All parameters in one group, or those of the exits apart, where their learning rates differ."""
+    trained = [param for param in model.parameters() if param.requires_grad]
+    if settings.backbone_lr_factor == settings.head_lr_factor:
+        return [{"params": trained, "lr": settings.lr * settings.head_lr_factor}]
+    heads = {id(param) for stage in model.stages for param in cast("Stage", stage).head.parameters()}
+    parts = (
+        ([param for param in trained if id(param) not in heads], settings.backbone_lr_factor),
+        ([param for param in trained if id(param) in heads], settings.head_lr_factor),
+    )
+    return [{"params": params, "lr": settings.lr * factor} for params, factor in parts if params]
 
 
 def collect(model: StagedModel, split: Split, device: torch.device, workers: int = 0) -> Outputs:
@@ -181,7 +199,9 @@ def calibrate(
     macs: float | None = None,
     p: float | None = None,
     proportions: Sequence[float] | None = None,
+    max_accuracy_drop: float | None = None,
     device: str = "auto",
+    splits: Splits | None = None,
 ) -> Calibration:
     """Find thresholds for one budget on the run's calibration split and record them in calibration.json.
 
@@ -191,12 +211,20 @@ def calibrate(
         macs: mean multiply-accumulates per image.
         p: budget parameter of the geometric family.
         proportions: share of images leaving at each exit.
+        max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost.
         device: where to run the network.
+        splits: the run's data, where it is loaded already.
 
     Raises:
         ValueError: unless exactly one budget is given and within reach.
     """
-    wishes = {"budget": budget, "macs": macs, "p": p, "proportions": proportions}
+    wishes = {
+        "budget": budget,
+        "macs": macs,
+        "p": p,
+        "proportions": proportions,
+        "max_accuracy_drop": max_accuracy_drop,
+    }
     given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
@@ -208,15 +236,17 @@ def calibrate(
         proportions = check_proportions(proportions, model.exits)
     elif p is not None:
         proportions = exit_proportions(p, model.exits)
-    outputs = collect(model, run.splits().calibration, place, run.settings.workers)
+    outputs = collect(model, (splits or run.splits()).calibration, place, run.settings.workers)
     if proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
+    elif max_accuracy_drop is not None:
+        policy, proportions = calibrate_accuracy(outputs.confidences, outputs.correct, costs, max_accuracy_drop)
     else:
         target = macs if budget is None else budget * costs[-1]
         assert target is not None
         policy, proportions = calibrate_macs(outputs.confidences, costs, target)
     calibration = Calibration(
-        policy, given, tuple(proportions), operate(outputs, policy, costs)._asdict(), run.best().name
+        policy, given, tuple(proportions), costs, operate(outputs, policy, costs)._asdict(), run.best().name
     )
     run.write_calibration(calibration)
     return calibration

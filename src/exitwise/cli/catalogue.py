@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,13 +11,24 @@ from exitwise.config import resolve, to_yaml
 from exitwise.recipes import RECIPES, get_recipe
 
 
-def models() -> None:
-    """List the networks with the cost of leaving at each exit.
+def models(*, exits: str | None = None, image_size: int | None = None) -> None:
+    """List the networks with the cost of leaving at each exit; or show where exits can go on a backbone.
 
-    Example:
+    Examples:
 
         exitwise models
+        exitwise models --exits timm/resnet50
+
+    Parameters
+    ----------
+    exits
+        A backbone, such as timm/resnet50, torchvision/vit_b_16 or hf/microsoft/resnet-50.
+    image_size
+        Side of its images; by default what the backbone was made for.
     """
+    if exits is not None:
+        _exits_of(exits, image_size)
+        return
     from exitwise.cli.tables import macs
     from exitwise.models import count_cost, create_model, list_models
 
@@ -27,7 +40,41 @@ def models() -> None:
         cost = count_cost(model)
         shape = "x".join(map(str, model.input_shape))
         table.add_row(name, shape, f"{cost.params[-1] / 1e6:.3g}M", " ".join(macs(value) for value in cost.macs))
+    console = Console()
+    console.print(table)
+    console.print("and any classifier of timm, torchvision or Hugging Face: exitwise models --exits timm/resnet50")
+
+
+def _exits_of(name: str, image_size: int | None) -> None:
+    from exitwise.cli.tables import macs, percent
+    from exitwise.models import count_cost
+    from exitwise.models.attach import add_exits, exit_points
+    from exitwise.models.zoo import create_backbone, data_config
+
+    size = image_size or data_config(name).image_size
+    backbone = create_backbone(name, input_shape=(3, size, size))
+    points = exit_points(backbone, (3, size, size))
+    table = Table(title=f"{name}, images of {size}x{size}")
+    for column in ("after", "feature", "MACs", "4 exits", "params", "MACs to it"):
+        table.add_column(column, justify="left" if column in ("after", "feature") else "right", overflow="fold")
+    chosen = {}
+    if len(points) >= 3:
+        model = add_exits(backbone, exits=4, input_shape=(3, size, size))
+        cost = count_cost(model)
+        names = [*(point.name for point in model.points), None]
+        chosen = dict(zip(names, zip(range(1, 5), cost.params, cost.macs, strict=True), strict=True))
+    for point in points:
+        shape = [point.feature.channels, *point.feature.size]
+        if point.feature.kind != "map":
+            shape = [*shape[1:], shape[0]]
+        feature = "x".join(map(str, shape)) + (" tokens" if point.feature.kind == "tokens" else "")
+        table.add_row(point.name, feature, percent(point.share), *_chosen(chosen.get(point.name), macs))
+    table.add_row("its own classifier", "", percent(1.0), *_chosen(chosen.get(None), macs))
     Console().print(table)
+
+
+def _chosen(exit: tuple[int, int, int] | None, macs: Callable[[float], str]) -> tuple[str, str, str]:
+    return ("", "", "") if exit is None else (f"exit {exit[0]}", f"{exit[1] / 1e6:.3g}M", macs(exit[2]))
 
 
 def recipes(name: str | None = None) -> None:

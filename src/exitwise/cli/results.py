@@ -8,12 +8,17 @@ import json
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from exitwise.runs import Calibration
 
 
 def calibrate(
@@ -23,6 +28,7 @@ def calibrate(
     macs: str | None = None,
     p: float | None = None,
     proportions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    max_accuracy_drop: float | None = None,
     device: str = "auto",
 ) -> None:
     """Find exit thresholds for a compute budget on held-out images, and store them in the run.
@@ -32,6 +38,7 @@ def calibrate(
         exitwise calibrate runs/digits --budget 0.5
         exitwise calibrate runs/cifar --macs 20M
         exitwise calibrate runs/cifar --proportions 0.4,0.3,0.1,0.1,0.1
+        exitwise calibrate runs/photos --max-accuracy-drop 0.01
 
     Parameters
     ----------
@@ -45,6 +52,8 @@ def calibrate(
         Budget parameter: share k of exits is p^k, normalised.
     proportions
         Share of images that leave at each exit.
+    max_accuracy_drop
+        Spend as little as loses no more accuracy than this against the full network, on the held-out images.
     device
         auto, cpu, cuda, ...
     """
@@ -52,19 +61,30 @@ def calibrate(
     shares = None if proportions is None else parse_numbers(proportions, "proportions")
 
     from exitwise import workflow
+
+    calibration = workflow.calibrate(
+        run,
+        budget=budget,
+        macs=amount,
+        p=p,
+        proportions=shares,
+        max_accuracy_drop=max_accuracy_drop,
+        device=device,
+    )
+    console = plain_console()
+    print_calibration(console, calibration)
+    console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
+
+
+def print_calibration(console: Console, calibration: Calibration) -> None:
+    """Thresholds, and what they do on the calibration images."""
     from exitwise.cli.tables import point_rows
     from exitwise.evaluation import OperatingPoint
-    from exitwise.models import count_cost
-    from exitwise.runs import Run
 
-    calibration = workflow.calibrate(run, budget=budget, macs=amount, p=p, proportions=shares, device=device)
-    full = count_cost(Run(run).model()).macs[-1]
-    console = plain_console()
     thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in calibration.policy.thresholds)
     console.print(f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}")
-    for name, figure in point_rows(OperatingPoint(**calibration.expected), full):
+    for name, figure in point_rows(OperatingPoint(**calibration.expected), calibration.exit_macs[-1]):
         console.print(f"{name} on the calibration images: {figure}")
-    console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
 
 
 def evaluate(run: Path, *, device: str = "auto") -> None:

@@ -8,8 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from exitwise.cli.progress import RichReporter, plain_console
-from exitwise.config import Fields, read_yaml, to_yaml
+from exitwise.config import Fields, Settings, is_backbone, read_yaml, to_yaml
 from exitwise.recipes import compose
+
+ACCURACY_DROP = 0.01
+"""What a run is calibrated for after training: accuracy that may be lost against the full network."""
 
 
 def train(
@@ -25,6 +28,7 @@ def train(
     Examples:
 
         exitwise train
+        exitwise train --data ./photos --model timm/resnet18 --exits 3
         exitwise train --data ./photos --out runs/photos
         exitwise train --recipe cifar10_msdnet5 --data ./cifar10 --method uniform --batch-size 256
 
@@ -49,17 +53,36 @@ def train(
         return
 
     from exitwise import workflow
-    from exitwise.cli.tables import exits_table
+    from exitwise.cli.results import print_calibration
+    from exitwise.cli.tables import exits_table, percent
 
     name = recipe or content.get("recipe") or Path(resolved.data).name
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"
     console = plain_console()
-    console.print(
-        f"training {resolved.model} on {resolved.data} with {resolved.method} into {out} "
-        f"(batch {resolved.batch_size}, lr {resolved.lr:g})",
-        soft_wrap=True,
-    )
+    console.print(f"training {resolved.model} on {resolved.data} with {resolved.method} into {out}")
+    console.print(describe_settings(resolved))
     with RichReporter(console) as reporter:
         result = workflow.train(resolved, out, reporter)
     console.print(exits_table(result))
-    console.print(f"next: exitwise calibrate {out} --budget 0.5")
+    calibration = workflow.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
+    console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")
+    print_calibration(console, calibration)
+    saved = 1 - calibration.expected["macs"] / calibration.exit_macs[-1]
+    console.print(f"saves {percent(saved)} of the full network's MACs")
+    console.print(f"next: exitwise evaluate {out}; for another budget: exitwise calibrate {out} --budget 0.5")
+
+
+def describe_settings(settings: Settings) -> str:
+    """What matters most of the settings, in a line."""
+    parts = [
+        f"{settings.epochs} epochs",
+        f"batch {settings.batch_size}",
+        f"{settings.optimizer} lr {settings.lr:g}",
+        f"images {settings.image_size}x{settings.image_size}",
+    ]
+    if settings.backbone_lr_factor != 1:
+        parts.append(f"backbone lr x {settings.backbone_lr_factor:g}")
+    if is_backbone(settings.model):
+        parts.append(f"weights {settings.pretrained}")
+        parts.append(f"regime {settings.regime}")
+    return ", ".join(parts)

@@ -27,12 +27,16 @@ class Preprocessing:
         augment: for training: ``none``; ``shift``: pad by an eighth, random crop; ``crop``: shift and flip
             (CIFAR's); ``resize``: random resized crop and flip (ImageNet's). All but ``resize`` take
             images that have ``image_size`` already.
+        interpolation: for resizing.
+        crop: with ``resize``, share of the resized image's shorter side that the centre crop keeps.
     """
 
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment = "none"
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    crop: float = 0.875
 
     def __post_init__(self) -> None:
         if self.augment not in get_args(Augment):
@@ -52,7 +56,9 @@ class Preprocessing:
         """For ``resize``: one uint8 image of any size to (channels, image_size, image_size), with torch's generator."""
         if not self.any_size:
             return None
-        return v2.Compose([v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()])
+        return v2.Compose(
+            [v2.RandomResizedCrop(self.image_size, interpolation=self._mode, antialias=True), v2.RandomHorizontalFlip()]
+        )
 
     def augmented(self, images: Tensor, keys: Tensor) -> Tensor:
         """For ``shift`` and ``crop``: pad, crop and flip a batch on its device; others come back as they are.
@@ -80,13 +86,17 @@ class Preprocessing:
         return v2.Compose(self._to_float())
 
     def for_evaluation(self) -> Transform:
-        """Resize the shorter side (to 8/7 of image_size where training crops), centre crop, normalise.
+        """Resize the shorter side (to image_size / crop where training crops), centre crop, normalise.
 
         Takes one uint8 image or a batch. Images that have ``image_size`` already only get normalised.
         """
-        shorter = round(self.image_size * 8 / 7) if self.any_size else self.image_size
-        crop = [v2.Resize(shorter, antialias=True), v2.CenterCrop(self.image_size)]
+        shorter = round(self.image_size / self.crop) if self.any_size else self.image_size
+        crop = [v2.Resize(shorter, interpolation=self._mode, antialias=True), v2.CenterCrop(self.image_size)]
         return v2.Compose([*crop, *self._to_float()])
+
+    @property
+    def _mode(self) -> v2.InterpolationMode:
+        return v2.InterpolationMode(self.interpolation)
 
     def _to_float(self) -> list[Callable]:
         return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]

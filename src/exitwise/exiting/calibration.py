@@ -75,3 +75,43 @@ def calibrate_macs(confidences: Tensor, exit_macs: Sequence[float], macs: float)
 
     proportions = geometric_proportions(bisect_log_p(affordable), exits)
     return calibrate_proportions(confidences, proportions), proportions
+
+
+ACCURACY_STEPS = 400
+"""Members of the geometric family that are tried for an accuracy."""
+
+
+def calibrate_accuracy(
+    confidences: Tensor, correct: Tensor, exit_macs: Sequence[float], max_drop: float
+) -> tuple[ExitPolicy, list[float]]:
+    """Thresholds of the geometric family that cost least among those that lose no more accuracy than allowed.
+
+    Args:
+        confidences: of N calibration samples at K exits, (N, K).
+        correct: whether each exit is right, bool (N, K).
+        exit_macs: cost of leaving at each exit, cheap to dear.
+        max_drop: by how much accuracy on the calibration samples may fall below the last exit's, in [0, 1].
+
+    Returns:
+        The policy, and the proportions it was calibrated for. What it loses on other samples may be more.
+
+    Raises:
+        ValueError: for a drop outside [0, 1].
+    """
+    if not 0 <= max_drop <= 1:
+        raise ValueError(f"max_accuracy_drop must be a share from 0 to 1, such as 0.01; got {max_drop}")
+    exits = len(exit_macs)
+    costs = torch.tensor(exit_macs, dtype=torch.float64, device=confidences.device)
+    lowest = correct[:, -1].double().mean().item() - max_drop - 1e-12
+    everything_to_the_end = [*[0.0] * (exits - 1), 1.0]
+    best = calibrate_proportions(confidences, everything_to_the_end), everything_to_the_end
+    least = costs[-1].item()
+    for log_p in torch.linspace(-8, 8, ACCURACY_STEPS).tolist():
+        proportions = geometric_proportions(log_p, exits)
+        policy = calibrate_proportions(confidences, proportions)
+        taken = policy.exit_of(confidences)
+        accuracy = correct.gather(1, taken[:, None]).double().mean().item()
+        cost = costs[taken].mean().item()
+        if accuracy >= lowest and cost < least:
+            best, least = (policy, proportions), cost
+    return best

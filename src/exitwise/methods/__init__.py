@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from exitwise.methods.backbone_first import BackboneFirst
 from exitwise.methods.base import Method, Weighting
 from exitwise.methods.meta_weighted import MetaWeighted
 from exitwise.methods.shared_step import SharedStep
 from exitwise.methods.uniform import Uniform
 
-__all__ = ["MetaWeighted", "Method", "SharedStep", "Uniform", "Weighting", "create_method", "list_methods"]
+__all__ = [
+    "BackboneFirst",
+    "MetaWeighted",
+    "Method",
+    "SharedStep",
+    "Uniform",
+    "Weighting",
+    "create_method",
+    "list_methods",
+]
 
 _METHODS: dict[str, Callable[..., Method]] = {
     "uniform": Uniform,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
@@ -49,11 +49,26 @@ class StagedModel(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.num_classes = num_classes
         self.input_shape = input_shape
+        self.frozen = False
 
     @property
     def exits(self) -> int:
         """Number of exits K."""
         return len(self.stages)
+
+    def freeze_bodies(self) -> None:
+        """Leave only the exits to be trained: the rest keeps its parameters and statistics, and stays in eval mode."""
+        self.frozen = True
+        for stage in cast("list[Stage]", list(self.stages)):
+            stage.body.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            for stage in cast("list[Stage]", list(self.stages)):
+                stage.body.eval()
+        return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Logits of all K exits, each (B, C), cheap to dear."""
