@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import reference
-from exitwise.models import MSDNet, count_cost
+from exitwise.models import MSDNet, RANet, count_cost
 
 CASES = Path(__file__).parent / "cases"
 MODEL = {
@@ -21,6 +21,20 @@ MODEL = {
     "bottleneck_factors": (1, 2),
     "head_channels": 4,
     "input_shape": (1, 8, 8),
+}
+RANET = {
+    "num_classes": 3,
+    "blocks": 2,
+    "block_step": 1,
+    "step": 1,
+    "channels": 4,
+    "growth": 4,
+    "growth_factors": (4, 2, 1),
+    "bottleneck_factors": (4, 2, 1),
+    "scales": (1, 2, 3),
+    "compress": 0.25,
+    "head_channels": 4,
+    "input_shape": (1, 16, 16),
 }
 RUNS = {
     "loss_exits": {"wpn_input": "loss", "centering": "exits", "epsilon": 0.8, "p": 0.75, "meta_interval": 1},
@@ -62,20 +76,20 @@ def training_run(name, options):
     save(f"l2w_{name}", arrays)
 
 
-def forward_pass():
+def forward_pass(name, kind, config):
     torch.manual_seed(1)
-    model = MSDNet(**MODEL)
-    x = torch.randn(4, 1, 8, 8)
+    model = kind(**config)
+    x = torch.randn(4, *config["input_shape"])
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    arrays = {"config": repr(MODEL), "x": x, "state_names": np.array(list(state))}
+    arrays = {"config": repr(config), "x": x, "state_names": np.array(list(state))}
     arrays |= {f"state/{k}": v for k, v in state.items()}
     with torch.no_grad():
         arrays |= {f"eval_logits/{k}": z for k, z in enumerate(model.eval()(x))}
         arrays |= {f"train_logits/{k}": z for k, z in enumerate(model.train()(x))}
-    save("msdnet_forward_small", arrays)
+    save(f"{name}_forward_small", arrays)
     cost = count_cost(model)
-    costs = {"config": MODEL, "macs_per_exit": cost.macs, "params_total": cost.params[-1]}
-    (CASES / "msdnet_costs.json").write_text(json.dumps({"small": costs}, indent=1))
+    costs = {"config": config, "macs_per_exit": cost.macs, "params_total": cost.params[-1]}
+    (CASES / f"{name}_costs.json").write_text(json.dumps({"small": costs}, indent=1))
 
 
 def budgets():
@@ -111,5 +125,6 @@ if __name__ == "__main__":
     CASES.mkdir(exist_ok=True)
     for run_name, run_options in RUNS.items():
         training_run(run_name, run_options)
-    forward_pass()
+    forward_pass("msdnet", MSDNet, MODEL)
+    forward_pass("ranet", RANet, RANET)
     budgets()

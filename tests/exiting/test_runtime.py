@@ -50,7 +50,7 @@ def test_runner_decides_as_simulated(model, shares, batch_size):
 def test_runner_computes_later_stages_only_for_samples_inside(model):
     sizes = []
     for stage in model.stages:
-        stage.register_forward_hook(lambda stage, args, output: sizes.append(len(output[1])))
+        stage.head.register_forward_hook(lambda head, args, output: sizes.append(len(output)))
     images = torch.randn(40, 1, 8, 8)
     confidences = collect_outputs(model, [(images, torch.zeros(40, dtype=torch.int64))]).confidences
     sizes.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.cost import count_cost
-from exitwise.models.staged import StagedModel, State, evaluating
+from exitwise.models.staged import Stage, StagedModel, State, evaluating
 
 
 class ExitResult(NamedTuple):
@@ -47,7 +47,6 @@ class EarlyExitRunner:
         self.model = model
         self.policy = policy
         self.exit_macs = exit_macs or count_cost(model).macs
-        self._costs = torch.tensor(self.exit_macs, dtype=torch.float64)
 
     def __call__(self, images: Tensor) -> ExitResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
@@ -55,31 +54,52 @@ class EarlyExitRunner:
             return self._run(images)
 
     def _run(self, images: Tensor) -> ExitResult:
-        n, device = len(images), images.device
-        prediction = torch.empty(n, dtype=torch.int64, device=device)
-        exit = torch.empty(n, dtype=torch.int64, device=device)
-        confidence = torch.empty(n, dtype=images.dtype, device=device)
-        inside = torch.arange(n, device=device)
+        left: list[_Left] = []
+        inside: Tensor | None = None
         state: State = images
-        for k, stage in enumerate(self.model.stages):
-            state, logits = stage(state)
+        for k, stage in enumerate(cast("list[Stage]", list(self.model.stages))):
+            state = stage.body(state)
             if not self.policy.can_leave(k):
                 continue
-            confident, label = logits.softmax(dim=-1).max(dim=-1)
+            confident, label = stage.head(state).softmax(dim=-1).max(dim=-1)
+            last = k == self.policy.exits - 1
             leaves = self.policy.leaves(confident, k)
-            count = int(leaves.sum())  # the one wait for the device at an exit
-            if count == 0:
-                continue
-            if count == len(inside):
-                prediction[inside], confidence[inside], exit[inside] = label, confident, k
+            count = len(label) if last else int(leaves.sum())  # the one wait for the device at an exit
+            if count == len(label):
+                left.append(_Left(k, inside, label, confident))
                 break
-            order = leaves.int().argsort(descending=True, stable=True)
-            go, stay = order[:count], order[count:]
-            leaving = inside[go]
-            prediction[leaving], confidence[leaving], exit[leaving] = label[go], confident[go], k
-            inside, state = inside[stay], select(state, stay)
-        macs = self._costs.to(device)[exit]
-        return ExitResult(prediction, exit, confidence, macs)
+            if count:
+                order = leaves.int().argsort(descending=True, stable=True)
+                go, stay = order[:count], order[count:]
+                left.append(_Left(k, go if inside is None else inside[go], label[go], confident[go]))
+                inside, state = stay if inside is None else inside[stay], select(state, stay)
+        return self._in_order(left, images.device)
+
+    def _in_order(self, left: list[_Left], device: torch.device) -> ExitResult:
+        """The result in the order of the batch, of which ``left`` are parts, all together the whole."""
+        sizes = [len(part.prediction) for part in left]
+        exits = torch.tensor([part.exit for part in left], device=device)
+        macs = torch.tensor([self.exit_macs[part.exit] for part in left], dtype=torch.float64, device=device)
+        if len(left) == 1:
+            (part,) = left
+            return ExitResult(part.prediction, exits.expand(sizes[0]), part.confidence, macs.expand(sizes[0]))
+        order = torch.cat([part.samples for part in left if part.samples is not None]).argsort()
+        repeats = torch.tensor(sizes, device=device)
+        return ExitResult(
+            torch.cat([part.prediction for part in left])[order],
+            exits.repeat_interleave(repeats, output_size=sum(sizes))[order],
+            torch.cat([part.confidence for part in left])[order],
+            macs.repeat_interleave(repeats, output_size=sum(sizes))[order],
+        )
+
+
+class _Left(NamedTuple):
+    """Samples that left at one exit (0-based): their positions in the batch (None: all of it) and answers."""
+
+    exit: int
+    samples: Tensor | None
+    prediction: Tensor
+    confidence: Tensor
 
 
 def select(state: State, index: Tensor) -> State:

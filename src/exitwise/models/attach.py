@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from exitwise.errors import UserError, near_match
 from exitwise.models.heads import Feature, HeadFactory, suited_head
 from exitwise.models.staged import Stage, StagedModel, State, evaluating
-from exitwise.models.tracing import Traced, cannot_split, logits_of, trace, value_of
+from exitwise.models.tracing import Traced, cannot_split, is_layer, logits_of, trace, value_of
 
 
 class ExitPoint(NamedTuple):
@@ -95,7 +95,7 @@ def add_exits(
         classes = _count_classes(backbone, input_shape, num_classes)
         if skip:
             traced = trace(backbone, input_shape)
-            places = _places(traced, _prefix(backbone))
+            places = _places(traced, backbone)
             points = _choose(places, exits, at, _whole_hint(traced))
             model = _staged(traced, places, points, classes, head, input_shape).to(next(backbone.parameters()).device)
             _check_same(backbone, model)
@@ -107,19 +107,21 @@ def add_exits(
 
 def exit_points(backbone: nn.Module, input_shape: tuple[int, int, int] = (3, 224, 224)) -> list[ExitPoint]:
     """Where exits can go, cheap to dear; see :func:`add_exits`."""
-    return [place.point for place in _places(trace(backbone, input_shape), _prefix(backbone)).values()]
+    return [place.point for place in _places(trace(backbone, input_shape), backbone).values()]
 
 
 class _Place(NamedTuple):
     point: ExitPoint
     node: Any
     block: bool
-    """Whether the submodule is itself built of others."""
+    """Whether a submodule that ends here is one of a row of blocks."""
 
 
-def _places(traced: Traced, prefix: int | None) -> dict[str, _Place]:
+def _places(traced: Traced, backbone: nn.Module) -> dict[str, _Place]:
     """Name to place, for all nodes that everything later depends on alone; where several submodules end at
     one, the outermost names it."""
+    prefix, blocks = _prefix(backbone), _blocks(backbone)
+    block_ends = {node for name, node in traced.outputs.items() if name in blocks}
     nodes = list(traced.module.graph.nodes)
     spent = dict(zip(nodes, accumulate(traced.macs.get(node, 0) for node in nodes), strict=True))
     alone = _alone(nodes)
@@ -133,9 +135,20 @@ def _places(traced: Traced, prefix: int | None) -> dict[str, _Place]:
             continue
         name, feature = outermost[node], Feature.of(value_of(node).shape, prefix)
         if feature is not None:
-            block = node.op != "call_module" or str(node.target) != name
-            places[name] = _Place(ExitPoint(name, spent[node] / spent[nodes[-1]], feature), node, block)
+            point = ExitPoint(name, spent[node] / spent[nodes[-1]], feature)
+            places[name] = _Place(point, node, node in block_ends)
     return places
+
+
+def _blocks(backbone: nn.Module) -> set[str]:
+    """Names of submodules that are built of others, layers aside, and have a sibling of their class."""
+    names = set()
+    for path, parent in backbone.named_modules():
+        kinds = Counter(type(child) for child in parent.children())
+        for name, child in parent.named_children():
+            if kinds[type(child)] > 1 and any(child.children()) and not is_layer(child):
+                names.add(f"{path}.{name}".removeprefix("."))
+    return names
 
 
 def _varying(nodes: Sequence[fx.Node]) -> set[fx.Node]:
@@ -190,7 +203,10 @@ def _nearest(candidates: Sequence[ExitPoint], targets: Sequence[float]) -> list[
 def _whole_hint(traced: Traced) -> str:
     if not traced.whole:
         return ""
-    return f"; {', '.join(traced.whole)} decides by what it computes and stays whole"
+    return (
+        f"; module {', '.join(traced.whole)} decides by what it computes and stays whole (skip=False evaluates all "
+        "exits together, without skipping)"
+    )
 
 
 def _staged(
@@ -387,16 +403,12 @@ def _together(
 
 def _places_left_whole(backbone: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, _Place]:
     """As :func:`_places`, by watching what submodules return: exits can go after any that returns a feature."""
-    seen: list[tuple[str, bool, Any, int]] = []
+    seen: list[tuple[str, Any, int]] = []
 
-    def watch(name: str, block: bool) -> Any:
-        return lambda module, args, output: seen.append((name, block, output, counter.get_total_flops()))
+    def watch(name: str) -> Any:
+        return lambda module, args, output: seen.append((name, output, counter.get_total_flops()))
 
-    hooks = [
-        module.register_forward_hook(watch(name, any(module.children())))
-        for name, module in backbone.named_modules()
-        if name
-    ]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in backbone.named_modules() if name]
     parameter = next(backbone.parameters())
     images = torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype)
     try:
@@ -408,8 +420,9 @@ def _places_left_whole(backbone: nn.Module, input_shape: tuple[int, int, int]) -
     total = counter.get_total_flops()
     calls = Counter(name for name, *_ in seen)
     places: dict[str, _Place] = {}
-    for name, block, output, spent in seen:
-        feature = Feature.of(output.shape, _prefix(backbone)) if isinstance(output, Tensor) else None
+    prefix, blocks = _prefix(backbone), _blocks(backbone)
+    for name, output, spent in seen:
+        feature = Feature.of(output.shape, prefix) if isinstance(output, Tensor) else None
         if feature is not None and calls[name] == 1 and 0 < spent < total:
-            places[name] = _Place(ExitPoint(name, spent / total, feature), None, block)
+            places[name] = _Place(ExitPoint(name, spent / total, feature), None, name in blocks)
     return places

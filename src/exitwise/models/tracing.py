@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from exitwise.errors import UserError
@@ -204,7 +205,7 @@ class _Tracer(fx.Tracer):
     # What becomes a node of its own.
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return type(module) in self.whole or _is_layer(module)
+        return type(module) in self.whole or is_layer(module)
 
     def path_of_module(self, module: nn.Module) -> str:
         return super().path_of_module(module).removeprefix("network").removeprefix(".")
@@ -293,13 +294,22 @@ class _Tracer(fx.Tracer):
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         module = self.attributes[str(node.target)]
-        value = module(*args, **kwargs)
-        if isinstance(module, Value):
-            return self.fake.from_tensor(value)
+        if type(module) in self.whole:  # it may look at pixel values: let it see some
+            with unset_fake_temporarily():
+                value = module(*tree_map(_with_data, args), **tree_map(_with_data, kwargs))
+        else:
+            value = module(*args, **kwargs)
+        return tree_map(lambda part: self.fake.from_tensor(part) if isinstance(part, Tensor) else part, value)
+
+
+def _with_data(value: Any) -> Any:
+    """A tensor of the dry run filled with ones; other values as they are."""
+    if not isinstance(value, Tensor):
         return value
+    return torch.ones(value.shape, dtype=value.dtype, device=value.device)
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
     """Whether a module is one of torch's or timm's or torchvision's layers, containers aside."""
     home = type(module).__module__
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
