@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from exitwise.exiting.calibration import calibrate_proportions
-from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.confidence import Confidence
+from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.models.staged import StagedModel, evaluating
 from exitwise.weighting.allocation import AUTHORS_BUDGETS, exit_proportions
-from exitwise.weighting.gradient import exit_confidences
 
 
 class Outputs(NamedTuple):
     """What a network said about N samples at all of its K exits.
 
     Attributes:
-        confidences: max softmax, (N, K).
+        confidences: by the measure they were read with, (N, K).
         predictions: class index, int64 (N, K).
         targets: true class, int64 (N).
     """
@@ -29,9 +29,9 @@ class Outputs(NamedTuple):
     targets: Tensor
 
     @classmethod
-    def from_logits(cls, logits: Tensor, targets: Tensor) -> Outputs:
+    def from_logits(cls, logits: Tensor, targets: Tensor, confidence: Confidence = MAX_PROBABILITY) -> Outputs:
         """From logits (N, K, C) and targets (N)."""
-        return cls(exit_confidences(logits), logits.argmax(dim=-1), targets)
+        return cls(*confidence.read_all(logits), targets)
 
     @classmethod
     def from_probabilities(cls, probabilities: Tensor, targets: Tensor) -> Outputs:
@@ -69,21 +69,42 @@ class CurvePoint(NamedTuple):
 
 
 def collect_outputs(
-    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
+    model: StagedModel,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device | str = "cpu",
+    confidence: Confidence = MAX_PROBABILITY,
 ) -> Outputs:
     """Run all exits on every batch, in eval mode; the outputs come back on the CPU.
 
     Raises:
         ValueError: if there is no batch.
     """
-    parts = []
+    parts = [
+        [tensor.cpu() for tensor in Outputs.from_logits(logits, targets, confidence)]
+        for logits, targets in _logits(model, batches, device)
+    ]
+    return Outputs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def collect_logits(
+    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K, C) of all exits and targets (N), as :func:`collect_outputs` would read them."""
+    parts = [(logits.cpu(), targets) for logits, targets in _logits(model, batches, device)]
+    logits, targets = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def _logits(
+    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    empty = True
     with torch.inference_mode(), evaluating(model):
         for images, targets in batches:
-            logits = torch.stack(model(images.to(device, non_blocking=True)), dim=1)
-            parts.append([tensor.cpu() for tensor in Outputs.from_logits(logits, targets)])
-    if not parts:
+            empty = False
+            yield torch.stack(model(images.to(device, non_blocking=True)), dim=1), targets
+    if empty:
         raise ValueError("expected at least one batch to evaluate; got none")
-    return Outputs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def anytime(outputs: Outputs) -> list[float]:

@@ -29,6 +29,7 @@ import torchvision
 from exitwise.config import MAY_CHANGE_ON_RESUME, Settings, is_backbone, read_yaml, resolve, to_yaml
 from exitwise.data import Preprocessing, Splits, load
 from exitwise.errors import UserError
+from exitwise.exiting.confidence import Confidence
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models import create_model
 from exitwise.models.staged import StagedModel
@@ -47,6 +48,8 @@ class Calibration:
         exit_macs: cost of leaving at each exit.
         expected: accuracy, macs and shares on the calibration split.
         checkpoint: name of the checkpoint whose outputs were calibrated.
+        exit_seconds: measured time to leave at each exit, if the budget was a latency.
+        guarantee: what holds with which probability, if one was asked for.
     """
 
     policy: ExitPolicy
@@ -55,6 +58,8 @@ class Calibration:
     exit_macs: tuple[int, ...]
     expected: dict[str, Any]
     checkpoint: str
+    exit_seconds: tuple[float, ...] | None = None
+    guarantee: dict[str, Any] | None = None
 
 
 class Run:
@@ -167,10 +172,14 @@ class Run:
             {
                 "budget": calibration.budget,
                 "thresholds": list(calibration.policy.thresholds),
+                "measure": calibration.policy.confidence.measure,
+                "temperatures": calibration.policy.confidence.temperatures,
                 "proportions": list(calibration.proportions),
                 "exit_macs": list(calibration.exit_macs),
                 "calibration": calibration.expected,
                 "checkpoint": calibration.checkpoint,
+                "exit_seconds": calibration.exit_seconds,
+                "guarantee": calibration.guarantee,
             },
         )
 
@@ -187,13 +196,17 @@ class Run:
             )
         content = read_json(path)
         try:
+            temperatures = content["temperatures"]
+            reading = Confidence(content["measure"], None if temperatures is None else tuple(map(float, temperatures)))
             calibration = Calibration(
-                ExitPolicy([None if t is None else float(t) for t in content["thresholds"]]),
+                ExitPolicy([None if t is None else float(t) for t in content["thresholds"]], reading),
                 content["budget"],
                 tuple(content["proportions"]),
                 tuple(content["exit_macs"]),
                 content["calibration"],
                 content["checkpoint"],
+                content["exit_seconds"],
+                content["guarantee"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"expected thresholds of exits in {path}; {error!r}") from error

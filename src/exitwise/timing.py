@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.models.staged import StagedModel, evaluating
+
+NEVER, ALWAYS = 2.0, -1.0
+"""Thresholds that no confidence, and that every confidence, reaches."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -61,6 +65,21 @@ def measure_speedups(
     functions.update({name: early(runner) for name, runner in runners.items()})
     seconds = interleaved_medians(functions, rounds)
     return {name: seconds[None] / seconds[name] for name in policies}
+
+
+def measure_exit_seconds(model: StagedModel, rounds: int = 30) -> tuple[float, ...]:
+    """Median seconds to leave at each exit, one image at a time, earlier exits' own cost included.
+
+    On random images, where the network lies, as this machine is now.
+    """
+    device = next(model.parameters()).device
+    image = torch.randn(1, *model.input_shape, device=device)
+    runners = {
+        k: EarlyExitRunner(model, ExitPolicy([NEVER] * k + [ALWAYS] * (model.exits - 1 - k)), (0,) * model.exits)
+        for k in range(model.exits)
+    }
+    functions = {k: partial(runner, image) for k, runner in runners.items()}
+    return tuple(interleaved_medians(functions, rounds).values())
 
 
 def _wait() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 
@@ -17,9 +18,21 @@ from exitwise.config import Settings
 from exitwise.data import Split, Splits, TrainingBatches
 from exitwise.data.sources import image_files, read_image
 from exitwise.errors import DataError, UserError
-from exitwise.evaluation import CurvePoint, OperatingPoint, Outputs, anytime, budgeted_curve, collect_outputs, operate
+from exitwise.evaluation import (
+    CurvePoint,
+    OperatingPoint,
+    Outputs,
+    anytime,
+    budgeted_curve,
+    collect_logits,
+    collect_outputs,
+    operate,
+)
 from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
+from exitwise.exiting.confidence import Confidence, Measure, fit_temperatures
+from exitwise.exiting.risk import Risk, control_risk
 from exitwise.exiting.runtime import EarlyExitRunner
+from exitwise.exiting.search import ThresholdSearch
 from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
 from exitwise.models.staged import Stage, StagedModel
@@ -34,6 +47,7 @@ from exitwise.runs import (
     preprocessing_of,
     write_json,
 )
+from exitwise.timing import measure_exit_seconds
 from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.trainer import Reporter, Trainer
 from exitwise.weighting.allocation import check_proportions, exit_proportions
@@ -197,30 +211,43 @@ def calibrate(
     *,
     budget: float | None = None,
     macs: float | None = None,
+    latency: float | None = None,
     p: float | None = None,
     proportions: Sequence[float] | None = None,
     max_accuracy_drop: float | None = None,
+    confidence: float | None = None,
+    risk: Risk = "accuracy-drop",
+    thresholds: Literal["geometric", "searched"] = "geometric",
+    measure: Measure = "max-probability",
+    temperature: bool = False,
     device: str = "auto",
     splits: Splits | None = None,
 ) -> Calibration:
-    """Find thresholds for one budget on the run's calibration split and record them in calibration.json.
+    """Find thresholds for one wish on the run's calibration split and record them in calibration.json.
 
     Args:
         path: the run folder.
         budget: share of the full network's MACs to spend on average.
         macs: mean multiply-accumulates per image.
+        latency: mean seconds per image, one by one, as measured here and now with the exits' own cost.
         p: budget parameter of the geometric family.
         proportions: share of images leaving at each exit.
         max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost.
+        confidence: with max_accuracy_drop: guarantee it with this probability (see :func:`control_risk`).
+        risk: what is guaranteed.
+        thresholds: ``geometric``: of the paper's family; ``searched``: those that do best on the calibration images.
+        measure: how confidence is read (see :class:`Confidence`).
+        temperature: whether to fit a temperature per exit first.
         device: where to run the network.
         splits: the run's data, where it is loaded already.
 
     Raises:
-        ValueError: unless exactly one budget is given and within reach.
+        ValueError: unless exactly one wish is given and within reach, or for unsuitable calibration images.
     """
     wishes = {
         "budget": budget,
         "macs": macs,
+        "latency": latency,
         "p": p,
         "proportions": proportions,
         "max_accuracy_drop": max_accuracy_drop,
@@ -228,28 +255,89 @@ def calibrate(
     given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
+    if confidence is not None and max_accuracy_drop is None:
+        raise UserError("confidence goes with max_accuracy_drop, which it guarantees")
+    if thresholds == "searched" and (p is not None or proportions is not None or confidence is not None):
+        name = "confidence" if confidence is not None else next(iter(given))
+        raise UserError(f"searched thresholds are for a budget or an accuracy; got {name}")
     run = Run(path)
     place = pick_device(device)
     model = run.model(place)
-    costs = count_cost(model).macs
+    exit_macs = count_cost(model).macs
     if proportions is not None:
         proportions = check_proportions(proportions, model.exits)
     elif p is not None:
         proportions = exit_proportions(p, model.exits)
-    outputs = collect(model, (splits or run.splits()).calibration, place, run.settings.workers)
+    split = (splits or run.splits()).calibration
+    _check_calibration_images(split, model.exits)
+    logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
+    reading = Confidence(measure, fit_temperatures(logits, targets) if temperature else None)
+    outputs = Outputs.from_logits(logits, targets, reading)
+    exit_seconds = None
+    costs: tuple[float, ...] = exit_macs
+    target = macs
+    if budget is not None:
+        target = budget * exit_macs[-1]
+    if latency is not None:
+        exit_seconds = measure_exit_seconds(model)
+        costs, target = _rising(exit_seconds), latency
+        if not costs[0] <= latency <= costs[-1]:
+            first, full = 1000 * costs[0], 1000 * costs[-1]
+            raise UserError(
+                "a latency must lie between that of leaving at the first exit and the full network's, here "
+                f"{first:.3g} to {full:.3g} ms; got {1000 * latency:.3g} ms"
+            )
+    guarantee = None
     if proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
+    elif max_accuracy_drop is not None and confidence is not None:
+        result = control_risk(*outputs, max_accuracy_drop, confidence, risk=risk, seed=run.settings.split_seed)
+        policy, proportions = result.policy, result.proportions
+        guarantee = {
+            "risk": risk,
+            "confidence": confidence,
+            "holds": result.holds,
+            "tested": result.tested,
+            "mean_loss": result.mean_loss,
+        }
     elif max_accuracy_drop is not None:
         policy, proportions = calibrate_accuracy(outputs.confidences, outputs.correct, costs, max_accuracy_drop)
+        if thresholds == "searched":
+            search = ThresholdSearch(outputs.confidences, outputs.correct, costs)
+            policy = search.least_cost(anytime(outputs)[-1] - max_accuracy_drop, policy)
     else:
-        target = macs if budget is None else budget * costs[-1]
         assert target is not None
         policy, proportions = calibrate_macs(outputs.confidences, costs, target)
+        if thresholds == "searched":
+            policy = ThresholdSearch(outputs.confidences, outputs.correct, costs).best_accuracy(target, policy)
+    point = operate(outputs, policy, exit_macs)
     calibration = Calibration(
-        policy, given, tuple(proportions), costs, operate(outputs, policy, costs)._asdict(), run.best().name
+        policy.read_by(reading),
+        given,
+        tuple(point.shares if thresholds == "searched" else proportions),
+        exit_macs,
+        point._asdict(),
+        run.best().name,
+        exit_seconds,
+        guarantee,
     )
     run.write_calibration(calibration)
     return calibration
+
+
+def _rising(seconds: Sequence[float]) -> tuple[float, ...]:
+    """Measured times, a later exit never taken for quicker than an earlier one."""
+    return tuple(accumulate(seconds, max))
+
+
+def _check_calibration_images(split: Split, exits: int) -> None:
+    """Raise DataError unless there are enough images of every class."""
+    if len(split) < exits:
+        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(split)}")
+    counts = torch.bincount(split.targets, minlength=len(split.source.classes)).tolist()
+    missing = [name for name, count in zip(split.source.classes, counts, strict=True) if count == 0]
+    if missing:
+        raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")
 
 
 def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = None) -> Evaluation:
@@ -263,11 +351,13 @@ def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = 
     splits = splits or run.splits()
     costs = count_cost(model).macs
     workers = run.settings.workers
-    test = collect(model, splits.test, place, workers)
+    logits, targets = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
+    test = Outputs.from_logits(logits, targets)
     curve = budgeted_curve(collect(model, splits.calibration, place, workers), test, costs)
     calibrated = None
     if (run.path / "calibration.json").is_file():
-        calibrated = operate(test, run.read_calibration().policy, costs)
+        policy = run.read_calibration().policy
+        calibrated = operate(Outputs.from_logits(logits, targets, policy.confidence), policy, costs)
     evaluation = Evaluation(costs, anytime(test), curve, calibrated)
     write_json(run.path / "evaluation.json", _record(evaluation))
     figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)

@@ -180,7 +180,7 @@ def test_changed_data_is_noticed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "expected exactly one of budget, macs, p, proportions, max_accuracy_drop; got none"),
+        ([], "expected exactly one of budget, macs, latency, p, proportions, max_accuracy_drop; got none"),
         (["--p", "1", "--budget", "0.5"], "expected exactly one of .*; got budget, p"),
         (["--budget", "0.01"], "a budget must lie between the first exit's cost and the full network's"),
         (["--budget", "1.5"], "a budget must lie between the first exit's cost and the full network's"),

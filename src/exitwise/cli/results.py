@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -26,19 +26,27 @@ def calibrate(
     *,
     budget: float | None = None,
     macs: str | None = None,
+    latency: str | None = None,
     p: float | None = None,
     proportions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     max_accuracy_drop: float | None = None,
+    confidence: float | None = None,
+    risk: Literal["accuracy-drop", "disagreement"] = "accuracy-drop",
+    thresholds: Literal["geometric", "searched"] = "geometric",
+    measure: Literal["max-probability", "margin", "entropy", "patience"] = "max-probability",
+    temperature: bool = False,
     device: str = "auto",
 ) -> None:
-    """Find exit thresholds for a compute budget on held-out images, and store them in the run.
+    """Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.
 
     Examples:
 
         exitwise calibrate runs/digits --budget 0.5
         exitwise calibrate runs/cifar --macs 20M
+        exitwise calibrate runs/cifar --latency 5ms --device cpu
         exitwise calibrate runs/cifar --proportions 0.4,0.3,0.1,0.1,0.1
         exitwise calibrate runs/photos --max-accuracy-drop 0.01
+        exitwise calibrate runs/photos --max-accuracy-drop 0.01 --confidence 0.95
 
     Parameters
     ----------
@@ -48,16 +56,29 @@ def calibrate(
         Share of the full network's MACs to spend on average.
     macs
         Mean multiply-accumulates per image, such as 20M or 1.5G.
+    latency
+        Mean time per image, one by one, on this machine as it is now, such as 5ms or 800us.
     p
         Budget parameter: share k of exits is p^k, normalised.
     proportions
         Share of images that leave at each exit.
     max_accuracy_drop
         Spend as little as loses no more accuracy than this against the full network, on the held-out images.
+    confidence
+        Make that a guarantee for images to come, which fails with probability 1 - confidence at most.
+    risk
+        What the guarantee is about: accuracy lost, or images classified otherwise than by the full network.
+    thresholds
+        geometric: of the paper's family; searched: those that do best on the held-out images.
+    measure
+        What an exit's confidence is.
+    temperature
+        Fit a temperature per exit first.
     device
         auto, cpu, cuda, ...
     """
     amount = None if macs is None else parse_macs(macs)
+    seconds = None if latency is None else parse_seconds(latency)
     shares = None if proportions is None else parse_numbers(proportions, "proportions")
 
     from exitwise import workflow
@@ -66,9 +87,15 @@ def calibrate(
         run,
         budget=budget,
         macs=amount,
+        latency=seconds,
         p=p,
         proportions=shares,
         max_accuracy_drop=max_accuracy_drop,
+        confidence=confidence,
+        risk=risk,
+        thresholds=thresholds,
+        measure=measure,
+        temperature=temperature,
         device=device,
     )
     console = plain_console()
@@ -85,6 +112,31 @@ def print_calibration(console: Console, calibration: Calibration) -> None:
     console.print(f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}")
     for name, figure in point_rows(OperatingPoint(**calibration.expected), calibration.exit_macs[-1]):
         console.print(f"{name} on the calibration images: {figure}")
+    if calibration.exit_seconds is not None:
+        times = zip(calibration.expected["shares"], calibration.exit_seconds, strict=True)
+        mean = 1000 * sum(share * seconds for share, seconds in times)
+        console.print(f"mean time on the calibration images: {mean:.3g} ms, one by one on this machine")
+    if calibration.guarantee is not None:
+        console.print(describe_guarantee(calibration))
+
+
+def describe_guarantee(calibration: Calibration) -> str:
+    """What is guaranteed, or that nothing can be."""
+    guarantee = calibration.guarantee
+    assert guarantee is not None
+    tolerance = calibration.budget["max_accuracy_drop"]
+    what = {
+        "accuracy-drop": f"accuracy at most {100 * tolerance:g} points below the full network's",
+        "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
+    }[guarantee["risk"]]
+    if guarantee["holds"]:
+        return (
+            f"guaranteed with probability {guarantee['confidence']:g}: {what} (tested on {guarantee['tested']} images)"
+        )
+    return (
+        f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
+        f"probability {guarantee['confidence']:g}; nobody leaves early"
+    )
 
 
 def evaluate(run: Path, *, device: str = "auto") -> None:
@@ -179,6 +231,18 @@ def parse_macs(text: str) -> float:
     except ValueError:
         pass
     raise UserError(f"expected MACs as a number with k, M or G, such as 20M; got {text!r}")
+
+
+def parse_seconds(text: str) -> float:
+    """``5ms`` to 0.005.
+
+    Raises:
+        UserError: if the text is no positive time with a unit.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(us|µs|ms|s)\s*", text)
+    if match and float(match[1]) > 0:
+        return float(match[1]) * {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
+    raise UserError(f"expected a time with its unit (us, ms or s), such as 5ms; got {text!r}")
 
 
 def parse_numbers(texts: list[str], name: str) -> list[float]:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from exitwise.exiting.confidence import Confidence
+
+MAX_PROBABILITY = Confidence()
+
 
 @dataclass(frozen=True)
 class ExitPolicy:
@@ -15,23 +19,33 @@ class ExitPolicy:
 
     Attributes:
         thresholds: one per exit but the last, each a confidence in [0, 1], or None: nobody can leave there.
+        confidence: how confidence is read from logits.
 
     Raises:
-        ValueError: for a threshold that is not a finite number.
+        ValueError: for a threshold that is not a finite number, or temperatures of another number of exits.
     """
 
     thresholds: tuple[float | None, ...]
+    confidence: Confidence
 
-    def __init__(self, thresholds: Sequence[float | None]) -> None:
+    def __init__(self, thresholds: Sequence[float | None], confidence: Confidence = MAX_PROBABILITY) -> None:
         values = tuple(None if t is None else float(t) for t in thresholds)
         if any(t is not None and not abs(t) < float("inf") for t in values):
             raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {values}")
+        temperatures = confidence.temperatures
+        if temperatures is not None and len(temperatures) != len(values) + 1:
+            raise ValueError(f"expected {len(values) + 1} temperatures, one per exit; got {len(temperatures)}")
         object.__setattr__(self, "thresholds", values)
+        object.__setattr__(self, "confidence", confidence)
 
     @property
     def exits(self) -> int:
         """Number of exits K."""
         return len(self.thresholds) + 1
+
+    def read_by(self, confidence: Confidence) -> ExitPolicy:
+        """The same thresholds on another reading of the logits."""
+        return ExitPolicy(self.thresholds, confidence)
 
     def can_leave(self, exit: int) -> bool:
         """Whether any sample at all can leave at this exit (0-based)."""

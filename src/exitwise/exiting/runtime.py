@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from exitwise.exiting.confidence import Reading
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.cost import count_cost
 from exitwise.models.staged import Stage, StagedModel, State, evaluating
@@ -19,7 +20,7 @@ class ExitResult(NamedTuple):
     Attributes:
         prediction: class index, int64 (B).
         exit: exit taken, 0-based, int64 (B).
-        confidence: max softmax at that exit, (B).
+        confidence: at that exit, as the policy reads it, (B).
         macs: multiply-accumulates spent, float64 (B).
     """
 
@@ -56,12 +57,17 @@ class EarlyExitRunner:
     def _run(self, images: Tensor) -> ExitResult:
         left: list[_Left] = []
         inside: Tensor | None = None
+        reading: Reading | None = None
+        read = self.policy.confidence
         state: State = images
         for k, stage in enumerate(cast("list[Stage]", list(self.model.stages))):
             state = stage.body(state)
+            if not (read.needs_every_exit or self.policy.can_leave(k)):
+                continue
+            reading = read.read(stage.head(state), k, reading)
+            confident, label = reading.confidence, reading.prediction
             if not self.policy.can_leave(k):
                 continue
-            confident, label = stage.head(state).softmax(dim=-1).max(dim=-1)
             last = k == self.policy.exits - 1
             leaves = self.policy.leaves(confident, k)
             count = len(label) if last else int(leaves.sum())  # the one wait for the device at an exit
@@ -73,6 +79,7 @@ class EarlyExitRunner:
                 go, stay = order[:count], order[count:]
                 left.append(_Left(k, go if inside is None else inside[go], label[go], confident[go]))
                 inside, state = stay if inside is None else inside[stay], select(state, stay)
+                reading = reading.select(stay)
         return self._in_order(left, images.device)
 
     def _in_order(self, left: list[_Left], device: torch.device) -> ExitResult:

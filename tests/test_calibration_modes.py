@@ -1,0 +1,136 @@
+"""Every wish that a user can state, on digits: met on the calibration images; the test figure printed beside it."""
+
+import json
+
+import pytest
+
+from exitwise import workflow
+from exitwise.cli import main
+from exitwise.cli.results import parse_seconds
+from exitwise.errors import UserError
+from exitwise.recipes import compose
+from exitwise.runs import Run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
+    result = workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits")
+    workflow.calibrate(result.run.path, budget=0.5, splits=result.splits)
+    return result
+
+
+def full_accuracy(run):
+    return workflow.anytime(workflow.collect(run.run.model(), run.splits.calibration, "cpu"))[-1]
+
+
+WISHES = {
+    "half of the MACs": {"budget": 0.5},
+    "half of the MACs, searched": {"budget": 0.5, "thresholds": "searched"},
+    "half of the MACs, margin": {"budget": 0.5, "measure": "margin"},
+    "half of the MACs, entropy with temperature": {"budget": 0.5, "measure": "entropy", "temperature": True},
+    "half of the MACs, patience": {"budget": 0.5, "measure": "patience"},
+    "100k MACs": {"macs": 100_000.0},
+    "p = 0.75": {"p": 0.75},
+    "shares": {"proportions": [0.4, 0.3, 0.2, 0.1]},
+    "2 % of accuracy": {"max_accuracy_drop": 0.02},
+    "2 % of accuracy, searched": {"max_accuracy_drop": 0.02, "thresholds": "searched"},
+    "10 % of accuracy, guaranteed": {"max_accuracy_drop": 0.1, "confidence": 0.9},
+    "10 % of disagreement, guaranteed": {"max_accuracy_drop": 0.1, "confidence": 0.9, "risk": "disagreement"},
+    "latency": {"latency": None},
+}
+
+
+@pytest.mark.parametrize("name", WISHES)
+def test_every_wish_is_met_on_the_calibration_images(run, name):
+    wish = dict(WISHES[name])
+    if "latency" in wish:
+        seconds = workflow.measure_exit_seconds(run.run.model())
+        wish["latency"] = (seconds[0] + max(seconds)) / 2
+    found = workflow.calibrate(run.run.path, **wish, device="cpu", splits=run.splits)
+    test = workflow.evaluate(run.run.path, "cpu", splits=run.splits).calibrated
+    accuracy, macs, shares = (found.expected[key] for key in ("accuracy", "macs", "shares"))
+    print(f"{name}: {accuracy:.3f} at {macs:.0f} MACs; test {test.accuracy:.3f} at {test.macs:.0f}")
+    full = found.exit_macs[-1]
+    if "budget" in wish:
+        assert macs <= wish["budget"] * full * (1 + 1e-9)
+        assert name.endswith("searched") or macs >= 0.9 * wish["budget"] * full
+    if "macs" in wish:
+        assert 0.9 * wish["macs"] <= macs <= wish["macs"]
+    if "proportions" in wish:
+        assert shares == pytest.approx(wish["proportions"], abs=0.02)
+    if "max_accuracy_drop" in wish:
+        assert accuracy >= full_accuracy(run) - wish["max_accuracy_drop"] - 1e-9
+        assert macs < full
+    if "confidence" in wish:
+        assert found.guarantee["holds"]
+    if "latency" in wish:
+        times = zip(shares, found.exit_seconds, strict=True)
+        assert sum(share * seconds for share, seconds in times) <= wish["latency"] * 1.001
+    if name.endswith("searched"):
+        plain = workflow.calibrate(run.run.path, **{**wish, "thresholds": "geometric"}, splits=run.splits).expected
+        if "budget" in wish:
+            assert accuracy >= plain["accuracy"]
+        else:
+            assert macs <= plain["macs"]
+    again = Run(run.run.path).read_calibration()
+    assert again.policy.thresholds is not None
+
+
+def test_what_is_stored_is_what_is_used(run):
+    found = workflow.calibrate(run.run.path, budget=0.6, measure="margin", temperature=True, splits=run.splits)
+    stored = Run(run.run.path).read_calibration()
+    assert (stored.policy, stored.budget, stored.exit_macs) == (found.policy, found.budget, found.exit_macs)
+    content = json.loads((run.run.path / "calibration.json").read_text())
+    assert content["measure"] == "margin"
+    assert len(content["temperatures"]) == 4
+
+
+def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", str(run.run.path), "--max-accuracy-drop", "0.001", "--confidence", "0.99"])
+    assert stop.value.code == 0
+    output = capsys.readouterr().out
+    assert "images are too few, or the early exits too weak, for accuracy at most 0.1 points below" in output
+    assert "none leaves, none leaves, none leaves" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--latency", "5"], "expected a time with its unit (us, ms or s), such as 5ms; got '5'"),
+        (["--latency", "0ms"], "expected a time with its unit"),
+        (["--latency", "9s"], "a latency must lie between that of leaving at the first exit and the full network's"),
+        (["--budget", "0.5", "--confidence", "0.9"], "confidence goes with max_accuracy_drop"),
+        (["--p", "0.5", "--thresholds", "searched"], "searched thresholds are for a budget or an accuracy; got p"),
+        (["--max-accuracy-drop", "1.5"], "max_accuracy_drop must be a share from 0 to 1"),
+        (["--max-accuracy-drop", "0.1", "--confidence", "2"], "confidence must lie between 0 and 1; got 2"),
+        (["--budget", "0.001"], "a budget must lie between"),
+        (["--budget", "0.5", "--measure", "luck"], "luck"),
+    ],
+)
+def test_bad_wishes_change_nothing(run, capsys, flags, message):
+    before = (run.run.path / "calibration.json").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", str(run.run.path), *flags])
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert (run.run.path / "calibration.json").read_bytes() == before
+
+
+def test_calibration_images_of_every_class_are_needed(run):
+    split = run.splits.calibration
+    without = type(split)(split.source, split.indices[split.targets != 3], split.preprocessing)
+    with pytest.raises(UserError, match="there is none of '3'"):
+        workflow.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=without))
+    few = type(split)(split.source, split.indices[:3], split.preprocessing)
+    with pytest.raises(UserError, match="calibration needs at least 4 images, one per exit; got 3"):
+        workflow.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=few))
+
+
+def test_times_are_read_with_their_unit():
+    assert [parse_seconds(text) for text in ("5ms", "800us", "1.5 s", "2e-3s")] == pytest.approx(
+        [0.005, 0.0008, 1.5, 0.002]
+    )
