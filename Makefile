@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/exitwise demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check src tests benchmarks

@@ -12,8 +12,11 @@ from exitwise.version import __version__
 if TYPE_CHECKING:
     from exitwise.evaluation import Outputs, anytime, budgeted_curve, collect_outputs, operate
     from exitwise.exiting.calibration import calibrate_macs, calibrate_proportions
+    from exitwise.exiting.confidence import Confidence, fit_temperatures
     from exitwise.exiting.policy import ExitPolicy
+    from exitwise.exiting.risk import control_risk
     from exitwise.exiting.runtime import EarlyExitRunner, ExitResult
+    from exitwise.exiting.search import ThresholdSearch
     from exitwise.methods import MetaWeighted, Uniform, create_method, list_methods
     from exitwise.models import MSDNet, RANet, Stage, StagedModel, count_cost, create_model, list_models
     from exitwise.models.attach import add_exits, exit_points
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 _HOME = {
     "exitwise.evaluation": ("Outputs", "anytime", "budgeted_curve", "collect_outputs", "operate"),
     "exitwise.exiting.calibration": ("calibrate_macs", "calibrate_proportions"),
+    "exitwise.exiting.confidence": ("Confidence", "fit_temperatures"),
     "exitwise.exiting.policy": ("ExitPolicy",),
+    "exitwise.exiting.risk": ("control_risk",),
+    "exitwise.exiting.search": ("ThresholdSearch",),
     "exitwise.exiting.runtime": ("EarlyExitRunner", "ExitResult"),
     "exitwise.methods": ("MetaWeighted", "Uniform", "create_method", "list_methods"),
     "exitwise.models": ("MSDNet", "RANet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"),

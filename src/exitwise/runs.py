@@ -13,11 +13,8 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import platform
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +28,7 @@ from exitwise.data import Preprocessing, Splits, load
 from exitwise.errors import UserError
 from exitwise.exiting.confidence import Confidence
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.files import read_json, write_json, write_text
 from exitwise.models import create_model
 from exitwise.models.staged import StagedModel
 from exitwise.training.checkpoint import CheckpointError, CheckpointFolder, load_checkpoint
@@ -303,34 +301,3 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename, making its folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent, text=True)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        UserError: if the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"expected JSON at {path}; {error}") from error

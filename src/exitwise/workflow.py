@@ -16,7 +16,7 @@ import torch
 
 from exitwise.config import Settings
 from exitwise.data import Split, Splits, TrainingBatches
-from exitwise.data.sources import image_files, read_image
+from exitwise.data.sources import read_image
 from exitwise.errors import DataError, UserError
 from exitwise.evaluation import (
     CurvePoint,
@@ -33,6 +33,7 @@ from exitwise.exiting.confidence import Confidence, Measure, fit_temperatures
 from exitwise.exiting.risk import Risk, control_risk
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.exiting.search import ThresholdSearch
+from exitwise.files import expand, write_json
 from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
 from exitwise.models.staged import Stage, StagedModel
@@ -45,8 +46,8 @@ from exitwise.runs import (
     load_splits,
     pick_device,
     preprocessing_of,
-    write_json,
 )
+from exitwise.runtime import Prediction
 from exitwise.timing import measure_exit_seconds
 from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.trainer import Reporter, Trainer
@@ -79,17 +80,6 @@ class Evaluation:
     anytime: list[float]
     curve: list[CurvePoint]
     calibrated: OperatingPoint | None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a run says about one image: class name, confidence, exit (from 1), and share of the full MACs spent."""
-
-    file: str
-    prediction: str
-    confidence: float
-    exit: int
-    compute: float
 
 
 def train(
@@ -379,7 +369,7 @@ def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto")
     """
     run = Run(path)
     policy = run.read_calibration().policy
-    images = list(_expand(files))
+    images = expand(files)
     preprocessing = preprocessing_of(run.settings)
     transform = preprocessing.for_evaluation()
     place = pick_device(device)
@@ -399,21 +389,26 @@ def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto")
     return predictions
 
 
-def _expand(files: Iterable[str | Path]) -> Iterable[Path]:
-    """The files, and the images in folders among them."""
-    paths = [Path(file) for file in files]
-    if not paths:
-        raise UserError("expected image files or folders to classify; got none")
-    for path in paths:
-        if path.is_dir():
-            found = image_files(path)
-            if not found:
-                raise DataError(f"expected images in {path}; found none")
-            yield from found
-        elif path.is_file():
-            yield path
-        else:
-            raise DataError(f"expected an image or a folder at {path}; found nothing")
+def export(path: str | Path, out: str | Path) -> list[Path]:
+    """Write a calibrated run as an ONNX bundle (see :func:`~exitwise.export.onnx.export_onnx`); returns its files.
+
+    Raises:
+        UserError: without calibration, if something is at ``out``, or if the network cannot be exported.
+    """
+    from exitwise.export.onnx import export_onnx
+
+    run = Run(path)
+    calibration = run.read_calibration()
+    export_onnx(
+        run.model("cpu"),
+        calibration.policy,
+        out,
+        classes=run.classes,
+        preprocessing=preprocessing_of(run.settings),
+        exit_macs=calibration.exit_macs,
+        name=run.settings.model,
+    )
+    return sorted(Path(out).iterdir())
 
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:

@@ -96,7 +96,10 @@ def spread_logits(model, images):
                 module.bias.copy_((module.bias - mean) * scale)
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BACKBONES],  # built once, by one worker
+)
 def case(request):
     """Name, backbone, and the network with three exits made of it."""
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from exitwise.cli.catalogue import models, recipes
 from exitwise.cli.demo import demo
-from exitwise.cli.results import calibrate, evaluate, predict
+from exitwise.cli.results import calibrate, evaluate, export, predict
 from exitwise.cli.train import train
 from exitwise.config import explain
 from exitwise.version import __version__
@@ -28,7 +28,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     help_format="plaintext",
 )
-for _command in (demo, train, calibrate, evaluate, predict, models, recipes):
+for _command in (demo, train, calibrate, evaluate, predict, export, models, recipes):
     app.command(_command)
 
 

@@ -165,17 +165,18 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
 def predict(
     run: Path, files: list[Path], *, output: Path | None = None, overwrite: bool = False, device: str = "auto"
 ) -> None:
-    """Classify images with a calibrated run, each as deep as it needs.
+    """Classify images with a calibrated run or an exported bundle, each as deep as it needs.
 
     Examples:
 
         exitwise predict runs/photos holiday.jpg
+        exitwise predict photos.bundle holiday.jpg
         exitwise predict runs/photos ./inbox --output labels.csv
 
     Parameters
     ----------
     run
-        Calibrated run folder.
+        Calibrated run folder, or a folder that `exitwise export` wrote (which needs onnxruntime, and no torch).
     files
         Images, or folders of images.
     output
@@ -191,11 +192,16 @@ def predict(
         if output.exists() and not overwrite:
             raise UserError(f"{output} exists; give --overwrite to replace it")
 
-    from exitwise import workflow
+    from exitwise import runtime
     from exitwise.cli.tables import predictions_table
-    from exitwise.runs import write_text
+    from exitwise.files import write_text
 
-    predictions = workflow.predict(run, files, device)
+    if runtime.is_bundle(run):
+        predictions = runtime.predict(run, files)
+    else:
+        from exitwise import workflow
+
+        predictions = workflow.predict(run, files, device)
     console = plain_console()
     if output is None:
         console.print(predictions_table(predictions))
@@ -207,9 +213,36 @@ def predict(
     console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")
 
 
+def export(run: Path, *, out: Path | None = None, format: Literal["onnx"] = "onnx") -> None:
+    """Write a calibrated run for another runtime: files that run without torch.
+
+    Examples:
+
+        exitwise export runs/photos --out photos.bundle
+        exitwise predict photos.bundle holiday.jpg
+
+    Parameters
+    ----------
+    run
+        Calibrated run folder.
+    out
+        Folder to write; by default RUN/onnx.
+    format
+        onnx: a graph per stage, and one for single images.
+    """
+    from exitwise import workflow
+
+    out = out or run / format
+    files = workflow.export(run, out)
+    console = plain_console()
+    for file in files:
+        console.print(f"{file.name:16}{file.stat().st_size / 2**20:8.1f} MiB")
+    console.print(f"written to {out} and checked against the network; next: exitwise predict {out} IMAGE")
+
+
 def to_csv(rows: list[dict]) -> str:
     """Predictions as CSV with a header."""
-    from exitwise.workflow import Prediction
+    from exitwise.runtime import Prediction
 
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Prediction)], lineterminator="\n")

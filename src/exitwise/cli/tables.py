@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from exitwise.evaluation import OperatingPoint
-from exitwise.workflow import Evaluation, Prediction, TrainingResult
+if TYPE_CHECKING:
+    from exitwise.evaluation import OperatingPoint
+    from exitwise.runtime import Prediction
+    from exitwise.workflow import Evaluation, TrainingResult
 
 
 def macs(value: float) -> str:

@@ -18,9 +18,9 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from exitwise.errors import DataError, near_match
+from exitwise.files import IMAGE_SUFFIXES, image_files
 
 NAMED = ("digits", "cifar10", "cifar100")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 IN_MEMORY_BYTES = 2**30
 """Folders of equally sized images whose pixels fit into this are decoded once and kept."""
 
@@ -247,14 +247,6 @@ def _check_shape(source: ArraySource, name: str, channels: int, image_size: int 
 def class_folders(root: Path) -> list[str]:
     """Names of the sub-folders that hold images, sorted."""
     return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".") and image_files(e))
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files below a folder, by their suffix, sorted."""
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def header_problem(path: Path) -> str | None:

@@ -90,9 +90,13 @@ class Preprocessing:
 
         Takes one uint8 image or a batch. Images that have ``image_size`` already only get normalised.
         """
-        shorter = round(self.image_size / self.crop) if self.any_size else self.image_size
-        crop = [v2.Resize(shorter, interpolation=self._mode, antialias=True), v2.CenterCrop(self.image_size)]
+        crop = [v2.Resize(self.shorter_side, interpolation=self._mode, antialias=True), v2.CenterCrop(self.image_size)]
         return v2.Compose([*crop, *self._to_float()])
+
+    @property
+    def shorter_side(self) -> int:
+        """What an image's shorter side is resized to before the centre crop."""
+        return round(self.image_size / self.crop) if self.any_size else self.image_size
 
     @property
     def _mode(self) -> v2.InterpolationMode:

@@ -1,0 +1,301 @@
+"""ONNX bundles: the same answers as the network, without torch, and nothing loaded that was tampered with."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, count_cost, create_model, workflow
+from exitwise.cli import main
+from exitwise.data import Preprocessing
+from exitwise.evaluation import Outputs, collect_logits
+from exitwise.exiting.confidence import Confidence
+from exitwise.models.staged import Stage, StagedModel
+from exitwise.recipes import compose
+from exitwise.runs import Run
+from exitwise.runtime import BundleError, OnnxRunner
+from images import save_image
+
+pytest.importorskip("onnx")
+pytestmark = pytest.mark.xdist_group("export")  # one worker builds the bundle
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
+    result = workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits")
+    workflow.calibrate(result.run.path, proportions=[0.4, 0.3, 0.2, 0.1], splits=result.splits)
+    return result
+
+
+@pytest.fixture(scope="module")
+def bundle(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "digits"
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(run.run.path), "--out", str(out)])
+    assert stop.value.code == 0
+    return out
+
+
+def images_of(run, count=1000):
+    parts = [images for split in run.splits[:3] for images, _ in split.batches(500)]
+    return torch.cat(parts)[:count]
+
+
+def safe(model, policy, images):
+    """Images whose confidences stay 1e-5 away from every threshold."""
+    logits, targets = collect_logits(model, [(images, torch.zeros(len(images), dtype=torch.int64))])
+    confidences = Outputs.from_logits(logits, targets, policy.confidence).confidences
+    limits = torch.tensor([t if t is not None else 9.0 for t in policy.thresholds])
+    return ((confidences[:, :-1] - limits).abs() > 1e-5).all(dim=1).numpy()
+
+
+def test_every_form_gives_the_same_exit_and_class(run, bundle):
+    model, policy = run.run.model(), run.run.read_calibration().policy
+    images = images_of(run)
+    assert len(images) == 1000
+    keep = safe(model, policy, images)
+    assert keep.mean() > 0.98
+    runner, onnx = EarlyExitRunner(model, policy), OnnxRunner(bundle)
+    eager = runner(images)
+    assert len(set(eager.exit.tolist())) == 4
+    forms = {
+        "batches of 1": [runner(image) for image in images.split(1)],
+        "batches of 64": [runner(batch) for batch in images.split(64)],
+        "ONNX stages, 1000": [onnx(images.numpy())],
+        "ONNX stages, 7": [onnx(batch.numpy()) for batch in images.split(7)],
+        "ONNX If": [onnx.one_by_one(images.numpy())],
+    }
+    for name, results in forms.items():
+        prediction, exit, confidence, macs = (
+            np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*results, strict=True)
+        )
+        assert (exit == eager.exit.numpy())[keep].all(), name
+        assert (prediction == eager.prediction.numpy())[keep].all(), name
+        np.testing.assert_allclose(confidence[keep], eager.confidence.numpy()[keep], atol=1e-5, err_msg=name)
+        np.testing.assert_array_equal(macs[keep], eager.macs.numpy()[keep])
+
+
+def test_thresholds_can_be_changed_while_it_runs(run, bundle):
+    onnx = OnnxRunner(bundle)
+    images = images_of(run, 50).numpy()
+    onnx.thresholds[:] = [None] * 3
+    assert onnx(images).exit.tolist() == [3] * 50
+    onnx.thresholds[0] = 0.0
+    assert onnx(images).exit.tolist() == [0] * 50
+
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "torchvision", "timm", "sklearn", "onnx", "pydantic"):
+    sys.modules[name] = None  # importing it fails
+import numpy as np
+from exitwise.runtime import OnnxRunner, predict
+runner = OnnxRunner(sys.argv[1])
+result = runner(np.zeros((5, 1, 8, 8), np.float32))
+assert result.prediction.shape == (5,)
+print(predict(sys.argv[1], [sys.argv[2]])[0].prediction)
+"""
+
+
+def test_a_bundle_runs_where_torch_cannot_be_imported(run, bundle, tmp_path):
+    save_image(tmp_path / "x.png", mode="L")
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(bundle), str(tmp_path / "x.png")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    code = "import sys; sys.modules['torch'] = None; from exitwise.cli import main; main()"
+    command = [sys.executable, "-c", code, "predict", str(bundle), str(tmp_path / "x.png")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "1 images" in result.stdout
+
+
+def test_files_are_read_as_the_network_reads_them(run, bundle, tmp_path):
+    for i, size in enumerate([(8, 8), (20, 8), (8, 30)]):
+        save_image(tmp_path / f"{i}.png", size=size, mode="L", seed=i)
+    files = sorted(tmp_path.glob("*.png"))
+    from exitwise import runtime
+
+    wanted, found = workflow.predict(run.run.path, files), runtime.predict(bundle, files)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours.file, ours.prediction, ours.exit) == (theirs.file, theirs.prediction, theirs.exit)
+        assert ours.confidence == pytest.approx(theirs.confidence, abs=1e-4)
+
+
+def edit(change):
+    def apply(folder):
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return apply
+
+
+def altered(folder):
+    path = folder / "stage_1.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def resigned(name, change):
+    """Change a file and its digest in the manifest alike."""
+    import hashlib
+
+    def apply(folder):
+        content = change((folder / name).read_bytes())
+        (folder / name).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        edit(lambda m: [e.update(sha256=digest) for e in [*m["stages"], m["single"]] if e["file"] == name])(folder)
+
+    return apply
+
+
+def external(content):
+    import onnx
+
+    model = onnx.load_from_string(content)
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    tensor.ClearField("raw_data")
+    return model.SerializeToString()
+
+
+def external_in_a_branch(content):
+    import onnx
+
+    model = onnx.load_from_string(content)
+    choice = next(node for node in model.graph.node if node.op_type == "If")
+    branch = next(attribute.g for attribute in choice.attribute if attribute.g.initializer)
+    branch.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    return model.SerializeToString()
+
+
+def linked(folder):
+    (folder.parent / "elsewhere.onnx").write_bytes((folder / "stage_2.onnx").read_bytes())
+    (folder / "stage_2.onnx").unlink()
+    (folder / "stage_2.onnx").symlink_to(folder.parent / "elsewhere.onnx")
+
+
+CRAFTED = {
+    "missing file": (lambda folder: (folder / "stage_3.onnx").unlink(), "expected a file stage_3.onnx in"),
+    "renamed file": (lambda folder: (folder / "stage_3.onnx").rename(folder / "stage_9.onnx"), "stage_3.onnx"),
+    "altered file": (altered, "its SHA-256 differs"),
+    "absolute path": (edit(lambda m: m["stages"][0].update(file="/etc/passwd")), "expected the name of a file"),
+    "parent path": (edit(lambda m: m["single"].update(file="../single.onnx")), "expected the name of a file"),
+    "symbolic link": (linked, "found a link"),
+    "truncated file": (resigned("stage_0.onnx", lambda content: content[: len(content) // 2]), "truncated"),
+    "no ONNX": (resigned("single.onnx", lambda content: b"\xff" * 100), "ONNX file"),
+    "external data": (resigned("stage_0.onnx", external), "keeps data in other files"),
+    "external data in a branch": (resigned("single.onnx", external_in_a_branch), "keeps data in other files"),
+    "stages swapped": (edit(lambda m: m["stages"].reverse()), "disagrees with|cannot"),
+    "wrong names": (edit(lambda m: m["stages"][0].update(outputs=["confidence"])), "disagrees with the manifest"),
+    "threshold of text": (edit(lambda m: m.update(thresholds=["a", None, None])), "expected thresholds as numbers"),
+    "threshold that is infinite": (edit(lambda m: m.update(thresholds=[1e999, None, None])), "expected thresholds"),
+    "too few thresholds": (edit(lambda m: m.update(thresholds=[0.5])), "expected 3 thresholds for 4 stages"),
+    "another version": (edit(lambda m: m.update(version=99)), "expected a bundle of version 1"),
+    "another format": (edit(lambda m: m.update(format="zip")), "expected a manifest of format exitwise-onnx"),
+    "no classes": (edit(lambda m: m.pop("classes")), "expected classes in"),
+    "no JSON": (lambda folder: (folder / "manifest.json").write_text("{"), "expected JSON at"),
+    "classes of another number": (edit(lambda m: m["classes"].pop()), "expected 10 classes"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_crafted_bundles_are_refused(bundle, tmp_path, name, capsys):
+    craft, message = CRAFTED[name]
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    craft(folder)
+    with pytest.raises(BundleError, match=message):
+        OnnxRunner(folder)
+    save_image(tmp_path / "x.png", mode="L")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(folder), str(tmp_path / "x.png")])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 1, 8, 9), np.float32),
+        np.zeros((2, 3, 8, 8), np.float32),
+        np.zeros((2, 1, 8, 8)),
+        np.zeros((1, 8, 8), np.float32),
+    ],
+)
+def test_images_of_another_kind_are_refused(bundle, images):
+    with pytest.raises(ValueError, match=r"expected float32 images \(B, 1x8x8\); got"):
+        OnnxRunner(bundle)(images)
+
+
+def test_what_is_there_is_not_overwritten(run, bundle, capsys):
+    before = {path: path.read_bytes() for path in bundle.iterdir()}
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(run.run.path), "--out", str(bundle)])
+    assert stop.value.code == 2
+    assert "expected nothing at" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def write(model, policy, folder):
+    from exitwise.export.onnx import export_onnx
+
+    shape = model.input_shape
+    preprocessing = Preprocessing(shape[1], (0.5,) * shape[0], (0.5,) * shape[0])
+    classes = [str(k) for k in range(model.num_classes)]
+    export_onnx(model, policy, folder, classes=classes, preprocessing=preprocessing, exit_macs=count_cost(model).macs)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "measure"),
+    [
+        ("ranet_small", {}, "patience"),
+        ("timm/resnet10t", {"exits": 3, "num_classes": 4, "input_shape": (3, 32, 32)}, "entropy"),
+        ("timm/vit_tiny_patch16_224", {"exits": 2, "num_classes": 4, "input_shape": (3, 32, 32)}, "margin"),
+    ],
+)
+def test_other_networks_and_measures(name, options, measure, tmp_path):
+    model = create_model(name, **options).eval()
+    reading = Confidence(measure, tuple(0.05 + 0.01 * k for k in range(model.exits)))
+    images = torch.randn(40, *model.input_shape)
+    logits, targets = collect_logits(model, [(images, torch.zeros(40, dtype=torch.int64))])
+    outputs = Outputs.from_logits(logits, targets, reading)
+    policy = calibrate_proportions(outputs.confidences, [1 / model.exits] * model.exits).read_by(reading)
+    write(model, policy, tmp_path / "bundle")
+    keep = safe(model, policy, images)
+    wanted, onnx = EarlyExitRunner(model, policy)(images), OnnxRunner(tmp_path / "bundle")
+    for found in (onnx(images.numpy()), onnx.one_by_one(images.numpy())):
+        assert (found.exit == wanted.exit.numpy())[keep].all()
+        assert (found.prediction == wanted.prediction.numpy())[keep].all()
+    assert keep.sum() > 20
+
+
+class Unknown(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvals(x.mean(1)[:, :4, :4]).real
+
+
+def test_an_operator_without_an_onnx_form_is_named_and_nothing_is_left(tmp_path):
+    stages = [Stage(nn.Identity(), Unknown()), Stage(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))]
+    model = StagedModel(stages, 4, (3, 8, 8)).eval()
+    with pytest.raises(ValueError, match=r"stage 1 cannot be exported to ONNX: operator aten.linalg_eig"):
+        write(model, ExitPolicy([0.5]), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_uncalibrated_run_is_refused(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.run.path, copy)
+    (copy / "calibration.json").unlink()
+    with pytest.raises(ValueError, match="expected a calibrated run"):
+        workflow.export(copy, tmp_path / "bundle")
+    assert Run(copy).classes
