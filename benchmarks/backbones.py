@@ -10,17 +10,15 @@ of batches with as many leaving.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from common import Bar, finish, parser
+from savings import Form, Saving, measure_savings
 from torch import Tensor
 
 from exitwise import EarlyExitRunner, ExitPolicy, collect_outputs, count_cost, create_model
 from exitwise.models.staged import StagedModel
-from exitwise.timing import interleaved_medians
 
 BACKBONES = ("timm/resnet18", "timm/vit_tiny_patch16_224")
 IMAGES = {32: 32, 1: 24}
@@ -36,57 +34,30 @@ def median_policy(model: StagedModel, images: Tensor) -> ExitPolicy:
     return ExitPolicy([confidences[middle - 1 : middle + 1].mean().item(), *[None] * (model.exits - 2)])
 
 
-def one_after_another(function: Callable[[Any], object], inputs: Sequence[Any]) -> Callable[[], object]:
-    """Each call is on the next of the inputs."""
-    stream = itertools.cycle(inputs)
-    return lambda: function(next(stream))
+def eager(model: StagedModel, policy: ExitPolicy, batches: list[Tensor], exit_macs: tuple[int, ...]) -> Form:
+    """The network as it is."""
+
+    def step(k: int) -> Callable[[Tensor], object]:
+        stage = model.stages[k]
+        return (lambda state: stage.head(stage.body(state))) if policy.can_leave(k) else stage.body
+
+    inputs = [list(batches)]
+    for stage in model.stages:
+        inputs.append([stage.body(state) for state in inputs[-1]])
+    runner = EarlyExitRunner(model, policy, exit_macs)
+    return Form(model.forward_last, runner, [step(k) for k in range(model.exits)], inputs)
 
 
-def step(model: StagedModel, policy: ExitPolicy, k: int) -> Callable[[Tensor], object]:
-    """What stage k computes under the policy."""
-    stage = model.stages[k]
-    return (lambda state: stage.head(stage.body(state))) if policy.can_leave(k) else stage.body
-
-
-def measure(name: str, batch_size: int, rounds: int) -> dict[str, float]:
+def measure(name: str, batch_size: int, rounds: int) -> Saving:
     """Savings of one backbone at one batch size."""
     torch.manual_seed(0)
     model = create_model(name, exits=4).eval()
     images = torch.randn(IMAGES[batch_size], *model.input_shape)
-    policy = median_policy(model, images)
-    costs = count_cost(model).macs
-    runner = EarlyExitRunner(model, policy, costs)
-    batches = images.split(batch_size)
-    alike: dict[int, list[Tensor]] = {}
+    policy, costs = median_policy(model, images), count_cost(model).macs
+    batches = list(images.split(batch_size))
     with torch.inference_mode():
-        for batch in batches:
-            alike.setdefault(int(runner(batch).exit.eq(0).sum()), []).append(batch)
-        states = [list(batches)]
-        for stage in model.stages:
-            states.append([stage.body(state) for state in states[-1]])
-        functions = {
-            "full": one_after_another(model.forward_last, batches),
-            **{("early", count): one_after_another(runner, some) for count, some in alike.items()},
-            **{("stage", k): one_after_another(step(model, policy, k), states[k]) for k in range(model.exits)},
-        }
-        seconds = interleaved_medians(functions, rounds * len(batches))
-    full = seconds["full"]
-    early = sum(len(some) * seconds["early", count] for count, some in alike.items()) / len(batches)
-    left = sum(count * len(some) for count, some in alike.items()) / len(images)
-    reach = [1.0] + [1 - left] * (model.exits - 1)
-    predicted = 1 - sum(share * seconds["stage", k] for k, share in enumerate(reach)) / full
-    measured = 1 - early / full
-    by_macs = 1 - (left * costs[0] + (1 - left) * costs[-1]) / costs[-1]
-    return {
-        "full_ms_per_image": 1000 * full / batch_size,
-        "early_ms_per_image": 1000 * early / batch_size,
-        "leaving_first": left,
-        "measured_saving": measured,
-        "saving_by_stages": predicted,
-        "saving_by_macs": by_macs,
-        "measured_of_stages": measured / predicted,
-        "measured_of_macs": measured / by_macs,
-    }
+        forms = {"eager": eager(model, policy, batches, costs)}
+        return measure_savings(forms, {"eager": batches}, costs, rounds * len(batches))["eager"]
 
 
 def main() -> None:
@@ -98,12 +69,13 @@ def main() -> None:
     print(f"{'':28}{'batch':>6}" + "".join(f"{column:>10}" for column in columns))
     for name in BACKBONES:
         for batch_size, bar in BARS.items():
-            row = measure(name, batch_size, options.rounds)
-            results[f"{name}, batch {batch_size}"] = row
-            figures = "".join(f"{value:10.3f}" for key, value in row.items() if key != "leaving_first")
-            print(f"{name:28}{batch_size:6}{figures}", flush=True)
-            figure = row["measured_of_stages"]
-            bars.append(Bar(f"{name}, batch {batch_size}: measured / by stages", figure, bar, at_most=False))
+            saving = measure(name, batch_size, options.rounds)
+            of_stages, of_macs = saving.measured / saving.by_stages, saving.measured / saving.by_macs
+            times = [1000 * saving.full / batch_size, 1000 * saving.early / batch_size]
+            row = [*times, *saving[2:], of_stages, of_macs]
+            results[f"{name}, batch {batch_size}"] = dict(zip(columns, row, strict=True))
+            print(f"{name:28}{batch_size:6}" + "".join(f"{value:10.3f}" for value in row), flush=True)
+            bars.append(Bar(f"{name}, batch {batch_size}: measured / by stages", of_stages, bar, at_most=False))
     finish(options, {"rounds": options.rounds, "rows": results}, bars)
 
 

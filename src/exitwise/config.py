@@ -63,6 +63,7 @@ class Fields(BaseModel):
     exits_at: Numbers[str] | None = Field(
         None, description="Modules to put the early exits after (`exitwise models --exits NAME` lists them)."
     )
+    skip: bool = Field(True, description="Cut the backbone into stages; if false, all exits run, saving nothing.")
     head: Literal["auto", "linear"] = Field("auto", description="Kind of those exits.")
     pretrained: str = Field("none", description="A backbone's first weights: hub, none, or a file of weights.")
     regime: Literal["joint", "heads", "mixed"] = Field(
@@ -147,15 +148,18 @@ class Settings(Fields):
                 raise ValueError(f"channels_last cannot be differentiated twice (double-backward); {alternative}")
         if not is_backbone(self.model):
             given = [name for name in ("exits", "exits_at") if getattr(self, name) is not None]
+            given += [name for name, usual in (("regime", "joint"), ("skip", True)) if getattr(self, name) != usual]
             if given or self.pretrained != "none":
                 name = (given or ["pretrained"])[0]
                 raise ValueError(f"{name} is for backbones such as timm/resnet18; {self.model} has its own exits")
         if self.exits is not None and self.exits_at is not None:
             raise ValueError(f"exits and exits_at exclude one another; got {self.exits} and {self.exits_at}")
-        if (self.regime == "mixed") != (self.backbone_epochs is not None):
-            raise ValueError(
-                f"backbone_epochs goes with regime mixed; got regime {self.regime} and {self.backbone_epochs}"
-            )
+        if self.regime == "mixed" and self.backbone_epochs is None:
+            raise ValueError("regime mixed needs backbone_epochs, how long the backbone trains alone; got none")
+        if self.regime != "mixed" and self.backbone_epochs is not None:
+            raise ValueError(f"backbone_epochs goes with regime mixed; got regime {self.regime}")
+        if self.regime == "heads" and self.pretrained == "none":
+            raise ValueError("regime heads leaves the backbone as it is and needs pretrained weights; got none")
         if self.backbone_epochs is not None and self.backbone_epochs >= self.epochs:
             raise ValueError(f"backbone_epochs must be below epochs ({self.epochs}); got {self.backbone_epochs}")
         if self.nesterov and self.momentum == 0:

@@ -264,7 +264,7 @@ def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -
         "input_shape": (len(settings.mean), settings.image_size, settings.image_size),
     }
     if is_backbone(settings.model):
-        options |= {"exits": settings.exits, "at": settings.exits_at, "head": settings.head}
+        options |= {"exits": settings.exits, "at": settings.exits_at, "head": settings.head, "skip": settings.skip}
         if pretrained and settings.pretrained != "none":
             options["pretrained"] = settings.pretrained == "hub" or settings.pretrained
     model = create_model(settings.model, **options)

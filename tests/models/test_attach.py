@@ -109,7 +109,7 @@ def test_other_image_sizes_run_where_the_backbone_takes_them():
         ({"at": ["layer9"]}, "no exit can go after 'layer9'; did you mean .*exits can go after .*layer1"),
         ({"at": ["layer2", "layer1"]}, "expected exits in the order of the network, each once; got layer2, layer1"),
         ({"at": ["layer1", "layer1"]}, "each once; got layer1, layer1"),
-        ({"exits": 99}, r"expected at most \d+ exits, for that many places; got 99"),
+        ({"exits": 99}, r"expected at most \d+ exits, for that many places between .*; got 99 .*skip=False"),
         ({"exits": 1}, "expected at least 2 exits, the last one included; got 1"),
         ({"exits": 3, "at": ["layer1"]}, "expected exits or at, not both"),
         ({"num_classes": 7}, "expected a backbone for 7 classes; ResNet has 4"),
@@ -197,15 +197,20 @@ def test_a_constant_that_all_blocks_use_does_not_travel_between_stages():
 
 def test_a_network_burnt_to_one_batch_size_is_refused():
     backbone = Plain(ending=lambda network, x: x.reshape(2, int(x.numel() / 2)).reshape(-1, 8))
-    with pytest.raises(UserError, match=r"Plain .*"):
+    with pytest.raises(UserError, match=r"expected a classifier|Plain cannot be run in parts: (invalid shape|shape)"):
         add_exits(backbone, exits=2, input_shape=SHAPE)
 
 
 def test_modes_of_the_backbone_are_kept():
     backbone = Plain().train()
+    backbone.blocks[1].eval()
     model = add_exits(backbone, at=["stem"], input_shape=SHAPE)
     assert model.training
     assert backbone.training
+    assert backbone.blocks[0].training
+    assert not backbone.blocks[1].training
+    assert not backbone.blocks[1][0].training
+    backbone.blocks[1].train()
     assert not add_exits(backbone.eval(), at=["stem"], input_shape=SHAPE).training
 
 
@@ -241,7 +246,9 @@ def test_frozen_bodies_keep_parameters_statistics_and_mode():
         ((2, 8, 14, 14), Feature("map", 8, (14, 14))),
         ((2, 14, 14, 8), Feature("channels-last map", 8, (14, 14))),
         ((2, 8, 8, 8), Feature("map", 8, (8, 8))),
-        ((2, 7, 5, 3), Feature("map", 7, (5, 3))),
+        ((2, 7, 5, 3), None),
+        ((2, 16, 196, 24), None),
+        ((2, 768, 1), None),
         ((2, 196, 24), Feature("tokens", 24, (196,), 0)),
         ((2, 197, 24), Feature("tokens", 24, (197,), 1)),
         ((2, 198, 24), Feature("tokens", 24, (198,), 2)),
@@ -255,6 +262,105 @@ def test_kinds_of_features(shape, feature):
     if feature is not None:
         for head in ("auto", "linear"):
             assert suited_head(feature, 5, head)(torch.randn(shape)).shape == (2, 5)
+
+
+def test_maps_of_other_than_square_images():
+    assert Feature.of((2, 8, 4, 6), image=(64, 96)) == Feature("map", 8, (4, 6))
+    assert Feature.of((2, 8, 12, 192), image=(64, 96)) == Feature("channels-last map", 192, (8, 12))
+    assert Feature.of((2, 9, 5, 7), image=(100, 140)) == Feature("map", 9, (5, 7))
+
+
+def test_exits_do_not_go_where_the_next_layer_overwrites():
+    layers = [[nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True)] for _ in range(4)]
+    backbone = Stacked([layer for pair in layers for layer in pair])
+    found = {point.name for point in exit_points(backbone, SHAPE)}
+    assert "blocks.1" in found
+    assert "blocks.0" not in found
+    model = add_exits(backbone, exits=4, input_shape=SHAPE).train()
+    sum(logits.sum() for logits in model(torch.randn(4, *SHAPE))).backward()
+    assert all(param.grad is not None for param in model.parameters())
+
+
+class Counts(nn.Module):
+    """Writes to a buffer, in one way or the other."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if self.in_place:
+            self.seen.add_(1)
+        else:
+            self.seen = self.seen + 1
+        return x * (1 + self.seen)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_buffers_that_forward_writes_to_are_left_alone_and_written_to_as_before(in_place):
+    backbone = Stacked([Block(), Block(Counts(in_place)), Block(), Block()]).train()
+    model = add_exits(backbone, exits=3, input_shape=SHAPE)
+    counter = backbone.blocks[1].inner
+    assert type(counter.seen) is torch.Tensor
+    assert float(counter.seen) == 0
+    images = torch.randn(3, *SHAPE)
+    first = model.forward_last(images)
+    assert float(counter.seen) == 1
+    counter.seen.zero_()
+    assert torch.equal(backbone(images), first)
+
+
+def test_a_network_that_writes_to_its_own_buffer_is_refused_and_stays_as_it_was():
+    def between(network, x):
+        network.shift = network.shift + 1
+        return x
+
+    backbone = Plain(between).train()
+    with pytest.raises(CannotSplitError, match="it writes to a buffer or an attribute"):
+        add_exits(backbone, exits=2, input_shape=SHAPE)
+    assert torch.equal(backbone.shift, torch.ones(8, 1, 1))
+    assert len(add_exits(backbone, exits=3, input_shape=SHAPE, skip=False)(torch.randn(2, *SHAPE))) == 3
+
+
+def test_gradients_that_a_network_turns_off_stay_off():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            with torch.no_grad():
+                return self.conv(x)
+
+    backbone = Stacked([Block(), Block(Frozen()), Block()])
+    model = add_exits(backbone, exits=3, input_shape=SHAPE)
+    model.forward_last(torch.randn(2, *SHAPE)).sum().backward()
+    assert backbone.blocks[1].inner.conv.weight.grad is None
+    assert backbone.blocks[0].conv.weight.grad is not None
+
+
+def test_exits_that_would_save_nothing_or_see_nothing_are_not_chosen():
+    class Ends(nn.Module):
+        """Nearly all of its cost lies in one module."""
+
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 1)
+            self.middle = nn.Conv2d(8, 64, 9, padding=4)
+            self.last = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.last(self.middle(self.first(x)).mean((2, 3)))
+
+    with pytest.raises(UserError, match=r"expected at most 1 exits, .* between 4 and 96 % of the cost"):
+        add_exits(Ends(), exits=2, input_shape=SHAPE)
+    assert names(add_exits(Ends(), at=["first"], input_shape=SHAPE)) == ["first"]
+
+
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(UserError, match="expected a network with parameters; Flatten has none"):
+        add_exits(nn.Flatten(), exits=2, input_shape=SHAPE)
 
 
 def test_prefix_tokens_as_the_backbone_says_where_they_fit():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -37,17 +38,35 @@ class EarlyExitRunner:
         model: the network; it is run in eval mode and otherwise left as it is.
         policy: when a sample leaves.
         exit_macs: cost of leaving at each exit; counted on the network if not given.
+        compile: torch.compile each stage, for any batch size; the first calls take minutes.
+
+    Attributes:
+        policy: may be changed while it runs, as a budget dial.
 
     Raises:
         ValueError: if the policy is for another number of exits.
     """
 
-    def __init__(self, model: StagedModel, policy: ExitPolicy, exit_macs: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        model: StagedModel,
+        policy: ExitPolicy,
+        exit_macs: tuple[int, ...] | None = None,
+        *,
+        compile: bool = False,
+    ) -> None:
         if policy.exits != model.exits:
             raise ValueError(f"expected a policy for {model.exits} exits; got one for {policy.exits}")
         self.model = model
         self.policy = policy
         self.exit_macs = exit_macs or count_cost(model).macs
+        stages = cast("list[Stage]", list(model.stages))
+        self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
+            (torch.compile(stage.body, dynamic=True), torch.compile(stage.head, dynamic=True))
+            if compile
+            else (stage.body, stage.head)
+            for stage in stages
+        ]
 
     def __call__(self, images: Tensor) -> ExitResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
@@ -60,11 +79,11 @@ class EarlyExitRunner:
         reading: Reading | None = None
         read = self.policy.confidence
         state: State = images
-        for k, stage in enumerate(cast("list[Stage]", list(self.model.stages))):
-            state = stage.body(state)
+        for k, (body, head) in enumerate(self._parts):
+            state = body(state)
             if not (read.needs_every_exit or self.policy.can_leave(k)):
                 continue
-            reading = read.read(stage.head(state), k, reading)
+            reading = read.read(head(state), k, reading)
             confident, label = reading.confidence, reading.prediction
             if not self.policy.can_leave(k):
                 continue

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from exitwise.errors import UserError, near_match
 from exitwise.models.heads import Feature, HeadFactory, suited_head
 from exitwise.models.staged import Stage, StagedModel, State, evaluating
-from exitwise.models.tracing import Traced, cannot_split, is_layer, logits_of, trace, value_of
+from exitwise.models.tracing import DRY_RUN_BATCH, Traced, cannot_split, is_layer, logits_of, trace, unchanged, value_of
 
 
 class ExitPoint(NamedTuple):
@@ -90,24 +90,29 @@ def add_exits(
     if exits is not None and at is not None:
         raise UserError(f"expected exits or at, not both; got {exits} and {list(at)}")
     exits = 4 if exits is None else exits
-    mode = backbone.training
-    with evaluating(backbone):
+    if next(backbone.parameters(), None) is None:
+        raise UserError(f"expected a network with parameters; {type(backbone).__name__} has none")
+    with evaluating(backbone), unchanged(backbone):
         classes = _count_classes(backbone, input_shape, num_classes)
         if skip:
             traced = trace(backbone, input_shape)
-            places = _places(traced, backbone)
+            places = _places(traced, backbone, input_shape[1:])
             points = _choose(places, exits, at, _whole_hint(traced))
             model = _staged(traced, places, points, classes, head, input_shape).to(next(backbone.parameters()).device)
-            _check_same(backbone, model)
+            for samples in (3, 1):
+                _check_same(backbone, model, samples)
         else:
             model = _together(backbone, exits, at, classes, head, input_shape)
-    model.train(mode)
+    own = {id(module) for module in backbone.modules()}
+    for module in model.modules():
+        if id(module) not in own:
+            module.training = backbone.training
     return model
 
 
 def exit_points(backbone: nn.Module, input_shape: tuple[int, int, int] = (3, 224, 224)) -> list[ExitPoint]:
     """Where exits can go, cheap to dear; see :func:`add_exits`."""
-    return [place.point for place in _places(trace(backbone, input_shape), backbone).values()]
+    return [place.point for place in _places(trace(backbone, input_shape), backbone, input_shape[1:]).values()]
 
 
 class _Place(NamedTuple):
@@ -117,7 +122,7 @@ class _Place(NamedTuple):
     """Whether a submodule that ends here is one of a row of blocks."""
 
 
-def _places(traced: Traced, backbone: nn.Module) -> dict[str, _Place]:
+def _places(traced: Traced, backbone: nn.Module, size: tuple[int, int]) -> dict[str, _Place]:
     """Name to place, for all nodes that everything later depends on alone; where several submodules end at
     one, the outermost names it."""
     prefix, blocks = _prefix(backbone), _blocks(backbone)
@@ -133,11 +138,28 @@ def _places(traced: Traced, backbone: nn.Module) -> dict[str, _Place]:
     for node in nodes:
         if node not in outermost or not 0 < spent[node] < spent[nodes[-1]]:
             continue
-        name, feature = outermost[node], Feature.of(value_of(node).shape, prefix)
-        if feature is not None:
+        name, feature = outermost[node], Feature.of(value_of(node).shape, prefix, size)
+        if feature is not None and not _is_overwritten(traced.module, node):
             point = ExitPoint(name, spent[node] / spent[nodes[-1]], feature)
             places[name] = _Place(point, node, node in block_ends)
     return places
+
+
+def _is_overwritten(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what comes next writes to a node's result in place, so that an exit could not be differentiated there."""
+    for user in node.users:
+        if user.op == "call_module" and getattr(module.get_submodule(str(user.target)), "inplace", False):
+            return True
+        if user.op == "call_method" and str(user.target).endswith("_") and not str(user.target).endswith("__"):
+            return True
+        if user.kwargs.get("inplace") is True or getattr(user.target, "__name__", "").startswith("__i"):
+            return True
+        if user.op == "call_function" and getattr(user.target, "__name__", "") in _IN_PLACE:
+            return True
+    return False
+
+
+_IN_PLACE = frozenset({"iadd", "isub", "imul", "itruediv", "relu_", "add_", "mul_"})
 
 
 def _blocks(backbone: nn.Module) -> set[str]:
@@ -180,11 +202,20 @@ def _choose(places: dict[str, _Place], exits: int, at: Sequence[str] | None, hin
         return points
     if exits < 2:
         raise UserError(f"expected at least 2 exits, the last one included; got {exits}")
-    blocks = [place.point for place in places.values() if place.block]
-    candidates = blocks if len(blocks) >= exits - 1 else [place.point for place in places.values()]
+    useful = [place for place in places.values() if CHEAPEST <= place.point.share <= DEAREST]
+    blocks = [place.point for place in useful if place.block]
+    candidates = blocks if len(blocks) >= exits - 1 else [place.point for place in useful]
     if len(candidates) < exits - 1:
-        raise UserError(f"expected at most {len(candidates) + 1} exits, for that many places; got {exits}{hint}")
+        raise UserError(
+            f"expected at most {len(candidates) + 1} exits, for that many places between {100 * CHEAPEST:.0f} and "
+            f"{100 * DEAREST:.0f} % of the cost; got {exits}{hint} (skip=False evaluates all exits together, without "
+            "skipping)"
+        )
     return _nearest(candidates, [k / exits for k in range(1, exits)])
+
+
+CHEAPEST, DEAREST = 0.04, 0.96
+"""Shares of the cost between which exits are put where their places are not given."""
 
 
 def _nearest(candidates: Sequence[ExitPoint], targets: Sequence[float]) -> list[ExitPoint]:
@@ -203,10 +234,7 @@ def _nearest(candidates: Sequence[ExitPoint], targets: Sequence[float]) -> list[
 def _whole_hint(traced: Traced) -> str:
     if not traced.whole:
         return ""
-    return (
-        f"; module {', '.join(traced.whole)} decides by what it computes and stays whole (skip=False evaluates all "
-        "exits together, without skipping)"
-    )
+    return f"; module {', '.join(traced.whole)} decides by what it computes and stays whole"
 
 
 def _staged(
@@ -255,7 +283,8 @@ def _alone(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     for index, node in enumerate(nodes):
         if node in varying:
             last = max((position[user] for user in node.users), default=index)
-            if reach <= index < last and isinstance(value_of(node), Tensor):
+            value = value_of(node)
+            if reach <= index < last and isinstance(value, Tensor) and value.dim() and len(value) == DRY_RUN_BATCH:
                 alone.add(node)
             reach = max(reach, last)
     return alone
@@ -322,14 +351,17 @@ def _count_classes(backbone: nn.Module, input_shape: tuple[int, int, int], expec
     return output.shape[1]
 
 
-def _check_same(backbone: nn.Module, model: StagedModel) -> None:
+def _check_same(backbone: nn.Module, model: StagedModel, samples: int) -> None:
     """Raise CannotSplitError unless the stages give the backbone's logits, at a batch size other than the trace's."""
     parameter = next(backbone.parameters())
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(3, *model.input_shape, generator=generator).to(parameter.device, parameter.dtype)
+    images = torch.randn(samples, *model.input_shape, generator=generator).to(parameter.device, parameter.dtype)
     with torch.no_grad(), evaluating(model):
         try:
-            same = torch.equal(logits_of(backbone(images)), model.forward_last(images))
+            with unchanged(backbone):
+                expected = logits_of(backbone(images))
+            with unchanged(backbone):
+                same = torch.equal(expected, model.forward_last(images))
         except (RuntimeError, TypeError, ValueError) as error:
             raise cannot_split(backbone, str(error)) from error
     if not same:
@@ -422,7 +454,7 @@ def _places_left_whole(backbone: nn.Module, input_shape: tuple[int, int, int]) -
     places: dict[str, _Place] = {}
     prefix, blocks = _prefix(backbone), _blocks(backbone)
     for name, output, spent in seen:
-        feature = Feature.of(output.shape, prefix) if isinstance(output, Tensor) else None
+        feature = Feature.of(output.shape, prefix, input_shape[1:]) if isinstance(output, Tensor) else None
         if feature is not None and calls[name] == 1 and 0 < spent < total:
             places[name] = _Place(ExitPoint(name, spent / total, feature), None, name in blocks)
     return places

@@ -56,22 +56,38 @@ class Feature(NamedTuple):
     prefix: int = 0
 
     @classmethod
-    def of(cls, shape: Sequence[int], prefix: int | None = None) -> Feature | None:
+    def of(cls, shape: Sequence[int], prefix: int | None = None, image: tuple[int, int] = (1, 1)) -> Feature | None:
         """The kind of feature that a tensor of this shape (batch first) is; None if it is none.
 
-        Of a map, equal sides tell height and width from channels; where all are equal, channels come first.
-        ``prefix`` is taken to be what a square of tokens leaves over, if it is not given or leaves no square.
+        Height and width of a map are told from its channels by their ratio, that of ``image`` (height, width) within
+        a pixel; where both readings fit, channels come first. ``prefix`` is taken to be what a square of tokens leaves
+        over, if it is not given or leaves no square.
         """
         _, *rest = shape
         if len(rest) == 3:
-            last = rest[0] == rest[1] != rest[2]
-            channels, size = (rest[2], rest[:2]) if last else (rest[0], rest[1:])
-            return cls("channels-last map" if last else "map", channels, tuple(size))
+            for kind, channels, size in (("map", rest[0], rest[1:]), ("channels-last map", rest[2], rest[:2])):
+                if _has_ratio(size, image):
+                    return cls(kind, channels, tuple(size))  # type: ignore[arg-type]
+            return None
         if len(rest) == 2:
             if prefix is None or math.isqrt(rest[0] - prefix) ** 2 != rest[0] - prefix:
                 prefix = rest[0] - math.isqrt(rest[0]) ** 2
-            return cls("tokens", rest[1], (rest[0],), prefix)
+            square = image[0] == image[1]
+            if square and prefix > MOST_PREFIX:
+                return None
+            return cls("tokens", rest[1], (rest[0],), prefix if square else min(prefix, 1))
         return cls("vector", rest[0], ()) if len(rest) == 1 else None
+
+
+MOST_PREFIX = 8
+"""Class, distillation and register tokens together; with more left over beside a square, tokens are no patches."""
+
+
+def _has_ratio(size: Sequence[int], image: tuple[int, int]) -> bool:
+    height, width = size
+    if image[0] == image[1]:
+        return height == width
+    return abs(height - width * image[0] / image[1]) <= 1
 
 
 HeadFactory = Callable[[Feature, int], nn.Module]

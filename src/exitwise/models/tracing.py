@@ -24,6 +24,7 @@ from exitwise.models.staged import evaluating
 
 _KNOWN = "exitwise_value"
 _MISSING = object()
+DRY_RUN_BATCH = 2
 _CONCRETE = frozenset({"dtype", "ndim", "layout", "is_cuda", "is_sparse", "is_nested", "is_mps"})
 
 
@@ -68,7 +69,7 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> Traced:
     whole: set[type] = set()
     device = next(network.parameters()).device
     while True:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake, evaluating(network):
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, evaluating(network), unchanged(network):
             images = torch.empty(_Tracer.batch, *input_shape, device=device)
             tracer = _Tracer(images, fake, whole)
             try:
@@ -96,6 +97,26 @@ def cannot_split(network: nn.Module, reason: str) -> CannotSplitError:
 def _undecidable(network: nn.Module, name: str, error: Exception) -> CannotSplitError:
     what = f"module {name}" if name else "its own forward"
     return cannot_split(network, f"{what} cannot be traced, {str(error).strip() or type(error).__name__}")
+
+
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """Whatever happens within this context, modules' attributes and buffers' values are as before afterwards."""
+    modules = list(network.modules())
+    attributes = [dict(module.__dict__) for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, before, held in zip(modules, attributes, buffers, strict=True):
+                module.__dict__.clear()
+                module.__dict__.update(before)
+                module._buffers.clear()
+                module._buffers.update(held)
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 class _Call(nn.Module):
@@ -184,7 +205,7 @@ class _Tracer(fx.Tracer):
         attributes: module behind each target of the graph.
     """
 
-    batch = 2
+    batch = DRY_RUN_BATCH
 
     def __init__(self, images: Tensor, fake: FakeTensorMode, whole: set[type]) -> None:
         super().__init__()
@@ -199,7 +220,7 @@ class _Tracer(fx.Tracer):
         self._running = False
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> fx.Graph:
-        with self._training_is_asked(), torch.no_grad(), self.counter:
+        with self._training_is_asked(), torch.enable_grad(), self.counter:
             return super().trace(root, concrete_args)
 
     # What becomes a node of its own.
@@ -214,8 +235,11 @@ class _Tracer(fx.Tracer):
         if self._running:
             return forward(*args, **kwargs)
         name = self.path_of_module(module)
+        _check_context()  # what is wrong here is so in the module that calls this one
         try:
             result = super().call_module(module, forward, args, kwargs)
+            if any(isinstance(held, fx.Proxy) for held in (*module._buffers.values(), *module.__dict__.values())):
+                raise fx.proxy.TraceError("it writes to a buffer or an attribute")
         except Exception:
             if self.failed is None:
                 self.failed = name
@@ -262,6 +286,11 @@ class _Tracer(fx.Tracer):
         return _Known(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        _check_context()
+        if kind == "call_method" and str(target).endswith("_") and not str(target).endswith("__"):
+            written = args[0].node
+            if written.op == "call_module" and isinstance(self.attributes.get(str(written.target)), Value):
+                raise fx.proxy.TraceError("it writes to a buffer")
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
         if kind == "call_module" and target not in self.attributes:
@@ -281,7 +310,8 @@ class _Tracer(fx.Tracer):
         before = self.counter.get_total_flops()
         self._running = True
         try:
-            value = self._call(node, args, kwargs)
+            with torch.no_grad():
+                value = self._call(node, args, kwargs)
         finally:
             self._running = False
         self.macs[node] = (self.counter.get_total_flops() - before) // 2
@@ -300,6 +330,14 @@ class _Tracer(fx.Tracer):
         else:
             value = module(*args, **kwargs)
         return tree_map(lambda part: self.fake.from_tensor(part) if isinstance(part, Tensor) else part, value)
+
+
+def _check_context() -> None:
+    """Raise TraceError within a context that a graph would not remember."""
+    if not torch.is_grad_enabled():
+        raise fx.proxy.TraceError("it turns gradients off for a part of what it computes")
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise fx.proxy.TraceError("it turns autocast on for a part of what it computes")
 
 
 def _with_data(value: Any) -> Any:

@@ -54,7 +54,11 @@ def data_config(name: str) -> DataConfig:
     """
     library, rest = _parts(name)
     library.check(rest)
-    return library.data_config(rest)
+    try:
+        with _quiet_hub():
+            return library.data_config(rest)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"expected to find how {name} wants its images; {_first_line(error)}") from error
 
 
 def create_backbone(
@@ -87,7 +91,7 @@ def create_backbone(
             "none for random weights)"
         ) from error
     if not isinstance(pretrained, bool):
-        load_weights(network, read_weights(pretrained), str(pretrained))
+        load_weights(network, read_weights(pretrained), str(pretrained), num_classes)
     return network
 
 
@@ -103,10 +107,8 @@ def _quiet_hub() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def load_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> list[str]:
-    """Load weights by name; a classifier for another number of classes keeps its own.
-
-    Returns the names that were left as they are.
+def load_weights(network: nn.Module, state: dict[str, Tensor], source: str, num_classes: int | None = None) -> None:
+    """Load weights by name; a classifier for another number of classes than ``num_classes`` keeps its own.
 
     Raises:
         UserError: if anything but the classifier does not fit; nothing is changed then.
@@ -114,8 +116,7 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> l
     expected = network.state_dict()
     state = {name.removeprefix("module."): value for name, value in state.items()}
     other = {name for name in expected if name in state and state[name].shape != expected[name].shape}
-    first_sizes = {expected[name].shape[0] for name in other if expected[name].dim() > 0}
-    classifier = other and len(first_sizes) == 1 and all(_only_classes_differ(state[n], expected[n]) for n in other)
+    classifier = all(_only_classes_differ(state[name], expected[name], num_classes) for name in other)
     missing = sorted(set(expected) - set(state))
     unknown = sorted(set(state) - set(expected))
     problem = (
@@ -126,11 +127,11 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> l
     if problem:
         raise UserError(f"expected weights of {type(network).__name__} in {source}; {problem}")
     network.load_state_dict({**expected, **{name: value for name, value in state.items() if name not in other}})
-    return sorted(other)
 
 
-def _only_classes_differ(ours: Tensor, theirs: Tensor) -> bool:
-    return ours.dim() == theirs.dim() and ours.shape[1:] == theirs.shape[1:]
+def _only_classes_differ(given: Tensor, expected: Tensor, num_classes: int | None) -> bool:
+    same_rest = given.dim() == expected.dim() > 0 and given.shape[1:] == expected.shape[1:]
+    return same_rest and expected.shape[0] == num_classes
 
 
 class _Library(NamedTuple):
@@ -217,7 +218,7 @@ def _torchvision_create(name: str, classes: int | None, shape: Sequence[int] | N
     if classes is None:
         return network
     fresh = _torchvision_create(name, classes, shape, False)
-    load_weights(fresh, network.state_dict(), f"torchvision/{name}")
+    load_weights(fresh, network.state_dict(), f"torchvision/{name}", classes)
     return fresh
 
 
