@@ -82,44 +82,37 @@ def msdnet_from_authors(config: Mapping[str, Any]) -> MSDNet:
         ValueError: for a data set or an option that they did not publish.
     """
     return MSDNet(
-        blocks=config["nBlocks"],
         base=config["base"],
-        step=config["step"],
-        step_mode="lin_grow" if config["stepmode"] == "lg" else config["stepmode"],
-        channels=config["nChannels"],
-        growth=config["growthRate"],
-        growth_factors=config["grFactor"],
-        bottleneck_factors=config["bnFactor"],
         prune=config["prune"],
-        **_options_of_data(config),
+        **_shared_options(config),
     )
 
 
 def ranet_from_authors(config: Mapping[str, Any]) -> RANet:
     """A RANet from a configuration in the names of the authors' command line; see :func:`msdnet_from_authors`."""
     return RANet(
-        blocks=config["nBlocks"],
         block_step=config["block_step"],
-        step=config["step"],
-        step_mode="lin_grow" if config["stepmode"] == "lg" else config["stepmode"],
-        channels=config["nChannels"],
-        growth=config["growthRate"],
-        growth_factors=config["grFactor"],
-        bottleneck_factors=config["bnFactor"],
         scales=config["scale_list"],
         compress=config["compress_factor"],
-        **_options_of_data(config),
+        **_shared_options(config),
     )
 
 
-def _options_of_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Classes, stem, heads and input shape that the authors use for a data set."""
+def _shared_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What both networks are sized by, and the classes, stem, heads and input shape that a data set brings."""
     if config["data"] not in _CLASSES:
         raise ValueError(f"data must be one of {', '.join(_CLASSES)}; got {config['data']!r}")
     if not config.get("bottleneck", True) or config.get("reduction", 0.5) != 0.5 or not config.get("bnAfter", True):
         raise ValueError("expected bottleneck, BatchNorm after and reduction 0.5, as published; got another network")
     imagenet = config["data"] == "ImageNet"
     return {
+        "blocks": config["nBlocks"],
+        "step": config["step"],
+        "step_mode": "lin_grow" if config["stepmode"] == "lg" else config["stepmode"],
+        "channels": config["nChannels"],
+        "growth": config["growthRate"],
+        "growth_factors": config["grFactor"],
+        "bottleneck_factors": config["bnFactor"],
         "num_classes": _CLASSES[config["data"]],
         "stem": "imagenet" if imagenet else "cifar",
         "head_channels": None if imagenet else 128,
