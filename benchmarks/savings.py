@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from exitwise.timing import interleaved_medians
@@ -14,22 +12,23 @@ class Form(NamedTuple):
     """A network in one form, such as eager or ONNX.
 
     Attributes:
-        full: runs the network without its early exits on a batch.
-        early: runs it with them; returns a result with ``exit``.
+        full: runs the network with all its exits on a batch: what budgets are shares of.
+        plain: runs it without its early exits.
+        early: runs it and lets images leave; returns a result with ``exit``.
         stages: run one stage each, its exit included where someone can leave there, on that stage's input.
-        inputs: of each stage, for each batch.
     """
 
     full: Callable[[Any], object]
+    plain: Callable[[Any], object]
     early: Callable[[Any], Any]
     stages: Sequence[Callable[[Any], object]]
-    inputs: Sequence[Sequence[Any]]
 
 
 class Saving(NamedTuple):
     """Times in seconds per batch, and savings as 1 - cost / cost of the full network."""
 
     full: float
+    plain: float
     early: float
     measured: float
     by_stages: float
@@ -37,37 +36,41 @@ class Saving(NamedTuple):
 
 
 def measure_savings(
-    forms: Mapping[str, Form], batches: Mapping[str, Sequence[Any]], exit_macs: Sequence[float], rounds: int
-) -> dict[str, Saving]:
-    """Time every form on its batches, all in turn, batch by batch; medians of batches in which as many leave where."""
-    exits = len(exit_macs)
-    alike: dict[str, dict[tuple[int, ...], list[Any]]] = {name: defaultdict(list) for name in forms}
-    functions: dict[Any, Callable[[], object]] = {}
-    for name, form in forms.items():
-        for batch in batches[name]:
-            taken = form.early(batch).exit.tolist()
-            alike[name][tuple(taken.count(k) for k in range(exits))].append(batch)
-        functions[name, "full"] = _each_in_turn(form.full, batches[name])
-        for counts, some in alike[name].items():
-            functions[name, counts] = _each_in_turn(form.early, some)
-        for k in range(exits):
-            functions[name, k] = _each_in_turn(form.stages[k], form.inputs[k])
+    form: Form, batches: Sequence[Any], calls: Sequence[tuple[int, Any]], exit_macs: Sequence[float], rounds: int
+) -> Saving:
+    """Time a form on all batches, and its bare stages on what reaches them; medians of interleaved rounds.
+
+    Args:
+        form: the network.
+        batches: the stream.
+        calls: stage (0-based) and its input, in the order in which they arise when images leave.
+        exit_macs: cost of leaving at each exit.
+        rounds: times that the stream is run.
+    """
+    functions: dict[Any, Callable[[], object]] = {
+        name: _on_all(getattr(form, name), batches) for name in ("full", "plain", "early")
+    }
+    functions["stages"] = _on_all(lambda call: form.stages[call[0]](call[1]), calls)
     seconds = interleaved_medians(functions, rounds)
-    savings = {}
-    for name in forms:
-        total = len(batches[name])
-        images = sum(sum(counts) * len(some) for counts, some in alike[name].items())
-        left = [sum(counts[k] * len(some) for counts, some in alike[name].items()) / images for k in range(exits)]
-        early = sum(len(some) * seconds[name, counts] for counts, some in alike[name].items()) / total
-        full = seconds[name, "full"]
-        reach = [1 - sum(left[:k]) for k in range(exits)]
-        by_stages = 1 - sum(share * seconds[name, k] for k, share in enumerate(reach)) / full
-        by_macs = 1 - sum(share * cost for share, cost in zip(left, exit_macs, strict=True)) / exit_macs[-1]
-        savings[name] = Saving(full, early, 1 - early / full, by_stages, by_macs)
-    return savings
+    full, plain, early, stages = (seconds[name] / len(batches) for name in functions)
+    exits = [exit for batch in batches for exit in form.early(batch).exit.tolist()]
+    by_macs = sum(exit_macs[exit] for exit in exits) / len(exits)
+    return Saving(full, plain, early, 1 - early / full, 1 - stages / full, 1 - by_macs / exit_macs[-1])
 
 
-def _each_in_turn(function: Callable[[Any], object], inputs: Sequence[Any]) -> Callable[[], object]:
-    """Each call is on the next of the inputs."""
-    stream = itertools.cycle(inputs)
-    return lambda: function(next(stream))
+def recorded(function: Callable[..., Any], calls: list[tuple[int, Any]], stage: int, at: int = 0) -> Callable[..., Any]:
+    """The function of a stage, which also notes what it is called with: its positional argument ``at``."""
+
+    def call(*arguments: Any) -> Any:
+        calls.append((stage, arguments[at]))
+        return function(*arguments)
+
+    return call
+
+
+def _on_all(function: Callable[[Any], object], inputs: Sequence[Any]) -> Callable[[], object]:
+    def run() -> None:
+        for each in inputs:
+            function(each)
+
+    return run

@@ -82,10 +82,18 @@ class OnnxRunner:
         _check_chain(self._stages)
         self._single_bytes = contents[manifest["single"]["file"]]
         self._single: Any = None
+        self._single_thresholds = list(self.thresholds)
         self._threads = threads
 
     def __call__(self, images: npt.NDArray[np.float32]) -> OnnxResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
+        self._check_images(images)
+        if len(images) == 1 and self.thresholds == self._single_thresholds:
+            return self.one_by_one(images)
+        return self.by_stages(images)
+
+    def by_stages(self, images: npt.NDArray[np.float32]) -> OnnxResult:
+        """Classify images by a graph per stage, whose thresholds can be changed; those that leave are dropped."""
         self._check_images(images)
         n = len(images)
         prediction, exit = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -253,6 +261,8 @@ def _open(content: bytes, threads: int | None) -> Any:
         raise UserError("running a bundle needs onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Else the threads of a stage that has run keep the cores from the next one's, which are others, for a while.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
