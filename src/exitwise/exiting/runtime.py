@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from exitwise.exiting.confidence import Reading
@@ -62,10 +62,7 @@ class EarlyExitRunner:
         self.exit_macs = exit_macs or count_cost(model).macs
         stages = cast("list[Stage]", list(model.stages))
         self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
-            (torch.compile(stage.body, dynamic=True), torch.compile(stage.head, dynamic=True))
-            if compile
-            else (stage.body, stage.head)
-            for stage in stages
+            (_compiled(stage.body), _compiled(stage.head)) if compile else (stage.body, stage.head) for stage in stages
         ]
 
     def __call__(self, images: Tensor) -> ExitResult:
@@ -117,6 +114,15 @@ class EarlyExitRunner:
             torch.cat([part.confidence for part in left])[order],
             macs.repeat_interleave(repeats, output_size=sum(sizes))[order],
         )
+
+
+def _compiled(module: nn.Module) -> Callable[[Any], Any]:
+    def call(state: Any) -> Any:
+        return module(state)
+
+    # The compiler limits the forms of each code object, of which all stages would share one.
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, dynamic=True)
 
 
 class _Left(NamedTuple):
