@@ -302,3 +302,14 @@ def test_an_uncalibrated_run_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="expected a calibrated run"):
         workflow.export(copy, tmp_path / "bundle")
     assert Run(copy).classes
+
+
+def test_images_unlike_the_calibration_images_are_noticed(run, bundle, tmp_path, capsys):
+    for seed in range(60):
+        save_image(tmp_path / f"{seed}.png", size=(8, 8), mode="L", seed=seed)
+    for source in (run.run.path, bundle):
+        with pytest.raises(SystemExit) as stop:
+            main(["predict", str(source), str(tmp_path)])
+        assert stop.value.code == 0
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("exitwise: warning: the last 60 images differ from the calibration images: ")

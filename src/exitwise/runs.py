@@ -31,6 +31,7 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.files import read_json, write_json, write_text
 from exitwise.models import create_model
 from exitwise.models.staged import StagedModel
+from exitwise.monitor import Reference
 from exitwise.training.checkpoint import CheckpointError, CheckpointFolder, load_checkpoint
 from exitwise.version import __version__
 
@@ -48,6 +49,7 @@ class Calibration:
         checkpoint: name of the checkpoint whose outputs were calibrated.
         exit_seconds: measured time to leave at each exit, if the budget was a latency.
         guarantee: what holds with which probability, if one was asked for.
+        reference: how the calibration images left, to compare others with.
     """
 
     policy: ExitPolicy
@@ -58,6 +60,7 @@ class Calibration:
     checkpoint: str
     exit_seconds: tuple[float, ...] | None = None
     guarantee: dict[str, Any] | None = None
+    reference: Reference | None = None
 
 
 class Run:
@@ -178,6 +181,7 @@ class Run:
                 "checkpoint": calibration.checkpoint,
                 "exit_seconds": calibration.exit_seconds,
                 "guarantee": calibration.guarantee,
+                "reference": calibration.reference and calibration.reference.to_dict(),
             },
         )
 
@@ -205,6 +209,7 @@ class Run:
                 content["checkpoint"],
                 content["exit_seconds"],
                 content["guarantee"],
+                Reference.from_dict(content["reference"]) if content.get("reference") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"expected thresholds of exits in {path}; {error!r}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from exitwise.errors import DataError, UserError
 from exitwise.files import expand
+from exitwise.monitor import Monitor, Reference
 
 MANIFEST, SINGLE, VERSION = "manifest.json", "single.onnx", 1
 _KEYS = {
@@ -58,22 +60,26 @@ class OnnxRunner:
     Args:
         folder: what ``exitwise export`` wrote.
         threads: of onnxruntime; its own choice if None.
+        monitor: told of every call.
 
     Attributes:
         classes: names, in the order of the logits.
+        reference: how the calibration images left, for a :class:`~exitwise.monitor.Monitor`; None if not recorded.
         thresholds: one per exit but the last, None where nobody can leave; may be changed while it runs.
 
     Raises:
         UserError: if onnxruntime is missing, or the bundle is not what its manifest says (:class:`BundleError`).
     """
 
-    def __init__(self, folder: str | Path, threads: int | None = None) -> None:
+    def __init__(self, folder: str | Path, threads: int | None = None, monitor: Monitor | None = None) -> None:
         self.folder = Path(folder)
+        self.monitor = monitor
         manifest = read_manifest(self.folder)
         self.classes: list[str] = manifest["classes"]
         self.input_shape = tuple(manifest["input_shape"])
         self.preprocessing: dict[str, Any] = manifest["preprocessing"]
         self.thresholds: list[float | None] = manifest["thresholds"]
+        self.reference: Reference | None = manifest["reference"]
         self.exit_macs = np.array(manifest["exit_macs"], dtype=np.float64)
         self._stages = manifest["stages"]
         files = [*self._stages, manifest["single"]]
@@ -87,10 +93,12 @@ class OnnxRunner:
 
     def __call__(self, images: npt.NDArray[np.float32]) -> OnnxResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
-        self._check_images(images)
-        if len(images) == 1 and self.thresholds == self._single_thresholds:
-            return self.one_by_one(images)
-        return self.by_stages(images)
+        start = time.perf_counter()
+        single = len(images) == 1 and self.thresholds == self._single_thresholds
+        result = self.one_by_one(images) if single else self.by_stages(images)
+        if self.monitor is not None:
+            self.monitor.add(*result[1:], time.perf_counter() - start)
+        return result
 
     def by_stages(self, images: npt.NDArray[np.float32]) -> OnnxResult:
         """Classify images by a graph per stage, whose thresholds can be changed; those that leave are dropped."""
@@ -212,6 +220,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for threshold in manifest["thresholds"]:
         if threshold is not None and not (isinstance(threshold, (int, float)) and abs(threshold) < float("inf")):
             raise BundleError(f"expected thresholds as numbers or null in {path}; got {threshold!r}")
+    try:
+        reference = manifest.get("reference")
+        manifest["reference"] = None if reference is None else Reference.from_dict(reference)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"expected images, shares, edges and bins in the reference of {path}; {error!r}") from error
     return manifest
 
 
@@ -375,6 +388,7 @@ def predict(folder: str | Path, files: Iterable[str | Path], batch_size: int = 6
     """
     runner = OnnxRunner(folder)
     images = expand(files)
+    runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, len(images))
     predictions = []
     for start in range(0, len(images), batch_size):
         chunk = images[start : start + batch_size]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
+from numpy.typing import NDArray
 
 from exitwise.config import Settings
 from exitwise.data import Split, Splits, TrainingBatches
@@ -38,6 +39,7 @@ from exitwise.files import expand, write_json
 from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
 from exitwise.models.staged import Stage, StagedModel
+from exitwise.monitor import Monitor, Reference
 from exitwise.report.figures import accuracy_against_macs
 from exitwise.runs import (
     Calibration,
@@ -295,9 +297,16 @@ def calibrate(
         run.best().name,
         exit_seconds,
         guarantee,
+        Reference.of(*_taken(outputs, policy), model.exits),
     )
     run.write_calibration(calibration)
     return calibration
+
+
+def _taken(outputs: Outputs, policy: ExitPolicy) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The exit that each image takes, and its confidence there, (N) each."""
+    exit = policy.exit_of(outputs.confidences)
+    return exit.numpy(), outputs.confidences.gather(1, exit[:, None])[:, 0].numpy()
 
 
 def _spend(
@@ -379,12 +388,13 @@ def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto")
         ValueError: without calibration or images, or for a broken image.
     """
     run = Run(path)
-    policy = run.read_calibration().policy
+    calibration = run.read_calibration()
     images = expand(files)
     preprocessing = preprocessing_of(run.settings)
     transform = preprocessing.for_evaluation()
     place = pick_device(device)
-    runner = EarlyExitRunner(run.model(place), policy)
+    monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, len(images))
+    runner = EarlyExitRunner(run.model(place), calibration.policy, calibration.exit_macs, monitor=monitor)
     full = runner.exit_macs[-1]
     predictions = []
     for start in range(0, len(images), EVALUATION_BATCH):
@@ -418,6 +428,7 @@ def export(path: str | Path, out: str | Path) -> list[Path]:
         preprocessing=preprocessing_of(run.settings),
         exit_macs=calibration.exit_macs,
         name=run.settings.model,
+        reference=calibration.reference,
     )
     return sorted(Path(out).iterdir())
 

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
@@ -38,6 +39,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
     ``EXITWISE_TRACEBACK=1`` prints the traceback of an error too.
     """
     warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
+    warnings.showwarning = _show
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -52,6 +54,12 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _stop("interrupted (the same `train` command continues from its last checkpoint)", INTERRUPTED)
     sys.exit(0)
+
+
+def _show(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    print(f"exitwise: warning: {message}", file=sys.stderr)
 
 
 def _one_line(error: Exception) -> str:

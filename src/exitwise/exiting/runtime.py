@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,6 +14,7 @@ from exitwise.exiting.confidence import Reading
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.cost import count_cost
 from exitwise.models.staged import Stage, StagedModel, State, evaluating
+from exitwise.monitor import Monitor
 
 
 class ExitResult(NamedTuple):
@@ -39,6 +41,7 @@ class EarlyExitRunner:
         policy: when a sample leaves.
         exit_macs: cost of leaving at each exit; counted on the network if not given.
         compile: torch.compile each stage, for any batch size; the first calls take minutes.
+        monitor: told of every call.
 
     Attributes:
         policy: may be changed while it runs, as a budget dial.
@@ -54,11 +57,13 @@ class EarlyExitRunner:
         exit_macs: tuple[int, ...] | None = None,
         *,
         compile: bool = False,
+        monitor: Monitor | None = None,
     ) -> None:
         if policy.exits != model.exits:
             raise ValueError(f"expected a policy for {model.exits} exits; got one for {policy.exits}")
         self.model = model
         self.policy = policy
+        self.monitor = monitor
         self.exit_macs = exit_macs or count_cost(model).macs
         stages = cast("list[Stage]", list(model.stages))
         self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
@@ -67,8 +72,20 @@ class EarlyExitRunner:
 
     def __call__(self, images: Tensor) -> ExitResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
+        start = time.perf_counter()
         with torch.inference_mode(), evaluating(self.model):
-            return self._run(images)
+            result = self._run(images)
+        if self.monitor is not None:
+            exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
+            self.monitor.add(exit, confidence, macs, time.perf_counter() - start)
+        return result
+
+    def stream(self, batches: Iterable[Tensor | Sequence[Any]]) -> Iterator[ExitResult]:
+        """Classify what a data loader gives: images, or tuples that begin with them, on any device."""
+        device = next(self.model.parameters()).device
+        for batch in batches:
+            images = batch if isinstance(batch, Tensor) else batch[0]
+            yield self(images.to(device, non_blocking=True))
 
     def _run(self, images: Tensor) -> ExitResult:
         left: list[_Left] = []

@@ -26,6 +26,7 @@ from exitwise.exiting.confidence import Confidence, Reading
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.models.staged import Stage, StagedModel, evaluating
+from exitwise.monitor import Reference
 from exitwise.runtime import MANIFEST, SINGLE, VERSION, OnnxRunner
 from exitwise.version import __version__
 
@@ -47,6 +48,7 @@ def export_onnx(
     preprocessing: Preprocessing,
     exit_macs: Sequence[int],
     name: str = "",
+    reference: Reference | None = None,
 ) -> None:
     """Write a network and its exit policy as a folder that :class:`~exitwise.runtime.OnnxRunner` runs.
 
@@ -59,6 +61,7 @@ def export_onnx(
         preprocessing: of images.
         exit_macs: cost of leaving at each exit.
         name: of the network, for the record.
+        reference: how the calibration images left, for monitoring.
 
     Raises:
         UserError: if the folder exists, a library is missing, or an operator has no ONNX form (names it), or what was
@@ -96,6 +99,7 @@ def export_onnx(
             "measure": policy.confidence.measure,
             "temperatures": policy.confidence.temperatures,
             "exit_macs": list(exit_macs),
+            "reference": reference and reference.to_dict(),
             "stages": [_describe(temporary / file, graph) for file, graph in files.items()],
             "single": {"file": SINGLE, "sha256": _sha256(temporary / SINGLE)},
         }
