@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from exitwise import workflow
+from exitwise.recipes import compose
+
 torch.set_num_threads(1)
 
 OWN_CASES = Path(__file__).parent / "cases"
@@ -21,6 +24,13 @@ def reference_files(pattern: str) -> list[Path]:
     files = sorted(reference_dir().glob(pattern))
     assert files, f"no {pattern} in {reference_dir()}"
     return files
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A network trained on digits for 3 epochs; tests that use it belong to the xdist group "export"."""
+    settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
+    return workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits")
 
 
 @pytest.fixture(autouse=True)

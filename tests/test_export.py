@@ -16,7 +16,6 @@ from exitwise.data import Preprocessing
 from exitwise.evaluation import Outputs, collect_logits
 from exitwise.exiting.confidence import Confidence
 from exitwise.models.staged import Stage, StagedModel
-from exitwise.recipes import compose
 from exitwise.runs import Run
 from exitwise.runtime import BundleError, OnnxRunner
 from images import save_image
@@ -26,11 +25,9 @@ pytestmark = pytest.mark.xdist_group("export")  # one worker builds the bundle
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
-    result = workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits")
-    workflow.calibrate(result.run.path, proportions=[0.4, 0.3, 0.2, 0.1], splits=result.splits)
-    return result
+def run(digits_run):
+    workflow.calibrate(digits_run.run.path, proportions=[0.4, 0.3, 0.2, 0.1], splits=digits_run.splits)
+    return digits_run
 
 
 @pytest.fixture(scope="module")

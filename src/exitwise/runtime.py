@@ -130,7 +130,7 @@ class OnnxRunner:
         """Classify images singly, by the one graph that skips what follows an exit; it has its own thresholds."""
         self._check_images(images)
         if self._single is None:
-            self._single = _open(self._single_bytes, self._threads)
+            self._single = open_session(self._single_bytes, self._threads)
         name = self._single.get_inputs()[0].name
         outputs = ["prediction", "exit", "confidence"]
         answers = [self._single.run(outputs, {name: image[None]}) for image in images]
@@ -245,7 +245,7 @@ def _checked(folder: Path, entry: dict[str, Any]) -> bytes:
 
 
 def _session(content: bytes, stage: dict[str, Any], threads: int | None) -> Any:
-    session = _open(content, threads)
+    session = open_session(content, threads)
     inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     if inputs != stage.get("inputs") or outputs != stage.get("outputs"):
         raise BundleError(
@@ -267,7 +267,12 @@ def _check_chain(stages: list[dict[str, Any]]) -> None:
         raise BundleError(f"{stages[-1]['file']} disagrees with its place: the last stage hands on {handed}")
 
 
-def _open(content: bytes, threads: int | None) -> Any:
+def open_session(content: bytes, threads: int | None = None) -> Any:
+    """An onnxruntime session on the CPU, whose threads rest when it has run.
+
+    Raises:
+        UserError: if onnxruntime is missing, or cannot load the graph (:class:`BundleError`).
+    """
     try:
         import onnxruntime
     except ImportError as error:

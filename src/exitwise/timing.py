@@ -22,7 +22,12 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def interleaved_medians(functions: Mapping[Name, Callable[[], object]], rounds: int = 9) -> dict[Name, float]:
-    """Median seconds of each function over ``rounds`` rounds, in each of which every one runs once.
+    """Median seconds of each function over ``rounds`` rounds; see :func:`interleaved_seconds`."""
+    return {name: statistics.median(values) for name, values in interleaved_seconds(functions, rounds).items()}
+
+
+def interleaved_seconds(functions: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
+    """Seconds of each function in each of ``rounds`` rounds, in which every one runs once.
 
     One round goes before, uncounted. On a GPU the device is waited for before and after each call.
     """
@@ -35,7 +40,7 @@ def interleaved_medians(functions: Mapping[Name, Callable[[], object]], rounds: 
             _wait()
             if counted:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def measure_speedups(

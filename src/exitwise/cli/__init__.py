@@ -12,6 +12,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
+from exitwise.cli.bench import bench
 from exitwise.cli.catalogue import models, recipes
 from exitwise.cli.demo import demo
 from exitwise.cli.results import calibrate, evaluate, export, predict
@@ -29,7 +30,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     help_format="plaintext",
 )
-for _command in (demo, train, calibrate, evaluate, predict, export, models, recipes):
+for _command in (demo, train, calibrate, evaluate, predict, export, bench, models, recipes):
     app.command(_command)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from exitwise.exiting.confidence import Reading
@@ -67,7 +67,7 @@ class EarlyExitRunner:
         self.exit_macs = exit_macs or count_cost(model).macs
         stages = cast("list[Stage]", list(model.stages))
         self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
-            (_compiled(stage.body), _compiled(stage.head)) if compile else (stage.body, stage.head) for stage in stages
+            (compiled(stage.body), compiled(stage.head)) if compile else (stage.body, stage.head) for stage in stages
         ]
 
     def __call__(self, images: Tensor) -> ExitResult:
@@ -133,9 +133,11 @@ class EarlyExitRunner:
         )
 
 
-def _compiled(module: nn.Module) -> Callable[[Any], Any]:
+def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What torch.compile makes of a function, for any batch size."""
+
     def call(state: Any) -> Any:
-        return module(state)
+        return function(state)
 
     # The compiler limits the forms of each code object, of which all stages would share one.
     call.__code__ = call.__code__.replace()

@@ -125,6 +125,30 @@ def _library() -> Any:
     return onnx
 
 
+class _One(nn.Module):
+    """The network cut at one exit, without those before it."""
+
+    def __init__(self, model: StagedModel, exit: int) -> None:
+        super().__init__()
+        self.model, self.exit = model, exit
+
+    def forward(self, *images: Tensor) -> Tensor:
+        return self.model.forward_only(images[0], self.exit)
+
+
+def onnx_of_exit(model: StagedModel, exit: int) -> bytes:
+    """An ONNX graph from images (B, channels, height, width) to the logits of one exit (0-based) alone.
+
+    Raises:
+        UserError: if a library is missing, or an operator has no ONNX form (:class:`ExportError`).
+    """
+    _library()
+    parameter = next(model.parameters())
+    images = torch.randn(2, *model.input_shape, device=parameter.device)
+    with torch.no_grad(), evaluating(model):
+        return _export(_One(model, exit), (images,), ["images"], ["logits"], exit).SerializeToString()
+
+
 class _StageGraph(nn.Module):
     """A stage on a flat list of tensors, with the reading of its exit."""
 
@@ -188,11 +212,18 @@ def _export(graph: nn.Module, tensors: tuple[Tensor, ...], inputs: list[str], ou
         causes = [error, error.__cause__]
         text = " ".join(str(cause) for cause in causes if cause is not None)
         operator = re.search(r"\baten(?:\.|::)\w+", text)
-        what = f"operator {operator[0]}" if operator else type(error).__name__
-        raise ExportError(f"stage {k + 1} cannot be exported to ONNX: {what} has no ONNX form here") from error
+        reason = f"operator {operator[0]} has no ONNX form here" if operator else _deepest(error)
+        raise ExportError(f"stage {k + 1} cannot be exported to ONNX: {reason}") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
     return program.model_proto  # type: ignore[union-attr]
+
+
+def _deepest(error: BaseException) -> str:
+    """The first line of what an error was caused by in the end."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def _single_graph(onnx: Any, graphs: Sequence[Any], policy: ExitPolicy) -> Any:

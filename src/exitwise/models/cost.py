@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from exitwise.models.staged import StagedModel, evaluating
@@ -22,16 +23,21 @@ class Cost(NamedTuple):
     params: tuple[int, ...]
 
 
+def count_alone(model: StagedModel, exit: int) -> int:
+    """MACs of one exit (0-based) for one image, without those before it."""
+    with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+        model.forward_only(_image(model), exit)
+    return counter.get_total_flops() // 2
+
+
 def count_cost(model: StagedModel) -> Cost:
     """MACs and parameters to each exit, for one image of ``model.input_shape``.
 
     Counted by torch's flop counter, at two operations per MAC, on a pass in eval mode.
     """
-    parameter = next(model.parameters())
-    images = torch.zeros(1, *model.input_shape, device=parameter.device, dtype=parameter.dtype)
     macs = []
     with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
-        for _ in model.run_stages(images):
+        for _ in model.run_stages(_image(model)):
             macs.append(counter.get_total_flops() // 2)
     seen: dict[int, int] = {}
     params = []
@@ -39,3 +45,8 @@ def count_cost(model: StagedModel) -> Cost:
         seen.update({id(p): p.numel() for p in stage.parameters()})
         params.append(sum(seen.values()))
     return Cost(tuple(macs), tuple(params))
+
+
+def _image(model: StagedModel) -> Tensor:
+    parameter = next(model.parameters())
+    return torch.zeros(1, *model.input_shape, device=parameter.device, dtype=parameter.dtype)

@@ -76,8 +76,12 @@ class StagedModel(nn.Module):
 
     def forward_last(self, images: Tensor) -> Tensor:
         """Logits (B, C) of the last exit alone: the network as if it had no early exits."""
+        return self.forward_only(images, self.exits - 1)
+
+    def forward_only(self, images: Tensor, exit: int) -> Tensor:
+        """Logits (B, C) of one exit (0-based) alone: a smaller network without early exits."""
         state: State = images
-        stages = cast("list[Stage]", list(self.stages))
+        stages = cast("list[Stage]", list(self.stages))[: exit + 1]
         for stage in stages:
             state = stage.body(state)
         return stages[-1].head(state)

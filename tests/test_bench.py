@@ -1,0 +1,110 @@
+"""The comparison on this machine: what is compared, what the verdict follows from, and what is refused."""
+
+import json
+
+import pytest
+
+from exitwise.bench import Network, Row, bench, verdict
+from exitwise.cli import main
+from exitwise.evaluation import anytime, operate
+from exitwise.exiting.calibration import calibrate_macs
+from exitwise.models import count_cost
+from exitwise.workflow import collect
+
+pytestmark = pytest.mark.xdist_group("export")
+
+
+@pytest.fixture(scope="module")
+def result(digits_run):
+    pytest.importorskip("onnxruntime")
+    return bench(digits_run.run.path, forms=["eager", "onnx"], batch_sizes=[1, 8], static=["msdnet_small"], seconds=1)
+
+
+def test_every_network_is_timed_in_every_form_and_size(result):
+    assert result.left_out == {}
+    names = {(row.form, row.batch_size): [] for row in result.rows}
+    for row in result.rows:
+        names[row.form, row.batch_size].append(row.network.name)
+        assert 0 < row.p50 <= row.p95 <= row.p99
+        assert row.images_per_second == pytest.approx(row.batch_size / row.mean)
+        assert result.full(row).network.kind == "full"
+    early = [f"early exits, {budget} %" for budget in (30, 50, 70)]
+    (static,) = {row.network.name for row in result.rows if "alone" in row.network.name}
+    for size in (1, 8):
+        assert names["eager", size] == ["full network", *early, static, "msdnet_small"]
+        assert names["onnx", size] == ["full network", early[1], static]
+    assert set(result.verdicts) == {1, 8}
+
+
+def test_accuracies_are_of_test_images_at_thresholds_of_calibration_images(result, digits_run):
+    model, splits = digits_run.run.model(), digits_run.splits
+    calibration, test = (collect(model, split, "cpu") for split in (splits.calibration, splits.test))
+    costs = count_cost(model).macs
+    policy, _ = calibrate_macs(calibration.confidences, costs, 0.5 * costs[-1])
+    networks = {row.network.name: row.network for row in result.rows}
+    point = operate(test, policy, costs)
+    early = networks["early exits, 50 %"]
+    assert (early.accuracy, early.macs) == pytest.approx((point.accuracy, point.macs))
+    full = networks["full network"]
+    assert full.accuracy == anytime(test)[-1]
+    assert early.macs < full.macs < costs[-1]
+    cut = int(next(name for name in networks if "alone" in name).split()[1]) - 1
+    assert networks[f"exit {cut + 1} alone"].accuracy == anytime(test)[cut]
+    wanted = operate(calibration, policy, costs).accuracy
+    alone = anytime(calibration)
+    assert all(accuracy < wanted for accuracy in alone[:cut])
+    assert alone[cut] >= wanted or cut == model.exits - 1
+    assert networks["msdnet_small"].accuracy is None
+
+
+def test_it_is_recorded(result, digits_run):
+    content = json.loads((digits_run.run.path / "bench.json").read_text())
+    assert len(content["rows"]) == len(result.rows)
+    assert content["verdicts"] == {str(size): text for size, text in result.verdicts.items()}
+    assert content["machine"]["torch"]
+
+
+def row(kind, mean, accuracy=0.9, macs=100.0, form="eager"):
+    return Row(Network(kind, kind, accuracy, macs), form, 1, mean, mean, mean, mean)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([row("full", 4), row("early", 2, 0.89, 50)], "worth it: early (eager): 2.00x as fast"),
+        ([row("full", 4), row("early", 3.92, 0.9, 50)], "it saves 50 % of the MACs and 2 % of the time: exits"),
+        (
+            [row("full", 4), row("early", 2, 0.89, 95)],
+            "it saves 5 % of the MACs and 50 % of the time: too few images leave early",
+        ),
+        ([row("full", 4), row("early", 2, 0.89, 50), row("static", 1, 0.9)], "but static (eager) is as accurate and 2"),
+        ([row("full", 4), row("early", 2, 0.89, 50), row("static", 1, 0.8)], "worth it: early (eager): 2.00x"),
+        ([row("full", 4), row("early", 2, 0.89, 50), row("static", 3, 0.9)], "worth it: early (eager): 2.00x"),
+        ([row("full", 4), row("early", 2, 0.89, 50), row("full", 1, form="onnx")], "0.50x as fast as the full network"),
+        ([row("full", 4, 0.9), row("early", 2, 0.92, 50)], "2.0 points of accuracy more"),
+    ],
+)
+def test_the_verdict_follows_from_the_times(rows, says):
+    sentence = verdict(rows)
+    assert says in sentence
+    assert sentence.startswith("worth it" if says.startswith("worth it") or "more" in says else "not worth it")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--forms", "tpu"], "expected forms among eager, compiled, onnx; got tpu"),
+        (["--batch-sizes", "0"], "expected batch sizes of at least 1; got [0]"),
+        (["--batch-sizes", "many"], "expected numbers for batch sizes"),
+        (["--budgets", "0.001"], "expected a budget from 0."),
+        (["--static", "resnet_of_mine"], "resnet_of_mine"),
+        (["--static", "{folder}"], "expected a run folder with config.yaml at"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(digits_run, tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", str(digits_run.run.path), *(flag.format(folder=tmp_path) for flag in flags)])
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
