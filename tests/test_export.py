@@ -310,3 +310,44 @@ def test_images_unlike_the_calibration_images_are_noticed(run, bundle, tmp_path,
         assert stop.value.code == 0
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith("exitwise: warning: the last 60 images differ from the calibration images: ")
+
+
+@pytest.mark.parametrize("measure", ["max-probability", "patience"])
+def test_exported_programs_do_what_the_stages_do(measure, tmp_path):
+    from exitwise.export.programs import export_programs
+
+    model = create_model("ranet_small").eval()
+    policy = ExitPolicy([0.2] * (model.exits - 1), Confidence(measure))
+    classes = [str(k) for k in range(model.num_classes)]
+    preprocessing = Preprocessing(8, (0.5,), (0.5,))
+    out = tmp_path / "programs"
+    export_programs(model, policy, out, classes=classes, preprocessing=preprocessing, exit_macs=count_cost(model).macs)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["format"] == "exitwise-pt2"
+    images = torch.randn(7, *model.input_shape)
+    logits = torch.stack(model(images), dim=1)
+    wanted, predictions = policy.confidence.read_all(logits)
+    named = {"state_0": images}
+    for k, stage in enumerate(manifest["stages"]):
+        program = torch.export.load(out / stage["file"])
+        outputs = program.module()(*(named[name] for name in stage["inputs"]))
+        named = {name.replace("next_", "state_"): value for name, value in zip(stage["outputs"], outputs, strict=True)}
+        torch.testing.assert_close(named["confidence"], wanted[:, k].detach())
+        assert (named["prediction"] == predictions[:, k]).all()
+        named |= {"before_prediction": named["prediction"], "before_streak": named.get("streak")}
+
+
+def test_a_stage_that_cannot_be_exported_is_named_and_nothing_is_left(tmp_path):
+    from exitwise.export.programs import export_programs
+
+    class Moody(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) if x.sum() > 0 else x.flatten(1) * 2
+
+    model = StagedModel([Stage(nn.Identity(), nn.Sequential(Moody(), nn.Linear(192, 4)))], 4, (3, 8, 8)).eval()
+    preprocessing = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ValueError, match="stage 1 cannot be exported: "):
+        export_programs(
+            model, ExitPolicy([]), tmp_path / "p", classes=list("abcd"), preprocessing=preprocessing, exit_macs=(1,)
+        )
+    assert list(tmp_path.iterdir()) == []

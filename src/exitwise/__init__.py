@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from exitwise.models import MSDNet, RANet, Stage, StagedModel, count_cost, create_model, list_models
     from exitwise.models.attach import add_exits, exit_points
     from exitwise.models.authors import load_authors_checkpoint
+    from exitwise.monitor import Monitor
     from exitwise.weighting.allocation import allocate, exit_proportions, meta_loss, proportions_for_macs
     from exitwise.weighting.gradient import meta_gradient, train_pass
     from exitwise.weighting.lookahead import look_ahead
@@ -38,6 +39,7 @@ _HOME = {
     "exitwise.methods": ("MetaWeighted", "Uniform", "create_method", "list_methods"),
     "exitwise.models": ("MSDNet", "RANet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"),
     "exitwise.models.attach": ("add_exits", "exit_points"),
+    "exitwise.monitor": ("Monitor",),
     "exitwise.models.authors": ("load_authors_checkpoint",),
     "exitwise.weighting.allocation": ("allocate", "exit_proportions", "meta_loss", "proportions_for_macs"),
     "exitwise.weighting.gradient": ("meta_gradient", "train_pass"),

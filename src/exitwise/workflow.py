@@ -410,17 +410,21 @@ def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto")
     return predictions
 
 
-def export(path: str | Path, out: str | Path) -> list[Path]:
-    """Write a calibrated run as an ONNX bundle (see :func:`~exitwise.export.onnx.export_onnx`); returns its files.
+def export(path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "onnx") -> list[Path]:
+    """Write a calibrated run for other runtimes; returns the files.
+
+    ``onnx``: see :func:`~exitwise.export.onnx.export_onnx`; ``pt2``: :func:`~exitwise.export.programs.export_programs`.
 
     Raises:
         UserError: without calibration, if something is at ``out``, or if the network cannot be exported.
     """
     from exitwise.export.onnx import export_onnx
+    from exitwise.export.programs import export_programs
 
+    write = {"onnx": export_onnx, "pt2": export_programs}[format]
     run = Run(path)
     calibration = run.read_calibration()
-    export_onnx(
+    write(
         run.model("cpu"),
         calibration.policy,
         out,

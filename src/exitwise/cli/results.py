@@ -213,7 +213,7 @@ def predict(
     console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")
 
 
-def export(run: Path, *, out: Path | None = None, format: Literal["onnx"] = "onnx") -> None:
+def export(run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"] = "onnx") -> None:
     """Write a calibrated run for another runtime: files that run without torch.
 
     Examples:
@@ -228,16 +228,18 @@ def export(run: Path, *, out: Path | None = None, format: Literal["onnx"] = "onn
     out
         Folder to write; by default RUN/onnx.
     format
-        onnx: a graph per stage, and one for single images.
+        onnx: a graph per stage, and one for single images. pt2: a torch.export program per stage.
     """
     from exitwise import workflow
 
     out = out or run / format
-    files = workflow.export(run, out)
+    files = workflow.export(run, out, format)
     console = plain_console()
     for file in files:
         console.print(f"{file.name:16}{file.stat().st_size / 2**20:8.1f} MiB")
-    console.print(f"written to {out} and checked against the network; next: exitwise predict {out} IMAGE")
+    console.print(f"written to {out} and checked against the network")
+    if format == "onnx":
+        console.print(f"next: exitwise predict {out} IMAGE")
 
 
 def to_csv(rows: list[dict]) -> str:

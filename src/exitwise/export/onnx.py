@@ -5,38 +5,29 @@ Needs onnx and onnxscript (``pip install 'exitwise[onnx]'``).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from exitwise.data.transforms import Preprocessing
 from exitwise.errors import UserError
-from exitwise.exiting.confidence import Confidence, Reading
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runtime import EarlyExitRunner
-from exitwise.models.staged import Stage, StagedModel, evaluating
+from exitwise.export.stages import ExportError, deepest_cause, describe, describe_file, flat_stages, new_folder
+from exitwise.models.staged import StagedModel, evaluating
 from exitwise.monitor import Reference
 from exitwise.runtime import MANIFEST, SINGLE, VERSION, OnnxRunner
-from exitwise.version import __version__
 
 OPSET = 18
 CHECKED, TOLERANCE = 8, 1e-4
 """Images that an export is checked on, and by how much confidences may differ there."""
-
-
-class ExportError(UserError):
-    """A network cannot be exported, or the export does not do what the network does."""
 
 
 def export_onnx(
@@ -67,15 +58,13 @@ def export_onnx(
         UserError: if the folder exists, a library is missing, or an operator has no ONNX form (names it), or what was
             written does otherwise than the network (:class:`ExportError`).
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"expected nothing at {folder}; something is there")
     onnx = _library()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(Path(folder)) as temporary:
         with torch.no_grad(), evaluating(model):
-            graphs = _stage_graphs(model, policy.confidence)
+            graphs = [
+                _export(stage.graph, stage.tensors, stage.inputs, stage.outputs, k)
+                for k, stage in enumerate(flat_stages(model, policy.confidence))
+            ]
         files = {f"stage_{k}.onnx": graph for k, graph in enumerate(graphs)}
         for file, graph in {**files, SINGLE: _single_graph(onnx, graphs, policy)}.items():
             onnx.checker.check_model(graph)
@@ -83,33 +72,19 @@ def export_onnx(
         manifest = {
             "format": "exitwise-onnx",
             "version": VERSION,
-            "exitwise": __version__,
-            "model": name,
-            "classes": list(classes),
-            "num_classes": model.num_classes,
-            "input_shape": list(model.input_shape),
-            "preprocessing": {
-                "image_size": preprocessing.image_size,
-                "mean": list(preprocessing.mean),
-                "std": list(preprocessing.std),
-                "interpolation": preprocessing.interpolation,
-                "shorter_side": preprocessing.shorter_side,
-            },
-            "thresholds": list(policy.thresholds),
-            "measure": policy.confidence.measure,
-            "temperatures": policy.confidence.temperatures,
-            "exit_macs": list(exit_macs),
-            "reference": reference and reference.to_dict(),
-            "stages": [_describe(temporary / file, graph) for file, graph in files.items()],
-            "single": {"file": SINGLE, "sha256": _sha256(temporary / SINGLE)},
+            **describe(model, policy, classes, preprocessing, exit_macs, name, reference),
+            "stages": [
+                {
+                    **describe_file(temporary / file),
+                    "inputs": [info.name for info in graph.graph.input],
+                    "outputs": [info.name for info in graph.graph.output],
+                }
+                for file, graph in files.items()
+            ],
+            "single": describe_file(temporary / SINGLE),
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         _check(model, policy, tuple(exit_macs), temporary)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _library() -> Any:
@@ -149,47 +124,6 @@ def onnx_of_exit(model: StagedModel, exit: int) -> bytes:
         return _export(_One(model, exit), (images,), ["images"], ["logits"], exit).SerializeToString()
 
 
-class _StageGraph(nn.Module):
-    """A stage on a flat list of tensors, with the reading of its exit."""
-
-    def __init__(self, stage: Stage, spec: TreeSpec, confidence: Confidence, exit: int, last: bool) -> None:
-        super().__init__()
-        self.stage, self.spec, self.confidence, self.exit, self.last = stage, spec, confidence, exit, last
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        before = None
-        if self.confidence.needs_every_exit and self.exit > 0:
-            *tensors, prediction, streak = tensors  # type: ignore[assignment]
-            before = Reading(prediction, prediction, streak)
-        state = self.stage.body(tree_unflatten(list(tensors), self.spec))
-        reading = self.confidence.read(self.stage.head(state), self.exit, before)
-        answer = [part for part in reading if part is not None]
-        return (*answer, *([] if self.last else tree_flatten(state)[0]))
-
-
-def _stage_graphs(model: StagedModel, confidence: Confidence) -> list[Any]:
-    graphs = []
-    parameter = next(model.parameters())
-    state: Any = torch.randn(2, *model.input_shape, device=parameter.device)
-    votes: list[Tensor] = []
-    answers = ["confidence", "prediction", *(["streak"] if confidence.needs_every_exit else [])]
-    for k, stage in enumerate(cast("list[Stage]", list(model.stages))):
-        tensors, spec = tree_flatten(state)
-        last = k == model.exits - 1
-        graph = _StageGraph(stage, spec, confidence, k, last)
-        inputs = [f"state_{i}" for i in range(len(tensors))]
-        if votes:
-            inputs += ["before_prediction", "before_streak"]
-        outputs = [*answers]
-        state = stage.body(state)
-        if not last:
-            outputs += [f"next_{i}" for i in range(len(tree_flatten(state)[0]))]
-        graphs.append(_export(graph, (*tensors, *votes), inputs, outputs, k))
-        if confidence.needs_every_exit:
-            votes = [torch.zeros(2, dtype=torch.int64, device=parameter.device) for _ in range(2)]
-    return graphs
-
-
 def _export(graph: nn.Module, tensors: tuple[Tensor, ...], inputs: list[str], outputs: list[str], k: int) -> Any:
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in tensors)
     level = logging.getLogger("torch.onnx").level
@@ -212,18 +146,11 @@ def _export(graph: nn.Module, tensors: tuple[Tensor, ...], inputs: list[str], ou
         causes = [error, error.__cause__]
         text = " ".join(str(cause) for cause in causes if cause is not None)
         operator = re.search(r"\baten(?:\.|::)\w+", text)
-        reason = f"operator {operator[0]} has no ONNX form here" if operator else _deepest(error)
+        reason = f"operator {operator[0]} has no ONNX form here" if operator else deepest_cause(error)
         raise ExportError(f"stage {k + 1} cannot be exported to ONNX: {reason}") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
     return program.model_proto  # type: ignore[union-attr]
-
-
-def _deepest(error: BaseException) -> str:
-    """The first line of what an error was caused by in the end."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def _single_graph(onnx: Any, graphs: Sequence[Any], policy: ExitPolicy) -> Any:
@@ -288,19 +215,6 @@ def _single_graph(onnx: Any, graphs: Sequence[Any], policy: ExitPolicy) -> Any:
     opsets = {entry.domain: entry.version for model in graphs for entry in model.opset_import}
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     return helper.make_model(graph, opset_imports=imports, ir_version=graphs[0].ir_version)
-
-
-def _describe(path: Path, graph: Any) -> dict[str, Any]:
-    return {
-        "file": path.name,
-        "sha256": _sha256(path),
-        "inputs": [info.name for info in graph.graph.input],
-        "outputs": [info.name for info in graph.graph.output],
-    }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check(model: StagedModel, policy: ExitPolicy, exit_macs: tuple[int, ...], folder: Path) -> None:
