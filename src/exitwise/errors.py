@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -12,6 +13,22 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """A data set or an image is not what it should be."""
+
+
+class MendedWarning(UserWarning):
+    """Something was found damaged and made up for; the command line prints it as one line."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work where nothing is lost; the command line exits with 128 + its number.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.number = number
 
 
 def near_match(name: str, known: Iterable[str]) -> str:

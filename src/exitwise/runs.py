@@ -32,7 +32,8 @@ from exitwise.files import read_json, write_json, write_text
 from exitwise.models import create_model
 from exitwise.models.staged import StagedModel
 from exitwise.monitor import Reference
-from exitwise.training.checkpoint import CheckpointError, CheckpointFolder, load_checkpoint
+from exitwise.training.checkpoint import CheckpointError, load_checkpoint
+from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.version import __version__
 
 

@@ -1,12 +1,15 @@
 import math
+import signal
 
 import pytest
 import torch
 
 from exitwise.data import Preprocessing, TrainingBatches, load
+from exitwise.errors import Interrupted
 from exitwise.methods import create_method
 from exitwise.models import MSDNet
-from exitwise.training.checkpoint import CheckpointFolder
+from exitwise.training.checkpoint import save_checkpoint
+from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.step import half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer, cosine_factor
 from images import make_folder
@@ -67,6 +70,98 @@ def test_resuming_gives_the_uninterrupted_run_bit_for_bit(split, method, stop_af
         trainer(split, method, reporter=StopAfter(stop_after), **options).fit()
     again = trainer(split, method, **options)
     assert again.resume() == (stop_after > 2)
+    assert again.fit() == history
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(again.method.state_dict(), whole.method.state_dict(), rtol=0, atol=0)
+
+
+class Signal(Silent):
+    """Sends SIGTERM to this process in a step."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def on_step(self, iteration, total, meters):
+        if iteration == self.iteration:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(split):
+    whole = trainer(split, "meta-weighted-shared")
+    return whole.fit(), whole.model.state_dict()
+
+
+@pytest.mark.parametrize("when", [2, 3, 6, "evaluation", "saving"])
+def test_a_signal_loses_no_step(split, uninterrupted, when, tmp_path, monkeypatch):
+    history, weights = uninterrupted
+    checkpoints = CheckpointFolder(tmp_path)
+
+    def evaluate():
+        if when == "evaluation":
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("evaluation went on")
+        return [0.5, 0.5, 0.5]
+
+    def save(folder, tree):
+        if when == "saving" and folder.name.startswith("best"):
+            signal.raise_signal(signal.SIGTERM)
+        save_checkpoint(folder, tree)
+
+    monkeypatch.setattr("exitwise.training.checkpoint_folder.save_checkpoint", save)
+    first = trainer(split, "meta-weighted-shared", checkpoints, evaluate, Signal(when))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        first.fit()
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    again = trainer(split, "meta-weighted-shared", checkpoints)
+    assert again.resume()
+    assert again.progress.iteration == first.progress.iteration == (when if isinstance(when, int) else 3)
+    assert again.fit() == history
+    torch.testing.assert_close(again.model.state_dict(), weights, rtol=0, atol=0)
+
+
+def test_a_finished_run_that_was_stopped_while_evaluating_is_evaluated(split, tmp_path):
+    """Also where max_iterations ends it within an epoch."""
+    checkpoints = CheckpointFolder(tmp_path)
+
+    def evaluate():
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        trainer(split, checkpoints=checkpoints, evaluate=evaluate, max_iterations=2).fit()
+    again = trainer(split, checkpoints=checkpoints, max_iterations=2)
+    assert again.resume()
+    (row,) = again.fit()
+    assert row["iteration"] == again.progress.iteration == 2
+    assert again.done
+
+
+def test_skipped_steps_survive_a_checkpoint(split, tmp_path):
+    """A batch that is not finite leaves nothing of the kind in a checkpoint, not even in the half step that waits to be
+    judged, and the run resumes bit for bit."""
+
+    class Spoiled(TrainingBatches):
+        def __iter__(self):
+            first = self.sampler.epoch * self.sampler.batches_per_epoch + self.sampler.start
+            for number, (inputs, targets) in enumerate(super().__iter__(), start=first):
+                yield inputs * (math.nan if number == 1 else 1), targets
+
+    def spoiled(**options):
+        run = trainer(split, "meta-weighted-shared", epochs=1, **options)
+        run.batches = Spoiled(split, 10, 0)
+        return run
+
+    whole = spoiled()
+    history = whole.fit()
+    assert history[0]["skipped_steps"] == 2
+    checkpoints = CheckpointFolder(tmp_path)
+    with pytest.raises(Interrupted):
+        spoiled(checkpoints=checkpoints, reporter=Signal(2)).fit()
+    again = spoiled(checkpoints=checkpoints)
+    assert again.resume()
+    assert (int(again.patience.row), again.progress.iteration) == (2, 2)
     assert again.fit() == history
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(again.method.state_dict(), whole.method.state_dict(), rtol=0, atol=0)

@@ -110,13 +110,19 @@ _TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
 
 
 def _pack(pending: Pending) -> dict[str, Any]:
+    """For a checkpoint. A skipped half step will teach nothing: zeros take the place of what is not finite in it."""
     run = pending.run
+    assert pending.taken is not None
+
+    def clean(value: Any) -> Any:
+        return value if pending.taken or not isinstance(value, Tensor) else value.nan_to_num(0, 0, 0)
+
     return {
-        "run": {name: getattr(run, name) for name in _TENSORS},
+        "run": {name: clean(getattr(run, name)) for name in _TENSORS},
         "label_smoothing": run.label_smoothing,
         "random": {"cpu": run.random_state.cpu, "cuda": run.random_state.cuda},
         "params": pending.params,
-        "gain": pending.gain,
+        "gain": {name: clean(value) for name, value in pending.gain.items()},
         "taken": pending.taken,
     }
 

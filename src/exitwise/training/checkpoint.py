@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,30 +25,47 @@ _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged or of another version."""
+    """A checkpoint is missing, damaged, of another version, or would hold a value that is not finite."""
 
 
 def save_checkpoint(folder: Path, tree: Any) -> None:
     """Write ``tree`` (dicts, lists, tensors, numbers, strings, None) as the folder ``folder``.
 
     Everything is written under a temporary name beside it, flushed to disk and renamed, so that
-    ``folder`` is either complete or not there.
+    ``folder`` is either complete or not there. One that is there already is replaced.
+
+    Raises:
+        CheckpointError: if the tree holds a number that is not finite.
+        OSError: if it cannot be written, for want of room say. Either way nothing is changed.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_encode(tree, tensors, ""))
+    temporary = folder.with_name(f".{folder.name}.tmp")
     try:
-        tensors: dict[str, Tensor] = {}
-        skeleton = json.dumps(_encode(tree, tensors))
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         save_file(tensors, temporary / _TENSORS)
         digests = {"tensors": _sha256(temporary / _TENSORS), "tree": hashlib.sha256(skeleton.encode()).hexdigest()}
         (temporary / _STATE).write_text(json.dumps({"version": VERSION, "sha256": digests, "tree": skeleton}))
         for path in (temporary / _TENSORS, temporary / _STATE, temporary):
             _flush(path)
+        if folder.exists():
+            remove_checkpoint(folder)
         temporary.rename(folder)
         _flush(folder.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise OSError(f"could not save {folder}: {error} (the checkpoints before it are kept)") from error
         raise
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint, under a hidden name, so that a folder of a checkpoint's name is always whole."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def load_checkpoint(folder: Path) -> Any:
@@ -61,7 +79,10 @@ def load_checkpoint(folder: Path) -> Any:
     try:
         state = json.loads((folder / _STATE).read_text())
         if state["version"] != VERSION:
-            raise CheckpointError(f"expected a checkpoint of version {VERSION} at {folder}; got {state['version']}")
+            raise CheckpointError(
+                f"expected a checkpoint of version {VERSION} at {folder}; got {state['version']}: use it with the "
+                "exitwise that wrote it (environment.json names it), or train into another folder"
+            )
         digests, skeleton = state["sha256"], state["tree"]
         if _sha256(folder / _TENSORS) != digests["tensors"]:
             raise CheckpointError(f"the checkpoint at {folder} is damaged: {_TENSORS} does not match its SHA-256")
@@ -74,47 +95,33 @@ def load_checkpoint(folder: Path) -> Any:
         raise CheckpointError(f"the checkpoint at {folder} is damaged: {error}") from error
 
 
-class CheckpointFolder:
-    """The checkpoints of one run, named by kind and iteration: ``last-00000100``, ``best-00000080``.
+def _encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
+    """JSON for ``value``, with its tensors put aside. Dicts become pairs, so that integer keys survive.
 
-    Args:
-        root: the folder that holds them; made when first written to.
+    ``where`` is the way from the root, with a dot before each key.
     """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def save(self, kind: str, iteration: int, tree: Any) -> None:
-        """Write a checkpoint and then remove the older ones of its kind."""
-        folder = self.root / f"{kind}-{iteration:08d}"
-        if folder.exists():  # the same training state again, after a resume
-            return
-        save_checkpoint(folder, tree)
-        for older in self._folders(kind):
-            if older != folder:
-                shutil.rmtree(older)
-
-    def latest(self, kind: str) -> Path | None:
-        """The newest checkpoint of a kind."""
-        return max(self._folders(kind), default=None)
-
-    def _folders(self, kind: str) -> list[Path]:
-        return sorted(self.root.glob(f"{kind}-*"))
-
-
-def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """JSON for ``value``, with its tensors put aside. Dicts become pairs, so that integer keys survive."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone().contiguous()
+        _check_finite(bool(tensors[name].isfinite().all()), where)
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"dict": [[key, _encode(item, tensors)] for key, item in value.items()]}
+        return {"dict": [[key, _encode(item, tensors, f"{where}.{key}")] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {"list": [_encode(item, tensors) for item in value]}
+        return {"list": [_encode(item, tensors, f"{where}.{index}") for index, item in enumerate(value)]}
+    if isinstance(value, float):
+        _check_finite(math.isfinite(value), where)
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
     raise TypeError(f"cannot save a {type(value).__name__}")
+
+
+def _check_finite(finite: bool, where: str) -> None:
+    if not finite:
+        raise CheckpointError(
+            f"expected finite numbers to save; {where[1:]} holds another, so no checkpoint was written (those before "
+            "it are kept; a lower lr may help)"
+        )
 
 
 def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -14,18 +14,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from exitwise.data import TrainingBatches
-from exitwise.errors import UserError
+from exitwise.errors import Interrupted, UserError
 from exitwise.methods.base import Method
 from exitwise.models.norm import FoldedNorm
 from exitwise.models.staged import StagedModel
-from exitwise.training.checkpoint import (
-    CheckpointError,
-    CheckpointFolder,
-    load_checkpoint,
-    random_state,
-    restore_random_state,
-)
+from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
+from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.step import HalfStep, half_batches, half_step
+from exitwise.training.stopping import StopRequest
 from exitwise.weighting.gradient import is_compiled, uncompiled
 from exitwise.weighting.lookahead import check_optimizer
 
@@ -119,6 +115,12 @@ class Patience:
         """Whether :data:`MOST_SKIPPED` steps were skipped in a row. Waits for the device."""
         return int(self.longest) >= MOST_SKIPPED
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"row": self.row, "longest": self.longest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.row, self.longest = (state[key].to(self.row.device) for key in ("row", "longest"))
+
 
 @dataclass
 class Progress:
@@ -191,36 +193,43 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.meters = Meters(model.exits, self.device)
         self.patience = Patience(self.device)
+        self.stop = StopRequest()
         self.scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
         for group in self._groups():
             group.setdefault("initial_lr", group["lr"])
 
     @property
     def done(self) -> bool:
-        """Whether all iterations have been made."""
-        return self.progress.iteration >= self.total
+        """Whether all iterations have been made, and the last epoch evaluated."""
+        return self.progress.iteration >= self.total and self.progress.batch == 0
 
     def fit(self) -> list[dict[str, float]]:
-        """Train to the end; returns one row of metrics per epoch."""
+        """Train to the end; returns one row of metrics per epoch.
+
+        Raises:
+            Interrupted: after SIGTERM or SIGINT, once the step at hand is done and saved; a second one acts at once.
+        """
         self.reporter.on_start(str(self.batches))
-        while not self.done:
-            self._epoch()
+        with self.stop:
+            while not self.done and self.stop.signal is None:
+                self._epoch()
+        if self.stop.signal is not None:
+            raise Interrupted(self.stop.signal)
         return self.progress.history
 
     def resume(self) -> bool:
-        """Continue from the latest checkpoint; False if there is none.
+        """Continue from the latest checkpoint that is intact; False if there has been none.
 
         Raises:
-            CheckpointError: if it is damaged or of another model, method or optimizer.
+            CheckpointError: if none is intact, or it is of another model, method or optimizer.
         """
-        latest = self.checkpoints.latest("last") if self.checkpoints else None
-        if latest is None:
+        found = self.checkpoints.load("last") if self.checkpoints else None
+        if found is None:
             return False
-        state = load_checkpoint(latest)
         try:
-            self.load_state_dict(state)
+            self.load_state_dict(found.tree)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{latest} is a checkpoint of another model, method or optimizer") from error
+            raise CheckpointError(f"{found.path} is a checkpoint of another model, method or optimizer") from error
         return True
 
     def _epoch(self) -> None:
@@ -228,15 +237,20 @@ class Trainer:
         self.model.train()
         sampler = self.batches.sampler
         sampler.epoch, sampler.start = progress.epoch, progress.batch
-        for inputs, targets in self.batches:
-            self.train_on(inputs, targets)
-            if self.done:
-                break
-            if self._checkpoint_is_due():
-                self._save("last")
+        if progress.iteration < self.total:  # else a former run was stopped while it evaluated
+            for inputs, targets in self.batches:
+                self.train_on(inputs, targets)
+                if progress.iteration == self.total:
+                    break
+                if self._checkpoint_is_due():
+                    self._save("last")
+                    if self.stop.signal is not None:
+                        return
         self._end_epoch()
 
     def _checkpoint_is_due(self) -> bool:
+        if self.stop.signal is not None:
+            return True
         if self.checkpoint_every is not None and self.progress.iteration % self.checkpoint_every == 0:
             return True
         return time.monotonic() - self.saved > CHECKPOINT_SECONDS
@@ -278,8 +292,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress = self.progress
         self._look_at_skipped()
-        with uncompiled():
-            accuracies = self.evaluate()
+        accuracies = self._evaluate()
         row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
         row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
         progress.history.append(row)
@@ -292,6 +305,14 @@ class Trainer:
             self._save("best")
         self._save("last")
         self.reporter.on_epoch(progress.history)
+
+    def _evaluate(self) -> list[float]:
+        try:
+            with self.stop.at_once(), uncompiled():
+                return self.evaluate()
+        except Interrupted:
+            self._save("last")
+            raise
 
     def _save(self, kind: str) -> None:
         if self.checkpoints is not None:
@@ -307,6 +328,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
             "meters": self.meters.state_dict(),
+            "patience": self.patience.state_dict(),
             "random": random_state(),
         }
 
@@ -317,4 +339,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.meters.load_state_dict(state["meters"])
+        if "patience" in state:  # not in the first checkpoints of version 1
+            self.patience.load_state_dict(state["patience"])
         restore_random_state(state["random"])
