@@ -121,6 +121,9 @@ class Fields(BaseModel):
     checkpoint_every: Count | None = Field(
         None, description="Loaded batches between checkpoints; at the latest, one is made every 5 minutes."
     )
+    keep_checkpoints: Count = Field(
+        2, description="Checkpoints to keep to resume from, besides that of the best epoch."
+    )
 
 
 class Settings(Fields):
@@ -172,7 +175,7 @@ def is_backbone(model: str) -> bool:
     return "/" in model
 
 
-MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "checkpoint_every", "data_root"})
+MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "checkpoint_every", "keep_checkpoints", "data_root"})
 """Settings that do not change what is computed."""
 
 

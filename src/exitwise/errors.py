@@ -15,8 +15,8 @@ class DataError(UserError):
     """A data set or an image is not what it should be."""
 
 
-class MendedWarning(UserWarning):
-    """Something was found damaged and made up for; the command line prints it as one line."""
+class ExitwiseWarning(UserWarning):
+    """Work goes on, but the user should know something; the command line prints it as one line."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitwise.errors import ExitwiseWarning
+
 BINS = 10
 """Of confidence, equally full on the calibration images."""
 
@@ -24,7 +26,7 @@ LEAST_MOVED, NORMAL_DEVIATIONS = 0.05, 4.0
 """A warning takes a move of so large a share of the images, and one so unlikely by chance (about 1 in 30 000)."""
 
 
-class DriftWarning(UserWarning):
+class DriftWarning(ExitwiseWarning):
     """Inputs differ from the calibration images."""
 
 

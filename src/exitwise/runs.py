@@ -6,19 +6,20 @@
       config.yaml         resolved settings            environment.json   versions, device, command
       data.json           classes, split sizes and fingerprints
       metrics.csv         one row per epoch            checkpoints/       last-*, best-*
+      .lock               held while training          figures/
       calibration.json    budget, thresholds           evaluation.json    test results
-      figures/
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -29,12 +30,16 @@ from exitwise.errors import UserError
 from exitwise.exiting.confidence import Confidence
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.files import read_json, write_json, write_text
+from exitwise.lock import LOCK
 from exitwise.models import create_model
 from exitwise.models.staged import StagedModel
 from exitwise.monitor import Reference
 from exitwise.training.checkpoint import CheckpointError, load_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.version import __version__
+
+Resume = Literal["auto", "never"]
+"""Whether to continue a run that is there already, or to refuse."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +99,20 @@ class Run:
         return self.data["classes"]
 
     @classmethod
-    def create(cls, path: str | Path, settings: Settings, splits: Splits, command: Sequence[str]) -> Run:
+    def create(
+        cls, path: str | Path, settings: Settings, splits: Splits, command: Sequence[str], resume: Resume = "auto"
+    ) -> Run:
         """Start a run folder, or open the one there if it is of the same settings and data.
+
+        What a killed process was writing there is removed. The caller holds the folder's lock.
 
         Raises:
             UserError: if the folder holds something else; nothing is changed then.
         """
         path = Path(path)
         record = splits.summary()
-        check_vacant(path, settings)
+        check_vacant(path, settings, resume)
+        _tidy(path)
         if (path / "config.yaml").is_file():
             run = cls(path)
             if run.data == record:
@@ -146,7 +156,10 @@ class Run:
         """
         best = self.best()
         model = build_model(self.settings, len(self.classes))
-        state = load_checkpoint(best)["model"]
+        try:
+            state = load_checkpoint(best)["model"]
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} (the best epoch is in no other: restore a copy, or train anew)") from error
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -162,10 +175,9 @@ class Run:
             return
         fields = list(dict.fromkeys(key for row in history for key in row))
         lines: list[list[Any]] = [fields, *([row.get(key, "") for key in fields] for row in history)]
-        temporary = self.path / ".metrics.csv.tmp"
-        with temporary.open("w", newline="") as file:
-            csv.writer(file).writerows(lines)
-        temporary.replace(self.path / "metrics.csv")
+        text = io.StringIO()
+        csv.writer(text).writerows(lines)
+        write_text(self.path / "metrics.csv", text.getvalue())
 
     def write_calibration(self, calibration: Calibration) -> None:
         """Write calibration.json."""
@@ -227,16 +239,32 @@ class Run:
         return calibration
 
 
-def check_vacant(path: Path, settings: Settings) -> None:
-    """Raise UserError unless a run with these settings can be started or continued at ``path``."""
+def _tidy(path: Path) -> None:
+    """Remove what a killed training was writing."""
+    for name in ("config.yaml", "data.json", "environment.json", "metrics.csv"):
+        for temporary in path.glob(f".{name}.*"):
+            temporary.unlink()
+    CheckpointFolder(path / "checkpoints").tidy()
+
+
+def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> None:
+    """Raise UserError unless a run with these settings can be started or, unless ``never``, continued at ``path``."""
     if (path / "config.yaml").is_file():
+        if resume == "never":
+            raise UserError(f"{path} holds a run: continue it with --resume auto, or choose another --out")
         old, new = Run(path).settings.model_dump(), settings.model_dump()
         changed = [key for key in new if old[key] != new[key] and key not in MAY_CHANGE_ON_RESUME]
         if changed:
             difference = ", ".join(f"{key} {old[key]!r} (now {new[key]!r})" for key in changed)
             raise UserError(f"{path} holds a run with other settings: {difference}; choose another --out")
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _hardly_begun(path))):
         raise UserError(f"expected a run folder, an empty folder or nothing at {path}; it holds something else")
+
+
+def _hardly_begun(path: Path) -> bool:
+    """Whether a folder holds nothing but what a training wrote that was killed before its config.yaml was there."""
+    names = {each.name for each in path.iterdir()}
+    return LOCK in names and all(name.startswith(".") or name in ("data.json", "environment.json") for name in names)
 
 
 def preprocessing_of(settings: Settings) -> Preprocessing:

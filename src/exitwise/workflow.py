@@ -36,6 +36,7 @@ from exitwise.exiting.risk import Risk, control_risk
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.files import expand, write_json
+from exitwise.lock import check_unlocked, locked
 from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
 from exitwise.models.staged import Stage, StagedModel
@@ -43,6 +44,7 @@ from exitwise.monitor import Monitor, Reference
 from exitwise.report.figures import accuracy_against_macs
 from exitwise.runs import (
     Calibration,
+    Resume,
     Run,
     build_model,
     check_vacant,
@@ -52,6 +54,7 @@ from exitwise.runs import (
 )
 from exitwise.runtime import Prediction
 from exitwise.timing import measure_exit_seconds
+from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.trainer import Reporter, Trainer
 from exitwise.weighting.allocation import check_proportions, exit_proportions
@@ -86,7 +89,12 @@ class Evaluation:
 
 
 def train(
-    settings: Settings, out: str | Path, reporter: Reporter | None = None, *, splits: Splits | None = None
+    settings: Settings,
+    out: str | Path,
+    reporter: Reporter | None = None,
+    *,
+    splits: Splits | None = None,
+    resume: Resume = "auto",
 ) -> TrainingResult:
     """Train as the settings say, into a run folder; continues what an earlier call with the same settings began.
 
@@ -95,10 +103,13 @@ def train(
         out: the run folder.
         reporter: who watches.
         splits: the data that the settings name, where it is loaded already.
+        resume: ``auto``: continue the run that is there, if any; ``never``: refuse to.
 
     Raises:
-        ValueError: for unsuitable settings or data, or a folder that holds something else; nothing is
-            written then.
+        ValueError: for unsuitable settings or data, or a folder that holds something else or that another process
+            trains in; nothing is written then.
+        Interrupted: after SIGTERM or SIGINT, with all steps saved.
+        OSError: if a checkpoint cannot be written; those before it are kept.
     """
     out = Path(out)
     check_model_name(settings.model)
@@ -107,7 +118,8 @@ def train(
         raise UserError(f"precision tf32 is a GPU's; got device {device.type} (float32 and bf16 run everywhere)")
     if settings.compile:
         check_compiler(device)
-    check_vacant(out, settings)
+    check_vacant(out, settings, resume)
+    check_unlocked(out)
     splits = splits or load_splits(settings)
     torch.manual_seed(settings.seed)
     model = build_model(settings, len(splits.classes), pretrained=True).to(device)
@@ -119,25 +131,26 @@ def train(
     if settings.backbone_epochs is not None:
         method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
     method = method.to(device)
-    run = Run.create(out, settings, splits, sys.argv)
-    trainer = Trainer(
-        model,
-        build_optimizer(settings, model),
-        method,
-        batches,
-        lambda: anytime(collect(model, splits.calibration, device, settings.workers)),
-        epochs=settings.epochs,
-        max_iterations=settings.max_iterations,
-        label_smoothing=settings.label_smoothing,
-        checkpoints=run.checkpoints,
-        checkpoint_every=settings.checkpoint_every,
-        reporter=_MetricsWriter(run, reporter),
-        channels_last=settings.channels_last,
-        bf16=settings.precision == "bf16",
-    )
-    resumed = trainer.resume()
-    history = trainer.fit()
-    run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
+    with locked(out):
+        run = Run.create(out, settings, splits, sys.argv, resume)
+        trainer = Trainer(
+            model,
+            build_optimizer(settings, model),
+            method,
+            batches,
+            lambda: anytime(collect(model, splits.calibration, device, settings.workers)),
+            epochs=settings.epochs,
+            max_iterations=settings.max_iterations,
+            label_smoothing=settings.label_smoothing,
+            checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
+            checkpoint_every=settings.checkpoint_every,
+            reporter=_MetricsWriter(run, reporter),
+            channels_last=settings.channels_last,
+            bf16=settings.precision == "bf16",
+        )
+        resumed = trainer.resume()
+        history = trainer.fit()
+        run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
     return TrainingResult(run, history, resumed, splits)
 
 

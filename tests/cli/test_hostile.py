@@ -1,13 +1,21 @@
 """What strangers did to the product: odd names, foreign checkpoints, edited files, interruptions."""
 
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
+import torch
 from test_cli import TINY_RUN, assert_refused, call
 
 from exitwise.cli import main
+from exitwise.errors import Interrupted, UserError
+from exitwise.lock import locked
+from exitwise.runs import Run, check_vacant
 from exitwise.training.checkpoint import load_checkpoint, save_checkpoint
 from images import make_folder, save_image
 
@@ -46,7 +54,7 @@ def test_a_run_works_from_another_folder(odd, tmp_path, capsys, monkeypatch):
 
 def test_resuming_from_a_foreign_checkpoint_is_refused(copied, capsys):
     data, run = copied
-    (last,) = (run / "checkpoints").glob("last-*")
+    last = max((run / "checkpoints").glob("last-*"))
     state = load_checkpoint(last)
     shutil.rmtree(last)
     save_checkpoint(last, {**state, "method": {}})
@@ -111,6 +119,67 @@ def test_ctrl_c_says_so(tmp_path, capsys, monkeypatch):
     code, _, errors = call(capsys, "train", "--out", tmp_path / "run")
     assert code == 130
     assert "interrupted" in errors
+
+
+def test_sigterm_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch):
+    def stop(*args, **kwargs):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("exitwise.workflow.train", stop)
+    code, _, errors = call(capsys, "train", "--out", tmp_path / "run")
+    assert code == 143
+    assert errors == "exitwise: stopped by SIGTERM; all steps are saved, and the same `train` command continues\n"
+
+
+def test_a_run_is_continued_unless_that_is_forbidden(copied, capsys):
+    data, run = copied
+    command = ["train", "--data", data, "--out", run, *TINY_RUN]
+    code, _, errors = call(capsys, *command, "--resume", "never")
+    assert_refused(code, errors, r"holds a run: continue it with --resume auto, or choose another --out")
+    assert call(capsys, *command, "--resume", "auto", "--keep-checkpoints", 5)[0] == 0
+    code, _, errors = call(capsys, *command, "--resume", "always")
+    assert_refused(code, errors, "--resume.*auto.*never")
+
+
+def test_a_run_that_another_process_writes_to_is_refused(copied, capsys):
+    data, run = copied
+    hold = f"import time; from pathlib import Path; from exitwise.lock import locked\nwith locked(Path({str(run)!r})):"
+    with subprocess.Popen([sys.executable, "-c", f"{hold} print(flush=True); time.sleep(60)"], stdout=-1) as other:
+        other.stdout.readline()
+        code, _, errors = call(capsys, "train", "--data", data, "--out", run, *TINY_RUN)
+        other.kill()
+    assert_refused(code, errors, f"run is being written by process {other.pid} on .*: wait for it, or choose another")
+
+
+def test_a_training_killed_at_its_very_start_can_be_repeated(copied, tmp_path):
+    settings = Run(copied[1]).settings
+    begun = tmp_path / "begun"
+    with locked(begun):
+        check_vacant(begun, settings)
+    for name in ("data.json", ".config.yaml.x8s2"):
+        (begun / name).write_text("{")
+    check_vacant(begun, settings)
+    (begun / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="it holds something else"):
+        check_vacant(begun, settings)
+
+
+def test_damaged_checkpoints(copied, capsys):
+    data, run = copied
+    last, best = (max((run / "checkpoints").glob(f"{kind}-*")) for kind in ("last", "best"))
+    weights = load_checkpoint(last)["model"]
+    for path in (last, best):
+        with (path / "tensors.safetensors").open("r+b") as file:
+            file.write(b"?")
+    code, _, errors = call(capsys, "evaluate", run)
+    assert_refused(code, errors, r"best-.* is damaged: .* \(the best epoch is in no other: restore a copy, or train")
+    debris = run / "checkpoints" / ".last-00000099.tmp"
+    debris.mkdir()
+    code, _, errors = call(capsys, "train", "--data", data, "--out", run, *TINY_RUN)
+    assert code == 0
+    assert re.fullmatch(r"exitwise: warning: .*last-.* is damaged: .*; continuing from last-.* before it\n", errors)
+    assert not debris.exists()
+    torch.testing.assert_close(load_checkpoint(last)["model"], weights, rtol=0, atol=0)
 
 
 def test_divergence_is_one_line(tmp_path, capsys):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from exitwise.errors import MendedWarning
+from exitwise.errors import ExitwiseWarning
 from exitwise.training.checkpoint import CheckpointError, load_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 
@@ -42,7 +42,7 @@ def test_the_newest_are_kept_and_the_best(keep, kept, tmp_path):
 
 def test_the_one_before_a_damaged_one_is_taken_with_one_warning(filled):
     damage(filled.root / "last-00000100")
-    with pytest.warns(MendedWarning, match="last-00000100 is damaged: .*; continuing from last-00000020") as warned:
+    with pytest.warns(ExitwiseWarning, match="last-00000100 is damaged: .*; continuing from last-00000020") as warned:
         assert filled.load("last").tree["value"] == 20
     assert len(warned) == 1
 

@@ -1,5 +1,6 @@
 import math
 import signal
+from functools import cache
 
 import pytest
 import torch
@@ -46,6 +47,19 @@ def trainer(split, method="uniform", checkpoints=None, evaluate=None, reporter=N
     )
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(split):
+    """A trained trainer by its method."""
+
+    @cache
+    def train(method):
+        whole = trainer(split, method)
+        whole.fit()
+        return whole
+
+    return train
+
+
 class Stop(Exception):
     """Stands for a killed process."""
 
@@ -61,9 +75,9 @@ class StopAfter(Silent):
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 5])
 @pytest.mark.parametrize("method", METHODS)
-def test_resuming_gives_the_uninterrupted_run_bit_for_bit(split, method, stop_after, tmp_path):
-    whole = trainer(split, method)
-    history = whole.fit()
+def test_resuming_gives_the_uninterrupted_run_bit_for_bit(split, uninterrupted, method, stop_after, tmp_path):
+    whole = uninterrupted(method)
+    history = whole.progress.history
     checkpoints = CheckpointFolder(tmp_path)
     options = {"checkpoints": checkpoints, "checkpoint_every": 2}
     with pytest.raises(Stop):
@@ -86,15 +100,9 @@ class Signal(Silent):
             signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(split):
-    whole = trainer(split, "meta-weighted-shared")
-    return whole.fit(), whole.model.state_dict()
-
-
 @pytest.mark.parametrize("when", [2, 3, 6, "evaluation", "saving"])
 def test_a_signal_loses_no_step(split, uninterrupted, when, tmp_path, monkeypatch):
-    history, weights = uninterrupted
+    whole = uninterrupted("meta-weighted-shared")
     checkpoints = CheckpointFolder(tmp_path)
 
     def evaluate():
@@ -118,8 +126,8 @@ def test_a_signal_loses_no_step(split, uninterrupted, when, tmp_path, monkeypatc
     again = trainer(split, "meta-weighted-shared", checkpoints)
     assert again.resume()
     assert again.progress.iteration == first.progress.iteration == (when if isinstance(when, int) else 3)
-    assert again.fit() == history
-    torch.testing.assert_close(again.model.state_dict(), weights, rtol=0, atol=0)
+    assert again.fit() == whole.progress.history
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
 def test_a_finished_run_that_was_stopped_while_evaluating_is_evaluated(split, tmp_path):

@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -18,6 +19,7 @@ from exitwise.cli.demo import demo
 from exitwise.cli.results import calibrate, evaluate, export, predict
 from exitwise.cli.train import train
 from exitwise.config import explain
+from exitwise.errors import ExitwiseWarning, Interrupted
 from exitwise.version import __version__
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -35,12 +37,17 @@ for _command in (demo, train, calibrate, evaluate, predict, export, bench, model
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 bad input, 1 failed otherwise, 130 interrupted.
+    """Run a command and exit: 0 done, 2 bad input, 1 failed otherwise, 130 interrupted, 143 ended by SIGTERM.
 
     ``EXITWISE_TRACEBACK=1`` prints the traceback of an error too.
     """
     warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
-    warnings.showwarning = _show
+    with _warnings_in_one_line():
+        _run(tokens)
+    sys.exit(0)
+
+
+def _run(tokens: Sequence[str] | None) -> None:
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -52,15 +59,27 @@ def main(tokens: Sequence[str] | None = None) -> None:
         _stop(_one_line(error), BAD_INPUT)
     except OSError as error:
         _stop(_one_line(error), FAILED)
+    except Interrupted as error:
+        _stop(f"{error}; all steps are saved, and the same `train` command continues", 128 + error.number)
     except KeyboardInterrupt:
         _stop("interrupted (the same `train` command continues from its last checkpoint)", INTERRUPTED)
-    sys.exit(0)
 
 
-def _show(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
-) -> None:
-    print(f"exitwise: warning: {message}", file=sys.stderr)
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print our own warnings like errors; those of others as ever."""
+    with warnings.catch_warnings():
+        as_ever = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ExitwiseWarning):
+                print(f"exitwise: warning: {message}", file=sys.stderr)
+            else:
+                as_ever(message, category, *where, **more)
+
+        warnings.simplefilter("always", ExitwiseWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _one_line(error: Exception) -> str:

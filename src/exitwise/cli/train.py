@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,7 @@ def train(
     recipe: str | None = None,
     config: Path | None = None,
     out: Path | None = None,
+    resume: Literal["auto", "never"] = "auto",
     print_config: bool = False,
     settings: Annotated[Fields | None, Parameter(name="*", show_default=False, consume_multiple=True)] = None,
 ) -> None:
@@ -40,6 +41,8 @@ def train(
         YAML file of settings that override the recipe's.
     out
         Run folder; by default runs/RECIPE-METHOD-SEED.
+    resume
+        auto: continue the run that is in the run folder, if any; never: refuse to.
     print_config
         Print the resolved settings as YAML and stop.
     settings
@@ -62,7 +65,7 @@ def train(
     console.print(f"training {resolved.model} on {resolved.data} with {resolved.method} into {out}")
     console.print(describe_settings(resolved))
     with RichReporter(console) as reporter:
-        result = workflow.train(resolved, out, reporter)
+        result = workflow.train(resolved, out, reporter, resume=resume)
     console.print(exits_table(result))
     calibration = workflow.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
     console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")

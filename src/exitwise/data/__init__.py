@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,13 @@ class Split:
         if isinstance(self.source, ArraySource):
             images = self.source.images
             return ((transform(images[part]), self.source.targets[part]) for part in self.indices.split(batch_size))
-        return DataLoader(_Images(self, transform), batch_size, num_workers=workers, generator=torch.Generator())
+        return DataLoader(
+            _Images(self, transform),
+            batch_size,
+            num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+            generator=torch.Generator(),
+        )
 
 
 class Splits(NamedTuple):
@@ -164,6 +171,7 @@ class TrainingBatches:
                 batch_sampler=self.sampler,
                 num_workers=workers,
                 persistent_workers=workers > 0,
+                worker_init_fn=_leave_signals_to_the_parent,
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # else each epoch would draw a seed from the global generator
             )
@@ -216,6 +224,12 @@ class _Images(Dataset[tuple[Any, ...]]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position))
             return position, self.transform(image), self.targets[position]
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """In a reading process: a signal to all processes at once must not end it before the step at hand is done."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:

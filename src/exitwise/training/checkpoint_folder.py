@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from exitwise.errors import MendedWarning
+from exitwise.errors import ExitwiseWarning
 from exitwise.training.checkpoint import CheckpointError, load_checkpoint, remove_checkpoint, save_checkpoint
 
 KEEP = 2
@@ -70,7 +70,7 @@ class CheckpointFolder:
                 problem = problem or error
                 continue
             if problem is not None:
-                warnings.warn(f"{problem}; continuing from {path.name} before it", MendedWarning, stacklevel=2)
+                warnings.warn(f"{problem}; continuing from {path.name} before it", ExitwiseWarning, stacklevel=2)
             return found
         if problem is not None:
             raise CheckpointError(f"{problem}; there is no other to continue from: remove {self.root} to start again")

@@ -61,9 +61,3 @@ class StopRequest:
         for number, handler in self._former.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: not installed by Python
         self._former = {}
-
-
-def leave_signals_to_the_parent(worker: int) -> None:
-    """For a process that reads data: signals to the whole process group must not end it before the step is done."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
