@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check faults clean
 
 setup: .venv/.installed
 
@@ -22,6 +22,10 @@ check: setup
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+# EXITWISE_FAULTS=short injects fewer of each.
+faults: setup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m faults tests/faults
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile),
+    *(RuntimeError, EOFError, OSError, ValueError, TypeError),
+)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -31,7 +37,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             with np.load(path, allow_pickle=False) as arrays:
                 return _checked({name: torch.from_numpy(arrays[name]) for name in arrays.files}, path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"expected a checkpoint of tensors and plain values in {path}; could not read it: {reason}"

@@ -1,0 +1,91 @@
+"""Batches, losses and meta-gradients that are not finite: steps are skipped, and nothing of the kind is ever saved."""
+
+import math
+
+import pytest
+import torch
+from children import tiny_network
+
+from exitwise import workflow
+from exitwise.data import TrainingBatches
+from exitwise.methods import meta_weighted, shared_step
+from exitwise.recipes import compose
+from exitwise.training import checkpoint_folder, step
+from exitwise.training.checkpoint import load_checkpoint
+
+FLAGS = {"device": "cpu", "batch_size": 20, "epochs": 3, "checkpoint_every": 1, "wpn_hidden": 16}
+FLAGS |= {"test_fraction": 0.8, "calibration_fraction": 0.16}
+KINDS = {
+    "batch": ["uniform", "meta-weighted", "meta-weighted-shared"],
+    "loss": ["uniform", "meta-weighted", "meta-weighted-shared"],
+    "meta-gradient": ["meta-weighted", "meta-weighted-shared"],
+}
+
+
+class Spoiler:
+    """Makes some of the values that pass by not finite, and counts them.
+
+    Never two in a row: the shared step does not use the meta-gradient of a half step that was skipped.
+    """
+
+    def __init__(self, dice, share):
+        self.dice, self.share = dice, share
+        self.spoiled, self.just = 0, False
+
+    def __call__(self, value):
+        self.just = not self.just and self.dice.random() < self.share
+        if not self.just:
+            return value
+        self.spoiled += 1
+        return value * self.dice.choice([math.nan, math.inf, -math.inf])
+
+
+def inject(kind, method, spoil, monkeypatch):
+    """Half steps that each spoiled value costs."""
+    if kind == "batch":
+        batches = TrainingBatches.__iter__
+        monkeypatch.setattr(TrainingBatches, "__iter__", lambda self: ((spoil(x), y) for x, y in batches(self)))
+        return 2
+    if kind == "loss":
+        loss = step.weighted_loss
+        monkeypatch.setattr(step, "weighted_loss", lambda *args: spoil(loss(*args)))
+    elif method == "meta-weighted":
+        gradient = meta_weighted.meta_gradient
+
+        def spoiled(*args, **options):
+            result = gradient(*args, **options)
+            return result._replace(weights=spoil(result.weights))
+
+        monkeypatch.setattr(meta_weighted, "meta_gradient", spoiled)
+    else:
+        tangents = shared_step.loss_tangents
+        monkeypatch.setattr(shared_step, "loss_tangents", lambda *args: spoil(tangents(*args)))
+    return 1
+
+
+def all_finite(tree):
+    if isinstance(tree, torch.Tensor):
+        return bool(tree.isfinite().all())
+    if isinstance(tree, (dict, list)):
+        return all(map(all_finite, tree.values() if isinstance(tree, dict) else tree))
+    return not isinstance(tree, float) or math.isfinite(tree)
+
+
+@pytest.mark.parametrize(("kind", "method"), [(kind, method) for kind, methods in KINDS.items() for method in methods])
+def test_not_finite(kind, method, tmp_path, report, dice, monkeypatch):
+    monkeypatch.setattr("exitwise.runs.build_model", tiny_network)
+    monkeypatch.setattr(workflow, "build_model", tiny_network)
+    save, saved = checkpoint_folder.save_checkpoint, []
+
+    def save_and_look(folder, tree):
+        save(folder, tree)
+        saved.append(all_finite(load_checkpoint(folder)))
+
+    monkeypatch.setattr(checkpoint_folder, "save_checkpoint", save_and_look)
+    spoil = Spoiler(dice, 0.4)
+    price = inject(kind, method, spoil, monkeypatch)
+    result = workflow.train(compose("digits", flags={**FLAGS, "method": method}), tmp_path / "run")
+    skipped = sum(row.get("skipped_steps", 0) for row in result.history)
+    assert len(saved) >= result.history[-1]["iteration"]
+    assert all(saved)
+    report(f"{kind} not finite, {method}; half steps skipped", price * spoil.spoiled, skipped)
