@@ -240,8 +240,8 @@ class Run:
 
 
 def _tidy(path: Path) -> None:
-    """Remove what a killed training was writing."""
-    for name in ("config.yaml", "data.json", "environment.json", "metrics.csv"):
+    """Remove what a killed training was writing, the calibration at its end included."""
+    for name in ("config.yaml", "data.json", "environment.json", "metrics.csv", "calibration.json"):
         for temporary in path.glob(f".{name}.*"):
             temporary.unlink()
     CheckpointFolder(path / "checkpoints").tidy()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import tarfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,10 +13,9 @@ import torch
 from exitwise import create_model
 from exitwise.models.authors import load_authors_checkpoint
 from exitwise.runs import Run
-from exitwise.runtime import predict
+from exitwise.runtime import OnnxRunner
 from exitwise.training.checkpoint import load_checkpoint, save_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
-from images import save_image
 
 
 class Trap:
@@ -91,15 +91,18 @@ def authors_safetensors(form, trap, folder):
 
 def bundle_manifest(form, trap, folder):
     form(folder / "manifest.json", trap)
-    predict(folder, [folder / "image.png"])
+    OnnxRunner(folder)
 
 
 def bundle_graph(form, trap, folder):
-    """With a manifest that says that this is right, if there is a bundle to take it from."""
-    form(folder / "stage1.onnx", trap)
-    files = {"stage1.onnx": hashlib.sha256((folder / "stage1.onnx").read_bytes()).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps({"version": 1, "sha256": files}))
-    predict(folder, [folder / "image.png"])
+    """A bundle with a manifest that says that this is right."""
+    form(folder / "0.onnx", trap)
+    sha256 = hashlib.sha256((folder / "0.onnx").read_bytes()).hexdigest()
+    entry = {"file": "0.onnx", "sha256": sha256, "inputs": ["state_0"], "outputs": ["probabilities"]}
+    manifest = {"format": "exitwise-onnx", "version": 1, "classes": ["a", "b"], "num_classes": 2, "exit_macs": [1]}
+    manifest |= {"thresholds": [], "input_shape": [3, 8, 8], "preprocessing": {}, "stages": [entry], "single": entry}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    OnnxRunner(folder)
 
 
 def run_settings(form, trap, folder):
@@ -107,48 +110,37 @@ def run_settings(form, trap, folder):
     Run(folder)
 
 
-def run_settings_yaml(form, trap, folder):
-    (folder / "config.yaml").write_text(f"data: !!python/object/apply:builtins.open ['{trap.marker}', 'w']\n")
-    Run(folder)
+def yaml_tag(path, trap):
+    path.write_text(f"data: !!python/object/apply:builtins.open ['{trap.marker}', 'w']\n")
 
 
-PATHS = (
-    checkpoint,
-    state,
-    authors,
-    authors_arrays,
-    authors_safetensors,
-    bundle_manifest,
-    bundle_graph,
-    run_settings,
-    run_settings_yaml,
-)
+PATHS = (checkpoint, state, authors, authors_arrays, authors_safetensors, bundle_manifest, bundle_graph, run_settings)
+CASES = [*((path, form) for path in PATHS for form in FORMS), (run_settings, yaml_tag)]
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickles(tmp_path, report):
-    injected, refused = 0, 0
-    for path in PATHS:
-        for form in FORMS:
-            folder = tmp_path / f"{path.__name__} {form.__name__}"
-            folder.mkdir()
-            save_image(folder / "image.png")
-            marker = folder / "executed"
-            with pytest.raises(ValueError):
-                path(form, Trap(marker), folder)
-            injected += 1
-            refused += not marker.exists()
-    report("malicious pickle loaded; refused without executing it", injected, refused)
+    refused = 0
+    for path, form in CASES:
+        folder = tmp_path / f"{path.__name__} {form.__name__}"
+        folder.mkdir()
+        marker = folder / "executed"
+        with pytest.raises(ValueError):
+            path(form, Trap(marker), folder)
+        refused += not marker.exists()
+    report("malicious pickle loaded; refused without executing it", len(CASES), refused)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_traps_work(form, tmp_path):
     """Else nothing above could have been executed."""
-    form(tmp_path / "file", Trap(tmp_path / "executed"))
-    if form is objects:
-        np.load(tmp_path / "file", allow_pickle=True)["a"]
-    elif form is not tar:
-        torch.load(tmp_path / "file", weights_only=False) if form is not plain else pickle.loads(
-            (tmp_path / "file").read_bytes()
-        )
-    if form is not tar:
-        assert (tmp_path / "executed").exists()
+    path = tmp_path / "file"
+    form(path, Trap(tmp_path / "executed"))
+    with suppress(Exception):
+        if form is plain:
+            pickle.loads(path.read_bytes())
+        elif form is objects:
+            np.load(path, allow_pickle=True)["a"]
+        else:
+            torch.load(path, weights_only=False)
+    assert (tmp_path / "executed").exists()
