@@ -6,6 +6,7 @@
       config.yaml         resolved settings            environment.json   versions, device, command
       data.json           classes, split sizes and fingerprints
       metrics.csv         one row per epoch            checkpoints/       last-*, best-*
+      weights.json        a few samples' losses and weights at each exit, per epoch
       .lock               held while training          figures/
       calibration.json    budget, thresholds           evaluation.json    test results
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -178,6 +180,10 @@ class Run:
         text = io.StringIO()
         csv.writer(text).writerows(lines)
         write_text(self.path / "metrics.csv", text.getvalue())
+
+    def write_weights(self, epochs: Sequence[dict[str, Any]]) -> None:
+        """Write weights.json: see :meth:`~exitwise.training.samples.WeightSamples.rows`."""
+        write_text(self.path / "weights.json", json.dumps({"epochs": list(epochs)}) + "\n")
 
     def write_calibration(self, calibration: Calibration) -> None:
         """Write calibration.json."""

@@ -151,6 +151,7 @@ def train(
         resumed = trainer.resume()
         history = trainer.fit()
         run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
+        run.write_weights(trainer.samples.rows())
     return TrainingResult(run, history, resumed, splits)
 
 

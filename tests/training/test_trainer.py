@@ -87,6 +87,32 @@ def test_resuming_gives_the_uninterrupted_run_bit_for_bit(split, uninterrupted, 
     assert again.fit() == history
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(again.method.state_dict(), whole.method.state_dict(), rtol=0, atol=0)
+    assert again.samples.rows() == whole.samples.rows()
+
+
+def test_the_record_of_weights_survives_a_stop_between_the_last_batch_and_the_end_of_an_epoch(split, tmp_path):
+    whole = trainer(split, "meta-weighted")
+    whole.fit()
+    options = {"checkpoints": CheckpointFolder(tmp_path), "checkpoint_every": 1}
+    with pytest.raises(Stop):
+        trainer(split, "meta-weighted", reporter=StopAfter(4), **options).fit()
+    again = trainer(split, "meta-weighted", **options)
+    again.resume()
+    assert (again.progress.epoch, again.progress.batch) == (0, 3)
+    again.fit()
+    rows = again.samples.rows()
+    assert rows == whole.samples.rows()
+    assert [(row["epoch"], len(row["losses"]), len(row["weights"])) for row in rows] == [(1, 3, 3), (2, 3, 3)]
+    assert any(weight != 1 for weights in rows[1]["weights"] for weight in weights)
+
+
+def test_a_checkpoint_without_a_record_of_weights_is_continued(split):
+    whole = trainer(split)
+    whole.fit()
+    again = trainer(split)
+    again.load_state_dict({key: value for key, value in whole.state_dict().items() if key != "samples"})
+    assert again.done
+    assert again.samples.rows() == []
 
 
 class Signal(Silent):

@@ -20,6 +20,7 @@ from exitwise.models.norm import FoldedNorm
 from exitwise.models.staged import StagedModel
 from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
 from exitwise.training.checkpoint_folder import CheckpointFolder
+from exitwise.training.samples import WeightSamples
 from exitwise.training.step import HalfStep, half_batches, half_step
 from exitwise.training.stopping import StopRequest
 from exitwise.weighting.gradient import is_compiled, uncompiled
@@ -194,6 +195,7 @@ class Trainer:
         self.meters = Meters(model.exits, self.device)
         self.patience = Patience(self.device)
         self.stop = StopRequest()
+        self.samples = WeightSamples(model.exits, self.device)
         self.scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
         for group in self._groups():
             group.setdefault("initial_lr", group["lr"])
@@ -268,6 +270,7 @@ class Trainer:
                 )
             self.meters.add(step)
             self.patience.add(step)
+            self.samples.add(step)
         progress.iteration += 1
         progress.batch += 1
         if self.device.type == "cpu" or progress.iteration % LOOK_EVERY == 0:
@@ -297,6 +300,7 @@ class Trainer:
         row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
         progress.history.append(row)
         progress.epoch, progress.batch = progress.epoch + 1, 0
+        self.samples.end_epoch(progress.epoch)
         self.meters = Meters(self.model.exits, self.device)
         score = sum(accuracies) / len(accuracies)
         improved = score > progress.best
@@ -329,6 +333,7 @@ class Trainer:
             "progress": vars(self.progress),
             "meters": self.meters.state_dict(),
             "patience": self.patience.state_dict(),
+            "samples": self.samples.state_dict(),
             "random": random_state(),
         }
 
@@ -341,4 +346,6 @@ class Trainer:
         self.meters.load_state_dict(state["meters"])
         if "patience" in state:  # not in the first checkpoints of version 1
             self.patience.load_state_dict(state["patience"])
+        if "samples" in state:  # checkpoints made before weights were recorded have none
+            self.samples.load_state_dict(state["samples"])
         restore_random_state(state["random"])
