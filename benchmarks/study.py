@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from common import machine
 from matplotlib.figure import Figure
-from scipy import stats
 
 from exitwise import workflow
+from exitwise.evaluation import accuracy_at, common_grid, mean_and_half_width
 from exitwise.recipes import compose
 from exitwise.report.figures import COLOURS
 from exitwise.runs import load_splits, read_json, write_json
@@ -145,28 +145,25 @@ def recorded(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def curve_on(result: Mapping[str, Any], part: str, grid: np.ndarray) -> np.ndarray:
     """Accuracy in percent at amounts of compute, between the points of a curve."""
-    points = sorted((macs, accuracy) for _, macs, accuracy in result["curve"][part])
-    macs, accuracy = np.array(points).T
-    return 100 * np.interp(grid, macs, accuracy)
+    _, macs, accuracy = zip(*result["curve"][part], strict=True)
+    return 100 * accuracy_at(macs, accuracy, grid)
 
 
-def common_grid(results: Sequence[Mapping[str, Any]], part: str) -> np.ndarray:
-    macs = [[point[1] for point in result["curve"][part]] for result in results]
-    return np.linspace(max(map(min, macs)), min(map(max, macs)), 50)
+def grid_of(results: Sequence[Mapping[str, Any]], part: str) -> np.ndarray:
+    """Amounts of compute that all curves span."""
+    return common_grid([point[1] for point in result["curve"][part]] for result in results)
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, Any]:
     """Mean and half width of the 95 % interval; None for the latter with a single value."""
-    half = None
-    if len(values) > 1:
-        half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return {"mean": float(np.mean(values)), "interval": half, "n": len(values)}
+    mean, half = mean_and_half_width(values)
+    return {"mean": float(mean), "interval": None if half is None else float(half), "n": len(values)}
 
 
 def compare(results: Sequence[Mapping[str, Any]], part: str) -> dict[str, dict[str, Any]]:
     """Gains of each variant over uniform with the same seed, in points, on one split."""
     base = {result["seed"]: result for result in results if result["variant"] == "uniform"}
-    grid = common_grid(results, part)
+    grid = grid_of(results, part)
     exits = "exit_accuracy" if part == "test" else "calibration_exit_accuracy"
     table: dict[str, dict[str, Any]] = {}
     for variant in dict.fromkeys(result["variant"] for result in results):
@@ -190,7 +187,7 @@ def compare(results: Sequence[Mapping[str, Any]], part: str) -> dict[str, dict[s
 
 def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy against compute, and gain over uniform, with mean and 95 % interval per variant of the main study."""
-    grid = common_grid(results, "test")
+    grid = grid_of(results, "test")
     curves = {
         variant: {r["seed"]: curve_on(r, "test", grid) for r in results if r["variant"] == variant}
         for variant in VARIANTS
@@ -206,10 +203,9 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
         gains = [curve - curves["uniform"][seed] for seed, curve in seeds.items() if seed in curves["uniform"]]
         if variant == "uniform" or not gains:
             continue
-        mean = np.mean(gains, axis=0)
+        mean, half = mean_and_half_width(gains)
         right.plot(grid / 1e6, mean, color=colour)
-        if len(gains) > 2:  # an interval of two seeds would fill the figure
-            half = stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, axis=0, ddof=1) / len(gains) ** 0.5
+        if half is not None and len(gains) > 2:  # an interval of two seeds would fill the figure
             right.fill_between(grid / 1e6, mean - half, mean + half, color=colour, alpha=0.1, linewidth=0)
     right.axhline(0, color="0.2", linewidth=1)
     left.set_ylabel("test accuracy (%)")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from exitwise.exiting.calibration import calibrate_proportions
@@ -137,3 +139,31 @@ def budgeted_curve(
         policy = calibrate_proportions(calibration.confidences, exit_proportions(p, len(exit_macs)))
         points.append(CurvePoint(p, policy, operate(calibration, policy, exit_macs), operate(test, policy, exit_macs)))
     return points
+
+
+def common_grid(costs: Iterable[Sequence[float]], points: int = 50) -> np.ndarray:
+    """Evenly spaced costs that all curves span: from the dearest first to the cheapest last of their points."""
+    costs = list(costs)
+    return np.linspace(max(map(min, costs)), min(map(max, costs)), points)
+
+
+def accuracy_at(costs: Sequence[float], accuracies: Sequence[float], grid: np.ndarray) -> np.ndarray:
+    """Accuracy at the costs of ``grid``, in a straight line between the points of a curve."""
+    order = np.argsort(costs, kind="stable")
+    return np.interp(grid, np.asarray(costs)[order], np.asarray(accuracies)[order])
+
+
+def mean_and_half_width(values: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean over the first axis, and half the width of Student's interval for it; None for that of a single value.
+
+    Args:
+        values: n independent values, or arrays of them, (n, ...).
+        level: of the interval. Needs SciPy.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    mean, n = values.mean(axis=0), len(values)
+    if n == 1:
+        return mean, None
+    return mean, t.ppf((1 + level) / 2, n - 1) * values.std(axis=0, ddof=1) / n**0.5
