@@ -185,6 +185,20 @@ class Run:
         """Write weights.json: see :meth:`~exitwise.training.samples.WeightSamples.rows`."""
         write_text(self.path / "weights.json", json.dumps({"epochs": list(epochs)}) + "\n")
 
+    def read_weights(self) -> list[dict[str, Any]] | None:
+        """What :meth:`write_weights` wrote; None for a run that has not ended, or was trained before it was recorded.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        path = self.path / "weights.json"
+        if not path.is_file():
+            return None
+        try:
+            return [{key: row[key] for key in ("epoch", "losses", "weights")} for row in read_json(path)["epochs"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"expected epochs with their losses and weights in {path}; {error!r}") from error
+
     def write_calibration(self, calibration: Calibration) -> None:
         """Write calibration.json."""
         write_json(

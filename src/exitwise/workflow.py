@@ -35,7 +35,7 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.risk import Risk, control_risk
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.exiting.search import ThresholdSearch
-from exitwise.files import expand, write_json
+from exitwise.files import expand, read_json, write_json
 from exitwise.lock import check_unlocked, locked
 from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
@@ -281,7 +281,7 @@ def calibrate(
     reading = Confidence(measure, fit_temperatures(logits, targets) if temperature else None)
     outputs = Outputs.from_logits(logits, targets, reading)
     exit_seconds = None if latency is None else measure_exit_seconds(model)
-    costs = exit_macs if exit_seconds is None else _rising(exit_seconds)
+    costs = exit_macs if exit_seconds is None else rising(exit_seconds)
     target = budget * exit_macs[-1] if budget is not None else macs
     if latency is not None:
         _check_latency(latency, costs)
@@ -349,7 +349,7 @@ def _check_latency(latency: float, costs: Sequence[float]) -> None:
         )
 
 
-def _rising(seconds: Sequence[float]) -> tuple[float, ...]:
+def rising(seconds: Sequence[float]) -> tuple[float, ...]:
     """Measured times, a later exit never taken for quicker than an earlier one."""
     return tuple(accumulate(seconds, max))
 
@@ -383,7 +383,7 @@ def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = 
         policy = run.read_calibration().policy
         calibrated = operate(Outputs.from_logits(logits, targets, policy.confidence), policy, costs)
     evaluation = Evaluation(costs, anytime(test), curve, calibrated)
-    write_json(run.path / "evaluation.json", _record(evaluation))
+    write_json(run.path / "evaluation.json", {"checkpoint": run.best().name, **_record(evaluation)})
     figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)
     (run.path / "figures").mkdir(exist_ok=True)
     figure.savefig(run.path / "figures" / "accuracy_against_macs.png", dpi=150)
@@ -466,6 +466,41 @@ def _record(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "calibrated": evaluation.calibrated._asdict() if evaluation.calibrated else None,
     }
+
+
+def read_evaluation(run: Run) -> Evaluation:
+    """What :func:`evaluate` recorded last.
+
+    Raises:
+        UserError: without a record, or if it is damaged or of another checkpoint.
+    """
+    path, again = run.path / "evaluation.json", f"run `exitwise evaluate {run.path}`"
+    if not path.is_file():
+        raise UserError(f"expected an evaluated run at {run.path}; {again} first")
+    content = read_json(path)
+    try:
+        checkpoint, calibrated = content.get("checkpoint"), content["calibrated"]
+        evaluation = Evaluation(
+            tuple(content["exit_macs"]),
+            list(content["anytime"]),
+            [
+                CurvePoint(
+                    point["p"], ExitPolicy(point["thresholds"]), *map(_point, (point["calibration"], point["test"]))
+                )
+                for point in content["curve"]
+            ],
+            None if calibrated is None else _point(calibrated),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"expected test results in {path}; {error!r}: {again} again") from error
+    if checkpoint != run.best().name:
+        made = f"was made for {checkpoint}" if checkpoint else "does not say for which checkpoint it was made"
+        raise UserError(f"{path} {made}, and the best one is now {run.best().name}: {again} again")
+    return evaluation
+
+
+def _point(record: dict[str, Any]) -> OperatingPoint:
+    return OperatingPoint(record["accuracy"], record["macs"], tuple(record["shares"]))
 
 
 class _MetricsWriter:

@@ -7,28 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exitwise.report.units import macs, percent, shares
+
 if TYPE_CHECKING:
     from exitwise.evaluation import OperatingPoint
     from exitwise.runtime import Prediction
     from exitwise.workflow import Evaluation, TrainingResult
-
-
-def macs(value: float) -> str:
-    """``58.0M`` for multiply-accumulates."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
-
-
-def percent(value: float) -> str:
-    """``93.1 %`` for a share."""
-    return f"{100 * value:.1f} %"
-
-
-def shares(values: Sequence[float]) -> str:
-    """``40/30/20/10 %``: where the images leave."""
-    return "/".join(f"{100 * value:.0f}" for value in values) + " %"
 
 
 def exits_table(result: TrainingResult) -> Table:

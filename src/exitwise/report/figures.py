@@ -18,6 +18,12 @@ SMALLEST_RANGE = 6.0
 """Points of accuracy that the axis spans at least, so that noise does not look like a difference."""
 
 
+def macs_unit(largest: float) -> tuple[float, str]:
+    """The unit for amounts of compute up to ``largest``, and its name."""
+    scales = ((1e9, "billion MACs"), (1e6, "million MACs"), (1e3, "thousand MACs"))
+    return next((scale for scale in scales if largest >= scale[0]), scales[-1])
+
+
 def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Sequence[float]) -> Figure:
     """Test accuracy against mean MACs: a line per run over its budgets, crosses for its exits used alone.
 
@@ -25,8 +31,7 @@ def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Se
         results: name to the results of its runs (one colour per name).
         exit_macs: cost of leaving at each exit.
     """
-    scales = ((1e9, "billion MACs"), (1e6, "million MACs"), (1e3, "thousand MACs"))
-    unit, name = next((scale for scale in scales if exit_macs[-1] >= scale[0]), scales[-1])
+    unit, name = macs_unit(exit_macs[-1])
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for colour, (label, runs) in zip(COLOURS, results.items(), strict=False):

@@ -1,0 +1,108 @@
+"""What a report says, as plain numbers; how they are gathered and how they look is written elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from exitwise.evaluation import OperatingPoint
+from exitwise.report.lines import Line
+from exitwise.report.pictures import ClassFigures
+from exitwise.report.reliability import Reliability
+from exitwise.runs import Calibration
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run does on the test split under one policy.
+
+    Attributes:
+        thresholds: K - 1, None where nobody leaves.
+        point: accuracy, mean MACs, shares.
+        seconds: mean time per image, by the measured time to each exit.
+        p: parameter of the budget; None if it was not asked for by that.
+    """
+
+    thresholds: tuple[float | None, ...]
+    point: OperatingPoint
+    seconds: float
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class ExitFigures:
+    """One exit on all test images: its accuracy alone, the cost of leaving there, and whether it can be believed."""
+
+    accuracy: float
+    macs: int
+    seconds: float
+    temperature: float
+    before: Reliability
+    after: Reliability
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """What a report shows of one run.
+
+    Attributes:
+        name: of its folder.
+        settings: all of them.
+        calibration: as recorded.
+        calibrated: what it does.
+        budgets: those of the recorded curve, by rising MACs.
+        exits: K.
+        classes: under the calibrated policy.
+        weights: of some epochs: number, losses and weights of samples (see ``WeightSamples.rows``); empty without a
+            record.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    calibration: Calibration
+    calibrated: Budget
+    budgets: list[Budget]
+    exits: list[ExitFigures]
+    classes: list[ClassFigures]
+    weights: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that differ in nothing but the seed, as lines.
+
+    Attributes:
+        label: what sets them apart from the others.
+        runs: their positions in the report.
+        macs, seconds: accuracy against mean cost per image.
+        exits: mean accuracy of each exit used alone.
+    """
+
+    label: str
+    runs: list[int]
+    macs: Line
+    seconds: Line
+    exits: list[float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows.
+
+    Attributes:
+        runs: one by one.
+        comparisons: the lines of the charts.
+        sizes: images of each split.
+        machine: where times were measured, and with what.
+        device: on which device.
+        made: when, in UTC.
+        version: of exitwise.
+    """
+
+    runs: list[RunFigures]
+    comparisons: list[Comparison]
+    sizes: dict[str, int]
+    machine: dict[str, Any]
+    device: str
+    made: str
+    version: str

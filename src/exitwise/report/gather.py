@@ -1,0 +1,197 @@
+"""What a report shows, gathered from evaluated and calibrated runs as plain numbers.
+
+Temperatures are fitted and thresholds were found on the calibration split; what is reported is of the test split. How
+it looks is the page's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exitwise import workflow
+from exitwise.data import Split, Splits
+from exitwise.errors import UserError
+from exitwise.evaluation import OperatingPoint, Outputs, collect_logits, operate
+from exitwise.exiting.confidence import Confidence, fit_temperatures
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.models.staged import StagedModel
+from exitwise.report.content import Budget, Comparison, ExitFigures, Report, RunFigures
+from exitwise.report.lines import group_runs, line_of
+from exitwise.report.pictures import Left, class_figures
+from exitwise.report.reliability import reliability
+from exitwise.runs import Calibration, Run, environment, pick_device
+from exitwise.timing import measure_exit_seconds
+from exitwise.version import __version__
+
+MOST_PICTURES, PER_CLASS = 1200, 3
+"""Thumbnails in a report at most; easiest and as many hardest of a class at most."""
+
+SHOWN_EPOCHS = 5
+"""Epochs whose weights are shown at most."""
+
+
+def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits | None = None) -> Report:
+    """Gather a report from run folders.
+
+    Args:
+        paths: runs of the same data; calibrated and evaluated.
+        device: where to run the networks and measure times.
+        splits: the runs' data, where it is loaded already.
+
+    Raises:
+        UserError: without runs, for a run that is not calibrated or not evaluated, or runs that cannot be compared.
+    """
+    if not paths:
+        raise UserError("expected one or more run folders; got none")
+    runs = [Run(path) for path in paths]
+    names = run_names(runs)
+    _check_same_data(runs, names)
+    groups = group_runs(names, [run.settings.model_dump() for run in runs])
+    records = [_Record(run.read_calibration(), workflow.read_evaluation(run), run.read_weights()) for run in runs]
+    place = pick_device(device)
+    pictures = pictures_per_class(len(runs[0].classes), len(runs))
+    times: dict[tuple[Any, ...], tuple[float, ...]] = {}
+    figures = []
+    for run, name, record in zip(runs, names, records, strict=True):
+        model = run.model(place)
+        key = _network_key(run)
+        if key not in times:
+            times[key] = workflow.rising(measure_exit_seconds(model))
+        test = _Outputs.collect(run, model, splits or run.splits(), place)
+        figures.append(_run_figures(run, name, record, test, times[key], pictures))
+    return Report(
+        figures,
+        [_comparison(label, members, figures) for label, members in groups],
+        runs[0].data["sizes"],
+        {key: value for key, value in environment([]).items() if key not in ("command", "exitwise")},
+        str(place),
+        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        __version__,
+    )
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """The folder's name of each run, or its path as given where names repeat.
+
+    Raises:
+        UserError: for a folder given twice.
+    """
+    places = [run.path.resolve() for run in runs]
+    twice = next((run for run, place in zip(runs, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise UserError(f"expected different run folders; got {twice.path} more than once")
+    names = [place.name for place in places]
+    return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
+
+
+def pictures_per_class(classes: int, runs: int) -> list[int]:
+    """How many easiest, and as many hardest, images to show of each class, so that the report stays small."""
+    each = min(PER_CLASS, MOST_PICTURES // (2 * classes * runs))
+    if each:
+        return [each] * classes
+    shown = MOST_PICTURES // (2 * runs)
+    return [int(label < shown) for label in range(classes)]
+
+
+class _Record(NamedTuple):
+    """What a run folder holds."""
+
+    calibration: Calibration
+    evaluation: workflow.Evaluation
+    weights: list[dict[str, Any]] | None
+
+
+class _Outputs(NamedTuple):
+    """Test split, its logits (N, K, C) and targets (N); temperatures of the exits, from the calibration split."""
+
+    split: Split
+    logits: Tensor
+    targets: Tensor
+    temperatures: tuple[float, ...]
+
+    @classmethod
+    def collect(cls, run: Run, model: StagedModel, splits: Splits, device: torch.device) -> _Outputs:
+        calibration, test = (
+            collect_logits(model, split.batches(workflow.EVALUATION_BATCH, run.settings.workers), device)
+            for split in (splits.calibration, splits.test)
+        )
+        return cls(splits.test, *test, fit_temperatures(*calibration))
+
+
+def _run_figures(
+    run: Run, name: str, record: _Record, test: _Outputs, seconds: Sequence[float], pictures: Sequence[int]
+) -> RunFigures:
+    calibration, evaluation, weights = record
+    policy = calibration.policy
+    outputs = Outputs.from_logits(test.logits, test.targets, policy.confidence)
+    calibrated = operate(outputs, policy, evaluation.exit_macs)
+    exits = policy.exit_of(outputs.confidences)
+    predictions, confidences = (values.gather(1, exits[:, None])[:, 0] for values in (outputs.predictions, outputs[0]))
+    budgets = [_budget(point.policy, point.test, seconds, point.p) for point in evaluation.curve]
+    return RunFigures(
+        name,
+        run.settings.model_dump(),
+        calibration,
+        _budget(policy, calibrated, seconds),
+        sorted(budgets, key=lambda budget: budget.point.macs),
+        _exit_figures(evaluation, test, seconds),
+        class_figures(test.split, Left(predictions, exits, confidences), policy.exits, pictures),
+        spread_out([row for row in weights or [] if row["losses"]]),
+    )
+
+
+def _budget(policy: ExitPolicy, point: OperatingPoint, seconds: Sequence[float], p: float | None = None) -> Budget:
+    mean = sum(share * time for share, time in zip(point.shares, seconds, strict=True))
+    return Budget(tuple(policy.thresholds), point, mean, p)
+
+
+def _exit_figures(evaluation: workflow.Evaluation, test: _Outputs, seconds: Sequence[float]) -> list[ExitFigures]:
+    before, after = (
+        [reliability(*pair) for pair in zip(outputs.confidences.T, outputs.correct.T, strict=True)]
+        for outputs in (
+            Outputs.from_logits(test.logits, test.targets, Confidence(temperatures=temperatures))
+            for temperatures in (None, test.temperatures)
+        )
+    )
+    columns = (evaluation.anytime, evaluation.exit_macs, seconds, test.temperatures, before, after)
+    return [ExitFigures(*row) for row in zip(*columns, strict=True)]
+
+
+def spread_out(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first, the last, and some between."""
+    return [rows[i] for i in sorted({round(x) for x in np.linspace(0, len(rows) - 1, SHOWN_EPOCHS)})] if rows else []
+
+
+def _comparison(label: str, members: list[int], runs: Sequence[RunFigures]) -> Comparison:
+    mine = [runs[position] for position in members]
+    accuracies = [[budget.point.accuracy for budget in run.budgets] for run in mine]
+    macs, seconds = (
+        line_of([([read(budget) for budget in run.budgets], each) for run, each in zip(mine, accuracies, strict=True)])
+        for read in (lambda budget: budget.point.macs, lambda budget: budget.seconds)
+    )
+    alone = np.mean([[each.accuracy for each in run.exits] for run in mine], axis=0)
+    return Comparison(label, members, macs, seconds, alone.tolist())
+
+
+def _network_key(run: Run) -> tuple[Any, ...]:
+    """What decides how long the network takes."""
+    names = ("model", "exits", "exits_at", "head", "skip", "image_size", "mean")
+    return *(str(getattr(run.settings, name)) for name in names), len(run.classes)
+
+
+def _check_same_data(runs: Sequence[Run], names: Sequence[str]) -> None:
+    for run, name in zip(runs, names, strict=True):
+        if run.classes != runs[0].classes:
+            raise UserError(
+                f"expected runs of the same classes; {names[0]} has {len(runs[0].classes)}, {name} has others "
+                f"({len(run.classes)})"
+            )
+        if run.data != runs[0].data:
+            raise UserError(f"expected runs of the same images, split in the same way; {names[0]} and {name} differ")
