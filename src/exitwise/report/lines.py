@@ -80,11 +80,12 @@ def differing_settings(settings: Sequence[Settings]) -> list[str]:
 def _label(settings: Settings, differing: Sequence[str]) -> str:
     """``uniform``, or with what else differs: ``meta-weighted, lr 0.05``; ``lr 0.05`` if all are of one method."""
     method = [settings["method"]] if "method" in differing or not differing else []
-    others = [f"{key} {_text(settings[key])}" for key in differing if key != "method"]
+    others = [f"{key} {text_of(settings[key])}" for key in differing if key != "method"]
     return ", ".join(method + others)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A setting's value as a reader would write it."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return "unset" if value is None else str(value)

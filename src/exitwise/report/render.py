@@ -1,0 +1,161 @@
+"""Draws a report as one HTML file that needs nothing else: no network, no other file, no server.
+
+Every text goes through Jinja's escaping, all data for the script through ``tojson``, which leaves no ``<``, ``>`` or
+``&``; a content security policy in the page forbids requests and scripts other than its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from exitwise.report import units
+from exitwise.report.content import Budget, Report, RunFigures
+from exitwise.report.figures import COLOURS, SMALLEST_RANGE, macs_unit
+from exitwise.report.lines import Line, differing_settings, text_of
+from exitwise.report.reliability import Reliability
+
+
+def render(report: Report) -> str:
+    """The report as HTML."""
+    environment = Environment(
+        loader=PackageLoader("exitwise.report", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    environment.filters.update(percent=units.percent, macs=units.macs, milliseconds=units.milliseconds, text=text_of)
+    sources = {name: _source(environment, name) for name in ("page.css", "page.js")}
+    return environment.get_template("page.html").render(
+        report=report,
+        data=chart_data(report),
+        differing=differing_settings([run.settings for run in report.runs]),
+        calibrated_for=calibrated_for,
+        weight_quarters=weight_quarters,
+        style=sources["page.css"],
+        script=sources["page.js"],
+        plotly=Markup(get_plotlyjs()),
+        nonce=secrets.token_urlsafe(16),
+    )
+
+
+def _source(environment: Environment, name: str) -> Markup:
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])
+
+
+def chart_data(report: Report) -> dict[str, Any]:
+    """What the page's script draws and shows; all text in it is ready to be shown."""
+    unit, unit_name = macs_unit(max(run.exits[-1].macs for run in report.runs))
+    return {
+        "colours": COLOURS,
+        "range": accuracy_range(report),
+        "charts": {
+            "macs": {"title": f"mean compute per image ({unit_name})", "lines": _lines(report, "macs", unit)},
+            "seconds": {"title": "mean time per image (ms)", "lines": _lines(report, "seconds", 1e-3)},
+        },
+        "runs": [_run(run, unit) for run in report.runs],
+    }
+
+
+def accuracy_range(report: Report) -> tuple[float, float]:
+    """Accuracies in percent that the charts span: all lines and exits alone, and never so few that noise looks like a
+    difference."""
+    values = [value for each in report.comparisons for value in (*each.macs.accuracies, *each.exits)]
+    low, high = 100 * min(values), 100 * max(values)
+    margin = max(0.1 * (high - low), (SMALLEST_RANGE - (high - low)) / 2)
+    return max(low - margin, 0.0), min(high + margin, 100.5)
+
+
+def _lines(report: Report, cost: Literal["macs", "seconds"], unit: float) -> list[dict[str, Any]]:
+    """What is drawn against one cost, in its unit and percent."""
+    lines = []
+    for each in report.comparisons:
+        line: Line = getattr(each, cost)
+        alone = [getattr(figures, cost) / unit for figures in report.runs[each.runs[0]].exits]
+        lines.append(
+            {
+                "label": each.label,
+                "x": [value / unit for value in line.costs],
+                "y": _percents(line.accuracies),
+                "half": None if line.half_widths is None else _percents(line.half_widths),
+                "exits": {"x": alone, "y": _percents(each.exits)},
+            }
+        )
+    return lines
+
+
+def _run(run: RunFigures, unit: float) -> dict[str, Any]:
+    full = run.exits[-1].macs
+    shares = [budget.point.macs / full for budget in run.budgets]
+    wanted = run.calibrated.point.macs / full
+    return {
+        "name": run.name,
+        "start": min(range(len(shares)), key=lambda i: abs(shares[i] - wanted)),
+        "budgets": [_budget(budget, full, unit) for budget in run.budgets],
+        "reliability": [[_diagram(figures.before), _diagram(figures.after)] for figures in run.exits],
+        "weights": run.weights,
+    }
+
+
+def _diagram(reliability: Reliability) -> dict[str, Any]:
+    bins = reliability.bins
+    return {"x": _percents([each.confidence for each in bins]), "y": _percents([each.accuracy for each in bins])}
+
+
+def _budget(budget: Budget, full: float, unit: float) -> dict[str, Any]:
+    point = budget.point
+    return {
+        "macs": point.macs / unit,
+        "seconds": 1000 * budget.seconds,
+        "accuracy": 100 * point.accuracy,
+        "text": {
+            "accuracy": units.percent(point.accuracy),
+            "macs": units.macs(point.macs),
+            "share": units.percent(point.macs / full),
+            "seconds": units.milliseconds(budget.seconds),
+        },
+        "shares": [units.percent(share) for share in point.shares],
+        "thresholds": [threshold_text(threshold) for threshold in budget.thresholds],
+    }
+
+
+def _percents(values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values]
+
+
+def threshold_text(threshold: float | None) -> str:
+    """A threshold as the page shows it."""
+    return "none leaves" if threshold is None else f"{threshold:.4f}"
+
+
+def calibrated_for(run: RunFigures) -> str:
+    """What the run's own thresholds were asked to do, and how confidence is read."""
+    calibration = run.calibration
+    reading = calibration.policy.confidence
+    parts = [f"{key} {text_of(value)}" for key, value in calibration.budget.items()]
+    if calibration.guarantee is not None:
+        holds = "guaranteed" if calibration.guarantee["holds"] else "not guaranteed"
+        parts.append(f"{holds} with probability {calibration.guarantee['confidence']:g}")
+    return ", ".join([*parts, f"by {reading.measure}", *(["with temperatures"] if reading.temperatures else [])])
+
+
+def weight_quarters(run: RunFigures) -> list[dict[str, Any]]:
+    """Of each exit in each epoch shown: the mean weight of the quarter of the samples with the lowest loss, and of the
+    quarter with the highest."""
+    rows = []
+    for row in run.weights:
+        for exit in range(len(run.exits)):
+            pairs = zip(row["losses"], row["weights"], strict=True)
+            weights = [weight for _, weight in sorted((losses[exit], weights[exit]) for losses, weights in pairs)]
+            quarter = max(1, len(weights) // 4)
+            low, high = (f"{sum(part) / quarter:.2f}" for part in (weights[:quarter], weights[-quarter:]))
+            rows.append({"epoch": row["epoch"], "exit": exit + 1, "low": low, "high": high})
+    return rows
