@@ -45,6 +45,14 @@ def expand(files: Iterable[str | Path]) -> list[Path]:
     return images
 
 
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise UserError where a file to be written would replace another, unless that is wished, or a folder."""
+    if path.is_dir():
+        raise UserError(f"expected a file to write; {path} is a folder")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; give --overwrite to replace it")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON under a temporary name, then rename."""
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from exitwise.cli.bench import bench
 from exitwise.cli.catalogue import models, recipes
 from exitwise.cli.demo import demo
+from exitwise.cli.report import report
 from exitwise.cli.results import calibrate, evaluate, export, predict
 from exitwise.cli.train import train
 from exitwise.config import explain
@@ -32,7 +33,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     help_format="plaintext",
 )
-for _command in (demo, train, calibrate, evaluate, predict, export, bench, models, recipes):
+for _command in (demo, train, calibrate, evaluate, predict, export, bench, report, models, recipes):
     app.command(_command)
 
 

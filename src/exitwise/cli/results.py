@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
+from exitwise.files import check_output, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -189,12 +190,10 @@ def predict(
     if output is not None:
         if output.suffix not in (".csv", ".json"):
             raise UserError(f"expected an output file that ends in .csv or .json; got {output}")
-        if output.exists() and not overwrite:
-            raise UserError(f"{output} exists; give --overwrite to replace it")
+        check_output(output, overwrite)
 
     from exitwise import runtime
     from exitwise.cli.tables import predictions_table
-    from exitwise.files import write_text
 
     if runtime.is_bundle(run):
         predictions = runtime.predict(run, files)

@@ -106,8 +106,12 @@ def _run(run: RunFigures, unit: float) -> dict[str, Any]:
 
 
 def _diagram(reliability: Reliability) -> dict[str, Any]:
-    bins = reliability.bins
-    return {"x": _percents([each.confidence for each in bins]), "y": _percents([each.accuracy for each in bins])}
+    bins, size = reliability.bins, sum(each.size for each in reliability.bins)
+    return {
+        "x": _percents([each.confidence for each in bins]),
+        "y": _percents([each.accuracy for each in bins]),
+        "share": [each.size / size for each in bins],
+    }
 
 
 def _budget(budget: Budget, full: float, unit: float) -> dict[str, Any]:
