@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from exitwise.cli.progress import plain_console
-from exitwise.errors import UserError
 from exitwise.files import check_output, write_text
 
 
@@ -28,8 +27,6 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     device
         Where to run the networks and measure times: auto, cpu, cuda, ...
     """
-    if not runs:
-        raise UserError("expected one or more run folders; got none")
     out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     check_output(out, overwrite)
 

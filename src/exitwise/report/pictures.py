@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from exitwise.data import Split
 
-SIDE, LOSSLESS_SIDE, QUALITY = 64, 32, 80
+SIDE, LOSSLESS_SIDE, QUALITY = 64, 32, 75
 """Longest side of a thumbnail in pixels; up to which it is a PNG; the quality of the JPEG that it is beyond."""
 
 

@@ -1,0 +1,170 @@
+"""The page in a real browser: Debian's Chromium, headless, driven by its chromedriver.
+
+Without them it is skipped, unless ``EXITWISE_BROWSER_REQUIRED=1`` says that they must be there.
+"""
+
+import json
+import os
+import shutil
+from importlib.util import find_spec
+
+import pytest
+
+from conftest import HOSTILE
+
+pytestmark = pytest.mark.xdist_group("report")
+
+
+def find(*names):
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    binary, driver = find("chromium", "chromium-browser", "google-chrome"), find("chromedriver")
+    if not (binary and driver and find_spec("selenium")):
+        reason = "no selenium, chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)"
+        if os.environ.get("EXITWISE_BROWSER_REQUIRED") == "1":
+            pytest.fail(f"EXITWISE_BROWSER_REQUIRED=1, but {reason}")
+        pytest.skip(reason)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", f"user-data-dir={profile}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(browser, html, tmp_path):
+    """The browser with the report open, and its address."""
+    path = tmp_path / "report.html"
+    path.write_text(html, encoding="utf-8")
+    for kind in ("performance", "browser"):
+        browser.get_log(kind)  # forget what was before
+    browser.get(path.as_uri())
+    return browser, path.as_uri()
+
+
+def element(browser, id):
+    return browser.find_element("id", id)
+
+
+def shown(browser, run, exits=4):
+    """The figures beside the slider."""
+    figures = {name: element(browser, f"{name}-{run}").text for name in ("accuracy", "macs", "share", "seconds")}
+    figures["leave"] = [element(browser, f"leave-{run}-{k}").text for k in range(exits)]
+    figures["thresholds"] = [element(browser, f"threshold-{run}-{k}").text for k in range(exits - 1)]
+    return figures
+
+
+def expected(run, position):
+    """The same from the recorded budgets."""
+    budget = run.budgets[position]
+    macs, full = budget.point.macs, run.exits[-1].macs
+    return {
+        "accuracy": f"{100 * budget.point.accuracy:.1f} %",
+        "macs": f"{macs / 1000:.3g}k",
+        "share": f"{100 * macs / full:.1f} %",
+        "seconds": f"{1000 * budget.seconds:.3g} ms",
+        "leave": [f"{100 * share:.1f} %" for share in budget.point.shares],
+        "thresholds": ["none leaves" if t is None else f"{t:.4f}" for t in budget.thresholds],
+    }
+
+
+def ring(browser, chart):
+    """Where the slider's point is drawn."""
+    trace = browser.execute_script(f"return document.getElementById({chart!r}).data.at(-1)")
+    return trace["x"][0], trace["y"][0]
+
+
+def test_the_slider_moves_all_figures_together(page, report):
+    from selenium.webdriver import Keys
+
+    browser, _ = page
+    run = report.runs[0]
+    slider = element(browser, "budget-0")
+    position = int(slider.get_attribute("value"))
+    assert shown(browser, 0) == expected(run, position)
+    for key, moved in ((Keys.LEFT, position - 1), (Keys.HOME, 0), (Keys.RIGHT, 1), (Keys.END, 38)):
+        slider.send_keys(key)
+        assert int(slider.get_attribute("value")) == moved
+        figures = expected(run, moved)
+        assert shown(browser, 0) == figures
+        assert slider.get_attribute("aria-valuetext") == f"{figures['share']} of the full network’s MACs"
+        assert figures["accuracy"] in element(browser, "live-0").text
+        accuracy = 100 * run.budgets[moved].point.accuracy
+        assert ring(browser, "macs") == pytest.approx((run.budgets[moved].point.macs / 1000, accuracy))
+        assert ring(browser, "seconds") == pytest.approx((1000 * run.budgets[moved].seconds, accuracy))
+    assert expected(run, 0) != expected(run, 38)
+
+
+def test_another_run_is_shown_when_chosen(page, report):
+    browser, _ = page
+    element(browser, "run").send_keys("<")
+    assert not element(browser, "run-0").is_displayed()
+    assert element(browser, "run-1").is_displayed()
+    position = int(element(browser, "budget-1").get_attribute("value"))
+    assert shown(browser, 1) == expected(report.runs[1], position)
+    drawn = "return document.querySelectorAll('#run-1 .plot .main-svg').length"
+    assert browser.execute_script(drawn) >= 8  # reliability and weights of four exits
+
+
+def test_hostile_names_are_text(page):
+    from selenium.common.exceptions import NoAlertPresentException
+
+    browser, _ = page
+    names = [each.text for each in browser.find_elements("css selector", "#run-0 h5.name")]
+    assert HOSTILE in names
+    assert not browser.find_elements("css selector", "img[src='x'], [onerror], h1 b")
+    assert "<b>weighted" in browser.find_element("tag name", "h1").text
+    broken = "return [...document.images].filter((image) => !image.naturalWidth).length"
+    assert browser.execute_script(broken) == 0
+    with pytest.raises(NoAlertPresentException):
+        _ = browser.switch_to.alert
+
+
+def test_nothing_is_requested_and_nothing_complains(page):
+    browser, address = page
+    element(browser, "run").send_keys("<")  # draws the other run's charts too
+    assert browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert {url for url in sent if not url.startswith("data:image/")} == {address}
+    assert browser.get_log("browser") == []
+
+
+COLOURS = """
+    const style = getComputedStyle(document.body);
+    const chart = getComputedStyle(document.querySelector("#macs .xtick text"));
+    return [style.backgroundColor, style.color, chart.fill];
+"""
+
+
+def test_it_fits_the_screen_and_follows_light_and_dark(page):
+    browser, _ = page
+    for width, scheme in ((390, "light"), (390, "dark"), (1280, "dark"), (1280, "light")):
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        available, widest = browser.execute_async_script("""
+            const { documentElement: root } = document, done = arguments[0];
+            setTimeout(() => done([root.clientWidth, root.scrollWidth]), 300);  // charts follow a changed width
+        """)
+        assert widest == available <= width
+        paper, ink, chart = (brightness(colour) for colour in browser.execute_script(COLOURS))
+        if scheme == "light":
+            assert (paper > 200, ink < 60, chart < 60) == (True, True, True)
+        else:
+            assert (paper < 60, ink > 200, chart > 200) == (True, True, True)
+
+
+def brightness(colour):
+    """Of ``rgb(r, g, b)``."""
+    return sum(map(int, colour[4:-1].split(","))) / 3

@@ -1,0 +1,197 @@
+"""The figures of a report against slow loops over the same network's outputs, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from exitwise import workflow
+from exitwise.errors import UserError
+from exitwise.evaluation import collect_logits
+from exitwise.exiting.confidence import fit_temperatures
+from exitwise.report.gather import gather, spread_out
+from exitwise.runs import Run
+
+pytestmark = pytest.mark.xdist_group("report")
+
+RISING = (0.002, 0.002, 0.004, 0.008)
+"""The stand-ins for measured times, a later exit never quicker than an earlier one."""
+
+
+def probabilities(run, split, temperatures=None):
+    """Softmax outputs [N][K][C] as lists, and targets."""
+    logits, targets = collect_logits(run.model(), split.batches(64))
+    if temperatures is not None:
+        logits = logits / torch.tensor(temperatures)[:, None]
+    return logits.softmax(-1).tolist(), targets.tolist()
+
+
+def leave(outputs, thresholds):
+    """Exit, class and confidence of one image, by the rule in words."""
+    for exit, classes in enumerate(outputs):
+        confidence = max(classes)
+        if exit == len(outputs) - 1 or (thresholds[exit] is not None and confidence >= thresholds[exit]):
+            return exit, classes.index(confidence), confidence
+    raise AssertionError
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_figures_under_the_calibrated_policy(report, runs, number):
+    figures, run = report.runs[number], Run([runs.uniform, runs.weighted][number])
+    policy = run.read_calibration().policy
+    outputs, targets = probabilities(run, runs.splits.test, policy.confidence.temperatures)
+    left = [leave(each, policy.thresholds) for each in outputs]
+    n = len(targets)
+    shares = [sum(exit == k for exit, _, _ in left) / n for k in range(4)]
+    right = [label == target for (_, label, _), target in zip(left, targets, strict=True)]
+    assert figures.calibrated.point.shares == pytest.approx(shares)
+    assert figures.calibrated.point.accuracy == pytest.approx(sum(right) / n)
+    macs = [each.macs for each in figures.exits]
+    assert figures.calibrated.point.macs == pytest.approx(sum(s * m for s, m in zip(shares, macs, strict=True)))
+    assert figures.calibrated.seconds == pytest.approx(sum(s * t for s, t in zip(shares, RISING, strict=True)))
+    for label, row in enumerate(figures.classes):
+        mine = [i for i in range(n) if targets[i] == label]
+        assert (row.name, row.size) == (runs.splits.classes[label], len(mine))
+        assert row.accuracy == pytest.approx(sum(right[i] for i in mine) / len(mine))
+        assert row.shares == pytest.approx([sum(left[i][0] == k for i in mine) / len(mine) for k in range(4)])
+        ordered = sorted(mine, key=lambda i: (left[i][0], -left[i][2]))
+        names = [runs.splits.test.name(i) for i in ordered]
+        assert [shot.name for shot in row.easiest] == names[:3]
+        assert [shot.name for shot in row.hardest] == names[:-4:-1]
+
+
+def test_exits_are_read_before_and_after_temperatures_of_the_calibration_images(report, runs):
+    run = Run(runs.weighted)
+    temperatures = fit_temperatures(*collect_logits(run.model(), runs.splits.calibration.batches(64)))
+    for part, scale in (("before", None), ("after", temperatures)):
+        outputs, targets = probabilities(run, runs.splits.test, scale)
+        for k, exit in enumerate(report.runs[1].exits):
+            diagram = getattr(exit, part)
+            mean = sum(each.size * each.confidence for each in diagram.bins) / len(targets)
+            assert mean == pytest.approx(sum(max(each[k]) for each in outputs) / len(targets), abs=1e-6)
+            right = sum(each[k].index(max(each[k])) == target for each, target in zip(outputs, targets, strict=True))
+            assert sum(each.size * each.accuracy for each in diagram.bins) == pytest.approx(right)
+            assert exit.accuracy == pytest.approx(right / len(targets))
+    assert [exit.temperature for exit in report.runs[1].exits] == pytest.approx(temperatures)
+    assert [exit.seconds for exit in report.runs[1].exits] == list(RISING)
+
+
+def test_budgets_are_those_on_record(report, runs):
+    recorded = json.loads((runs.uniform / "evaluation.json").read_text())["curve"]
+    recorded.sort(key=lambda point: point["test"]["macs"])
+    assert len(report.runs[0].budgets) == 39
+    for budget, point in zip(report.runs[0].budgets, recorded, strict=True):
+        assert (budget.p, list(budget.thresholds)) == (point["p"], point["thresholds"])
+        assert (budget.point.accuracy, budget.point.macs) == (point["test"]["accuracy"], point["test"]["macs"])
+        assert budget.seconds == pytest.approx(sum(s * t for s, t in zip(point["test"]["shares"], RISING, strict=True)))
+
+
+def test_lines_weights_and_names(report, runs):
+    labels = [line.label for line in report.comparisons]
+    assert labels == [
+        "uniform, meta_interval 1, max_iterations unset",
+        "meta-weighted, meta_interval 4, max_iterations 10",
+    ]
+    assert [line.runs for line in report.comparisons] == [[0], [1]]
+    assert [run.name for run in report.runs] == ["uniform", "<b>weighted"]
+    line = report.comparisons[0].seconds
+    assert line.costs == sorted(budget.seconds for budget in report.runs[0].budgets)
+    rows = json.loads((runs.weighted / "weights.json").read_text())["epochs"]
+    assert report.runs[1].weights == rows
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(0 < len(row["losses"]) <= 32 for row in rows)
+
+
+def test_some_epochs_stand_for_many():
+    rows = [{"epoch": i} for i in range(1, 301)]
+    assert [row["epoch"] for row in spread_out(rows)] == [1, 76, 151, 225, 300]
+    assert spread_out(rows[:3]) == rows[:3]
+    assert spread_out([]) == []
+
+
+def test_a_run_without_a_record_of_weights_is_shown(copied):
+    (copied / "weights.json").unlink()
+    assert gather([copied], "cpu").runs[0].weights == []
+
+
+def rewrite(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def calibrated_elsewhere(run):
+    rewrite(run / "evaluation.json", lambda content: content.update(checkpoint="best-00000001"))
+
+
+def evaluated_before_that_was_recorded(run):
+    rewrite(run / "evaluation.json", lambda content: content.pop("checkpoint"))
+
+
+BAD = {
+    "not calibrated": (
+        lambda run: (run / "calibration.json").unlink(),
+        r"expected a calibrated run at .*; run `exitwise calibrate .*copy --budget 0.5` first",
+    ),
+    "not evaluated": (
+        lambda run: (run / "evaluation.json").unlink(),
+        r"expected an evaluated run at .*copy; run `exitwise evaluate .*copy` first",
+    ),
+    "another checkpoint": (calibrated_elsewhere, r"was made for best-00000001, .*run `exitwise evaluate .*copy` again"),
+    "an old record": (evaluated_before_that_was_recorded, r"does not say for which checkpoint .* `exitwise evaluate"),
+    "a damaged record": (
+        lambda run: rewrite(run / "evaluation.json", lambda content: content["curve"][0].pop("test")),
+        r"expected test results in .*evaluation.json; KeyError\('test'\)",
+    ),
+    "a list": (lambda run: (run / "evaluation.json").write_text("[]"), "expected test results in .*evaluation.json"),
+    "damaged weights": (
+        lambda run: (run / "weights.json").write_text('{"epochs": [{"epoch": 1}]}'),
+        r"expected epochs with their losses and weights in .*weights.json",
+    ),
+    "no run": (lambda run: (run / "config.yaml").unlink(), "expected a run folder with config.yaml at .*copy"),
+    "other classes": (
+        lambda run: rewrite(run / "data.json", lambda content: content["classes"].append("eleven")),
+        r"expected runs of the same classes; uniform has 10, copy has others \(11\)",
+    ),
+    "other images": (
+        lambda run: rewrite(run / "data.json", lambda content: content["sha256"].update(test="0")),
+        "expected runs of the same images, split in the same way; uniform and copy differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_shown_is_refused(runs, copied, name):
+    spoil, message = BAD[name]
+    spoil(copied)
+    with pytest.raises(UserError, match=message) as refusal:
+        gather([runs.uniform, copied], "cpu")
+    assert "\n" not in str(refusal.value)
+
+
+def test_no_runs_and_a_run_twice_are_refused(runs, copied):
+    with pytest.raises(UserError, match=r"<b>weighted and copy have the same \(seed 0\)"):
+        gather([runs.weighted, copied])
+    with pytest.raises(UserError, match="expected one or more run folders; got none"):
+        gather([])
+    with pytest.raises(UserError, match=r"expected different run folders; got .*uniform more than once"):
+        gather([runs.uniform, runs.uniform / ".." / "uniform"])
+
+
+def test_runs_of_one_name_are_told_apart_by_their_path(runs, tmp_path):
+    other = shutil.copytree(runs.uniform, tmp_path / "elsewhere" / "uniform")
+    settings = (other / "config.yaml").read_text().replace("\nseed: 0", "\nseed: 1")
+    (other / "config.yaml").write_text(settings)
+    report = gather([runs.uniform, other], "cpu")
+    assert [run.name for run in report.runs] == [str(runs.uniform), str(other)]
+    (line,) = report.comparisons
+    assert (line.label, line.runs) == ("uniform", [0, 1])
+    assert line.macs.half_widths == pytest.approx([0] * 50, abs=1e-12)  # one run and its copy
+
+
+def test_evaluation_is_read_as_it_was(runs):
+    run = Run(runs.uniform)
+    read = workflow.read_evaluation(run)
+    made = workflow.evaluate(runs.uniform, "cpu", splits=runs.splits)
+    assert read == made
