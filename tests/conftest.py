@@ -11,6 +11,8 @@ from exitwise.recipes import compose
 
 torch.set_num_threads(1)
 
+pytest_plugins = ["hostile_runs"]
+
 OWN_CASES = Path(__file__).parent / "cases"
 """Small committed cases, made by make_cases.py; they stand in where the authors' reference data is not at hand."""
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from conftest import HOSTILE
+from hostile_runs import HOSTILE
 
 pytestmark = pytest.mark.xdist_group("report")
 

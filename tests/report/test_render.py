@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from conftest import HOSTILE
 from exitwise.report.render import accuracy_range, render, threshold_text
+from hostile_runs import HOSTILE
 
 pytestmark = pytest.mark.xdist_group("report")
 

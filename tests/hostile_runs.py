@@ -1,16 +1,13 @@
-"""Two small runs on digits whose class and file names are hostile: trained, calibrated and evaluated once."""
+"""Fixtures: two small runs on digits with hostile names of classes and files, trained once, and their report."""
 
 import shutil
 from types import SimpleNamespace
 
 import pytest
 
-from exitwise import workflow
 from exitwise.data import Split, Splits
 from exitwise.data.sources import ArraySource
 from exitwise.recipes import compose
-from exitwise.report.gather import gather
-from exitwise.report.render import render
 from exitwise.runs import load_splits
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -31,6 +28,8 @@ def hostile_splits(settings):
 @pytest.fixture(scope="session")
 def ready(tmp_path_factory):
     """Folders of a uniform and a meta-weighted run, and their data."""
+    from exitwise import workflow
+
     folder = tmp_path_factory.mktemp("runs")
     flags = {
         "uniform": {"method": "uniform", "epochs": 2},
@@ -63,6 +62,8 @@ def runs(ready, monkeypatch):
 @pytest.fixture(scope="session")
 def report(ready):
     """The report of both runs."""
+    from exitwise.report.gather import gather
+
     with pytest.MonkeyPatch.context() as monkeypatch:
         stand_in(monkeypatch, ready.splits)
         return gather([ready.uniform, ready.weighted], "cpu")
@@ -70,6 +71,8 @@ def report(ready):
 
 @pytest.fixture(scope="session")
 def html(report):
+    from exitwise.report.render import render
+
     return render(report)
 
 
