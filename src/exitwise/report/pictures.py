@@ -75,8 +75,8 @@ def _of_class(split: Split, left: Left, exits: int, label: int, pictures: int) -
     members = (split.targets == label).nonzero()[:, 0]
     by_confidence = members[left.confidences[members].argsort(descending=True, stable=True)]
     ordered = by_confidence[left.exits[by_confidence].argsort(stable=True)].tolist()
-    easiest = ordered[:pictures]
-    hardest = ordered[max(pictures, len(ordered) - pictures) :][::-1]
+    middle = (len(ordered) + 1) // 2  # no image is both
+    easiest, hardest = ordered[:middle][:pictures], ordered[middle:][::-1][:pictures]
     count = max(len(members), 1)
     shares = torch.bincount(left.exits[members], minlength=exits).double() / count
     right = (left.predictions[members] == label).double().mean().item() if len(members) else None
