@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exitwise.errors import DataError, UserError
+from exitwise.errors import UserError
 from exitwise.files import expand
 from exitwise.monitor import Monitor, Reference
 
@@ -143,20 +143,13 @@ class OnnxRunner:
         Raises:
             DataError: if it is no image.
         """
-        from PIL import Image, ImageOps
+        from PIL import Image
+
+        from exitwise.images import read_pixels
 
         wish = self.preprocessing
         size, shorter = wish["image_size"], wish["shorter_side"]
-        mode = "L" if len(wish["mean"]) == 1 else "RGB"
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise DataError(f"expected an image of 8 bits per channel in {path}; got mode {image.mode}")
-                upright = ImageOps.exif_transpose(image).convert(mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"expected an image in {path}; could not read it: {error}") from error
+        upright = read_pixels(path, len(wish["mean"]))
         width, height = upright.size
         if min(width, height) != shorter:
             scale = shorter / min(width, height)

@@ -1,0 +1,128 @@
+"""One image file to 8-bit grey or RGB pixels: what is converted, and what is refused. Needs no torch.
+
+It knows neither data sets nor what becomes of a file that is refused; docs/data.md states the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from exitwise.errors import DataError
+
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may contain, whatever its name; formats whose readers start other programs are not among them."""
+
+MOST_PIXELS = 178_956_970
+"""Larger images are taken for decompression bombs; it is where Pillow itself refuses."""
+
+MOST_ELONGATED = 100
+"""The longest side over the shortest; resizing the shortest of a longer image would make a bomb of it."""
+
+_EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
+
+
+class BrokenImageError(DataError):
+    """An image file that cannot be used.
+
+    Attributes:
+        path: the file.
+        kind: ``empty``, ``not an image``, ``damaged``, ``too large``, ``unsupported`` or ``unreadable``.
+        reason: what the reader said.
+    """
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        super().__init__(f"expected an image in {path}; could not read it: {reason}")
+        self.path, self.kind, self.reason = path, kind, reason
+
+
+class Header(NamedTuple):
+    """What a file says of its image: (width, height), and the kinds of conversion that it needs."""
+
+    size: tuple[int, int]
+    conversions: tuple[str, ...]
+
+
+def read_header(path: str | Path) -> Header:
+    """Look at an image without decoding it.
+
+    Raises:
+        BrokenImageError: if it cannot be used, as far as its header tells.
+    """
+    with _opened(Path(path)) as image:
+        return Header(image.size, _conversions(image))
+
+
+def read_pixels(path: str | Path, channels: int) -> Image.Image:
+    """Decode an image to mode L (1 channel) or RGB (3), turned as its EXIF data says.
+
+    16-bit grey is scaled by 1/257, transparency is laid on white, of several frames the first is taken.
+
+    Raises:
+        BrokenImageError: if it cannot be used.
+    """
+    with _opened(Path(path)) as image:
+        is_transparent = image.has_transparency_data
+        upright: Image.Image = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            pixels = np.asarray(upright, dtype=np.float64) / 257
+            upright = Image.fromarray(np.rint(pixels).astype(np.uint8))
+        elif is_transparent:
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA"))
+        return upright.convert("L" if channels == 1 else "RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    try:
+        if path.stat().st_size == 0:
+            raise BrokenImageError(path, "empty", "the file is empty")
+        with Image.open(path, formats=FORMATS) as image:
+            _check(path, image)
+            yield image
+    except BrokenImageError:
+        raise
+    except Exception as error:  # a decoder may raise anything at a damaged file
+        raise BrokenImageError(path, *_diagnosis(error)) from error
+
+
+def _check(path: Path, image: ImageFile.ImageFile) -> None:
+    """Raise BrokenImageError for pixels without an agreed range, and for bombs."""
+    if image.mode not in _EIGHT_BITS and not _is_sixteen_bit_grey(image):
+        raise BrokenImageError(path, "unsupported", f"pixels of mode {image.mode} have no agreed range")
+    width, height = image.size
+    if width * height > MOST_PIXELS or max(image.size) > MOST_ELONGATED * min(image.size):
+        raise BrokenImageError(path, "too large", f"{width}x{height} pixels")
+
+
+def _conversions(image: ImageFile.ImageFile) -> tuple[str, ...]:
+    applies = {
+        "CMYK": image.mode == "CMYK",
+        "palette": image.mode in ("P", "PA"),
+        "16-bit": ";16" in str(image.tile) or _is_sixteen_bit_grey(image),
+        "alpha": image.has_transparency_data,
+        "animated": getattr(image, "is_animated", False),
+    }
+    return tuple(kind for kind, needed in applies.items() if needed)
+
+
+def _is_sixteen_bit_grey(image: ImageFile.ImageFile) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _diagnosis(error: Exception) -> tuple[str, str]:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image", "not an image of a known format"
+    text = str(error).strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return "too large", reason
+    if isinstance(error, OSError) and error.errno is not None:
+        return "unreadable", error.strerror or reason
+    return "damaged", reason
