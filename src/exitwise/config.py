@@ -53,6 +53,10 @@ class Fields(BaseModel):
     calibration_fraction: Share = Field(0.1, description="Share of the training images held out for calibration.")
     test_fraction: Share = Field(0.2, description="Share held out for testing, where the data has no test images.")
     split_seed: Seed = Field(0, description="Seed of the choice of held-out images.")
+    max_broken: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="Share of the image files that may be broken; they are skipped and listed. More stop training.",
+    )
 
     model: str = Field(
         "msdnet_small", description="A name that `exitwise models` lists, or timm/NAME, torchvision/NAME or hf/NAME."
@@ -175,7 +179,9 @@ def is_backbone(model: str) -> bool:
     return "/" in model
 
 
-MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "checkpoint_every", "keep_checkpoints", "data_root"})
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"device", "workers", "checkpoint_every", "keep_checkpoints", "data_root", "max_broken"}
+)
 """Settings that do not change what is computed."""
 
 

@@ -7,6 +7,7 @@
       data.json           classes, split sizes and fingerprints
       metrics.csv         one row per epoch            checkpoints/       last-*, best-*
       weights.json        a few samples' losses and weights at each exit, per epoch
+      images.json         image files by what became   skipped_images.csv the broken ones; both only for folders
       .lock               held while training          figures/
       calibration.json    budget, thresholds           evaluation.json    test results
 """
@@ -14,7 +15,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import platform
 import sys
@@ -28,10 +28,11 @@ import torchvision
 
 from exitwise.config import MAY_CHANGE_ON_RESUME, Settings, is_backbone, read_yaml, resolve, to_yaml
 from exitwise.data import Preprocessing, Splits, load
+from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.errors import UserError
 from exitwise.exiting.confidence import Confidence
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.files import read_json, write_json, write_text
+from exitwise.files import read_json, to_csv, write_json, write_text
 from exitwise.lock import LOCK
 from exitwise.models import create_model
 from exitwise.models.staged import StagedModel
@@ -42,6 +43,8 @@ from exitwise.version import __version__
 
 Resume = Literal["auto", "never"]
 """Whether to continue a run that is there already, or to refuse."""
+
+SKIPPED = "skipped_images.csv"
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Run:
                 return run
             if run.checkpoints.latest("last") is not None:
                 raise UserError(f"expected the data that {path} was trained on; the images have changed")
+        (path / SKIPPED).unlink(missing_ok=True)
         write_json(path / "data.json", record)
         write_json(path / "environment.json", environment(command))
         write_text(path / "config.yaml", to_yaml(settings))
@@ -135,7 +139,25 @@ class Run:
         splits = load_splits(self.settings)
         if splits.summary() != self.data:
             raise UserError(f"expected the data that {self.path} was trained on; the images have changed")
+        self.follow(splits.ledger)
         return splits
+
+    def follow(self, ledger: ImageLedger) -> None:
+        """Enter in a ledger what earlier commands on this run found broken, and record it from now on.
+
+        Raises:
+            DataError: if the ledger's limit is passed.
+        """
+        if not ledger.images:
+            return
+        ledger.on_change = lambda: self._write_images(ledger)
+        ledger.skip(read_skipped(self.path / SKIPPED))
+        self._write_images(ledger)
+
+    def _write_images(self, ledger: ImageLedger) -> None:
+        write_json(self.path / "images.json", ledger.summary())
+        if ledger.skipped:
+            write_text(self.path / SKIPPED, to_csv(Skipped._fields, ledger.skipped.values()))
 
     def best(self) -> Path:
         """The checkpoint of the best epoch.
@@ -176,10 +198,8 @@ class Run:
         if not history:
             return
         fields = list(dict.fromkeys(key for row in history for key in row))
-        lines: list[list[Any]] = [fields, *([row.get(key, "") for key in fields] for row in history)]
-        text = io.StringIO()
-        csv.writer(text).writerows(lines)
-        write_text(self.path / "metrics.csv", text.getvalue())
+        rows = ([row.get(key, "") for key in fields] for row in history)
+        write_text(self.path / "metrics.csv", to_csv(fields, rows))
 
     def write_weights(self, epochs: Sequence[dict[str, Any]]) -> None:
         """Write weights.json: see :meth:`~exitwise.training.samples.WeightSamples.rows`."""
@@ -261,10 +281,34 @@ class Run:
 
 def _tidy(path: Path) -> None:
     """Remove what a killed training was writing, the calibration at its end included."""
-    for name in ("config.yaml", "data.json", "environment.json", "metrics.csv", "calibration.json"):
+    for name in (
+        "config.yaml",
+        "data.json",
+        "environment.json",
+        "metrics.csv",
+        "calibration.json",
+        "weights.json",
+        "images.json",
+        SKIPPED,
+    ):
         for temporary in path.glob(f".{name}.*"):
             temporary.unlink()
     CheckpointFolder(path / "checkpoints").tidy()
+
+
+def read_skipped(path: Path) -> list[Skipped]:
+    """The broken images that a file of :meth:`Run.follow` lists; none if it is not there.
+
+    Raises:
+        UserError: if it is another file.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        fields, *rows = [tuple(row) for row in csv.reader(file)] or [()]
+    if fields != Skipped._fields or any(len(row) != len(fields) for row in rows):
+        raise UserError(f"expected a table of {', '.join(Skipped._fields)} in {path}; got something else")
+    return [Skipped(*row) for row in rows]
 
 
 def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> None:
@@ -299,8 +343,8 @@ def preprocessing_of(settings: Settings) -> Preprocessing:
     )
 
 
-def load_splits(settings: Settings) -> Splits:
-    """The data that the settings name."""
+def load_splits(settings: Settings, *, max_broken: float = 1.0) -> Splits:
+    """The data that the settings name; training limits the share of broken images, what comes after it does not."""
     return load(
         settings.data,
         preprocessing_of(settings),
@@ -308,6 +352,7 @@ def load_splits(settings: Settings) -> Splits:
         calibration_fraction=settings.calibration_fraction,
         test_fraction=settings.test_fraction,
         seed=settings.split_seed,
+        max_broken=max_broken,
     )
 
 

@@ -80,12 +80,16 @@ class Evaluation:
         anytime: accuracy of each exit on all test images.
         curve: one point per budget parameter p, calibrated on the calibration split.
         calibrated: what the run's own calibration does on the test split; None without one.
+        images: number of test images that all this is measured on.
+        left_out: number of test images that turned out broken.
     """
 
     exit_macs: tuple[int, ...]
     anytime: list[float]
     curve: list[CurvePoint]
     calibrated: OperatingPoint | None
+    images: int
+    left_out: int
 
 
 def train(
@@ -120,7 +124,7 @@ def train(
         check_compiler(device)
     check_vacant(out, settings, resume)
     check_unlocked(out)
-    splits = splits or load_splits(settings)
+    splits = splits or load_splits(settings, max_broken=settings.max_broken)
     torch.manual_seed(settings.seed)
     model = build_model(settings, len(splits.classes), pretrained=True).to(device)
     if settings.compile:
@@ -133,6 +137,7 @@ def train(
     method = method.to(device)
     with locked(out):
         run = Run.create(out, settings, splits, sys.argv, resume)
+        run.follow(splits.ledger)
         trainer = Trainer(
             model,
             build_optimizer(settings, model),
@@ -382,7 +387,8 @@ def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = 
     if (run.path / "calibration.json").is_file():
         policy = run.read_calibration().policy
         calibrated = operate(Outputs.from_logits(logits, targets, policy.confidence), policy, costs)
-    evaluation = Evaluation(costs, anytime(test), curve, calibrated)
+    left_out = len(splits.test) - len(targets)
+    evaluation = Evaluation(costs, anytime(test), curve, calibrated, len(targets), left_out)
     write_json(run.path / "evaluation.json", {"checkpoint": run.best().name, **_record(evaluation)})
     figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)
     (run.path / "figures").mkdir(exist_ok=True)
@@ -453,6 +459,8 @@ def export(path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:
     return {
+        "images": evaluation.images,
+        "left_out": evaluation.left_out,
         "exit_macs": list(evaluation.exit_macs),
         "anytime": evaluation.anytime,
         "curve": [
@@ -490,6 +498,8 @@ def read_evaluation(run: Run) -> Evaluation:
                 for point in content["curve"]
             ],
             None if calibrated is None else _point(calibrated),
+            content["images"],
+            content["left_out"],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"expected test results in {path}; {error!r}: {again} again") from error

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -160,6 +158,8 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
     evaluation = workflow.evaluate(run, device)
     console = plain_console()
     console.print(evaluation_table(evaluation))
+    if evaluation.left_out:
+        console.print(f"{evaluation.left_out} broken test images left out; see {run / 'skipped_images.csv'}")
     console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}")
 
 
@@ -194,6 +194,7 @@ def predict(
 
     from exitwise import runtime
     from exitwise.cli.tables import predictions_table
+    from exitwise.files import to_csv
 
     if runtime.is_bundle(run):
         predictions = runtime.predict(run, files)
@@ -206,7 +207,8 @@ def predict(
         console.print(predictions_table(predictions))
     else:
         rows = [asdict(each) for each in predictions]
-        write_text(output, json.dumps(rows, indent=2) + "\n" if output.suffix == ".json" else to_csv(rows))
+        table = to_csv(list(rows[0]), (row.values() for row in rows))
+        write_text(output, json.dumps(rows, indent=2) + "\n" if output.suffix == ".json" else table)
         console.print(f"{len(predictions)} predictions written to {output}")
     mean = sum(each.compute for each in predictions) / len(predictions)
     console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")
@@ -239,17 +241,6 @@ def export(run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"]
     console.print(f"written to {out} and checked against the network")
     if format == "onnx":
         console.print(f"next: exitwise predict {out} IMAGE")
-
-
-def to_csv(rows: list[dict]) -> str:
-    """Predictions as CSV with a header."""
-    from exitwise.runtime import Prediction
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Prediction)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def parse_macs(text: str) -> float:

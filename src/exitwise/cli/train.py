@@ -67,6 +67,8 @@ def train(
     with RichReporter(console) as reporter:
         result = workflow.train(resolved, out, reporter, resume=resume)
     console.print(exits_table(result))
+    if ledger := str(result.splits.ledger):
+        console.print(f"of {result.splits.ledger.images} image files {ledger}; see {out / 'images.json'}")
     calibration = workflow.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
     console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")
     print_calibration(console, calibration)

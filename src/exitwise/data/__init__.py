@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from exitwise.data.sampling import EpochBatches, Key, derive_seed, random_keys
+from exitwise.data.ledger import ImageLedger
+from exitwise.data.reading import ImagesByKey, ImagesInOrder, collate
+from exitwise.data.sampling import EpochBatches, derive_seed, random_keys
 from exitwise.data.sources import ArraySource, Source, Sources, open_source
-from exitwise.data.transforms import Preprocessing, Transform
+from exitwise.data.transforms import Preprocessing
 from exitwise.errors import DataError
 
 __all__ = ["Preprocessing", "Split", "Splits", "TrainingBatches", "load"]
@@ -51,22 +53,33 @@ class Split:
         """SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""
         digest = hashlib.sha256()
         for index, target in zip(self.indices.tolist(), self.targets.tolist(), strict=True):
-            digest.update(f"{self.source.names[index]}\t{target}\t{self.source.stamp(index)}\n".encode())
+            line = f"{self.source.names[index]}\t{target}\t{self.source.stamp(index)}\n"
+            digest.update(line.encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
-        """Images in order, not augmented, in batches of (images, targets)."""
+        """Images in order, not augmented, in batches of (images, targets); broken ones are left out."""
         transform = self.preprocessing.for_evaluation()
         if isinstance(self.source, ArraySource):
             images = self.source.images
             return ((transform(images[part]), self.source.targets[part]) for part in self.indices.split(batch_size))
-        return DataLoader(
-            _Images(self, transform),
+        readings = ImagesInOrder(self, transform)
+        loader = DataLoader(
+            readings,
             batch_size,
             num_workers=workers,
+            collate_fn=collate,
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),
         )
+        return self._readable(loader)
+
+    def _readable(self, loader: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch, faults in loader:
+            self.source.ledger.skip(faults)
+            if batch is not None:
+                images, targets = batch
+                yield images, targets
 
 
 class Splits(NamedTuple):
@@ -76,6 +89,11 @@ class Splits(NamedTuple):
     calibration: Split
     test: Split
     classes: list[str]
+
+    @property
+    def ledger(self) -> ImageLedger:
+        """The account of the image files of all splits."""
+        return self.train.source.ledger
 
     def summary(self) -> dict[str, Any]:
         """Classes, sizes and fingerprints, to be recorded with a run and compared later."""
@@ -95,8 +113,12 @@ def load(
     calibration_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
+    max_broken: float = 1.0,
 ) -> Splits:
     """Load a data set as disjoint splits.
+
+    Image files that cannot be used are left out and entered in :attr:`Splits.ledger`: at once where their header tells
+    or where all images are decoded now, else when they are read.
 
     Where the data set has no calibration (or test) images of its own, they are held out of the training
     images: per class, at random, the given fraction and at least one.
@@ -107,12 +129,15 @@ def load(
         root: where named data sets lie.
         calibration_fraction, test_fraction: shares of the training images to hold out.
         seed: of the random choice.
+        max_broken: share of the image files that may be broken, now and while the splits are used.
 
     Raises:
-        DataError: for missing, empty, broken or unsuitable data, and classes too small to be split.
+        DataError: for missing, empty or unsuitable data, too much of it broken, and classes too small to be split.
     """
     image_size = None if preprocessing.any_size else preprocessing.image_size
-    sources = open_source(name_or_path, root, preprocessing.channels, image_size)
+    ledger = ImageLedger()
+    sources = open_source(name_or_path, root, preprocessing.channels, image_size, ledger)
+    ledger.limit(max_broken)
     fractions = {
         name: fraction
         for name, fraction in (("calibration", calibration_fraction), ("test", test_fraction))
@@ -136,7 +161,7 @@ class TrainingBatches:
 
     Images that are in memory go to the device once, as uint8, and are augmented there in batches; others are read by a
     :class:`DataLoader`. What a batch holds depends on (seed, epoch, number) alone, whatever the device or the
-    number of workers.
+    number of workers. In place of an image that turns out broken comes the next readable one of its class.
 
     Args:
         split: the training split.
@@ -160,6 +185,7 @@ class TrainingBatches:
         self.preprocessing = split.preprocessing
         self.to_float = split.preprocessing.to_float()
         self.workers = workers
+        self.ledger = split.source.ledger
         self.resident = isinstance(split.source, ArraySource) and not split.preprocessing.any_size
         if self.resident:
             assert isinstance(split.source, ArraySource)
@@ -167,8 +193,9 @@ class TrainingBatches:
             self.targets = split.targets.to(self.device)
         else:
             self.loader = DataLoader(
-                _Images(split, split.preprocessing.random_crop(), seed),
+                ImagesByKey(split, split.preprocessing.random_crop(), seed),
                 batch_sampler=self.sampler,
+                collate_fn=collate,
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 worker_init_fn=_leave_signals_to_the_parent,
@@ -196,34 +223,10 @@ class TrainingBatches:
                 positions = positions.to(self.device, non_blocking=True)
                 yield positions, self.images[positions], self.targets[positions]
         else:
-            for batch in self.loader:
+            for batch, faults in self.loader:
+                self.ledger.skip(faults)
                 positions, images, targets = (part.to(self.device, non_blocking=True) for part in batch)
                 yield positions, images, targets
-
-
-class _Images(Dataset[tuple[Any, ...]]):
-    """Transformed images: (image, target) by position; (position, image, target) by (epoch, position), with that
-    key's own random numbers."""
-
-    def __init__(self, split: Split, transform: Transform | None, seed: int | None = None) -> None:
-        self.split = split
-        self.transform = transform or (lambda image: image)
-        self.seed = seed
-        self.indices: list[int] = split.indices.tolist()
-        self.targets: list[int] = split.targets.tolist()
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, key: int | Key) -> tuple[Any, ...]:
-        if isinstance(key, int):
-            return self.transform(self.split.source.read(self.indices[key])), self.targets[key]
-        assert self.seed is not None
-        epoch, position = key
-        image = self.split.source.read(self.indices[position])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position))
-            return position, self.transform(image), self.targets[position]
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -12,19 +12,18 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.errors import DataError, near_match
 from exitwise.files import IMAGE_SUFFIXES, image_files
+from exitwise.images import BrokenImageError, read_header, read_pixels
 
 NAMED = ("digits", "cifar10", "cifar100")
 IN_MEMORY_BYTES = 2**30
 """Folders of equally sized images whose pixels fit into this are decoded once and kept."""
-
-_UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Source(Protocol):
@@ -35,15 +34,21 @@ class Source(Protocol):
         targets: class index of each image, int64 (N).
         names: a name for each image, unique within the source.
         paths: the file of each image; empty for data that does not come from files.
+        ledger: the account of its files, shared by all parts of a data set.
     """
 
     paths: list[Path]
+    ledger: ImageLedger
     classes: list[str]
     targets: Tensor
     names: list[str]
 
     def read(self, index: int) -> Tensor:
-        """The image as uint8 (channels, height, width)."""
+        """The image as uint8 (channels, height, width).
+
+        Raises:
+            BrokenImageError: if its file cannot be used.
+        """
         ...
 
     def stamp(self, index: int) -> str:
@@ -68,6 +73,7 @@ class ArraySource:
         classes: class names.
         names: one per image; by default their numbers.
         paths: the files they were decoded from, if any.
+        ledger: the account of these files.
     """
 
     def __init__(
@@ -77,12 +83,14 @@ class ArraySource:
         classes: Sequence[str],
         names: Sequence[str] | None = None,
         paths: Sequence[Path] = (),
+        ledger: ImageLedger | None = None,
     ) -> None:
         self.images = images
         self.targets = targets.long()
         self.classes = list(classes)
         self.names = list(names) if names is not None else [str(i) for i in range(len(images))]
         self.paths = list(paths)
+        self.ledger = ledger or ImageLedger()
 
     def read(self, index: int) -> Tensor:
         return self.images[index]
@@ -94,21 +102,29 @@ class ArraySource:
 class FolderSource:
     """Images in one folder per class, read from disk when asked for.
 
+    Files that cannot be used, as far as their headers tell, are left out and entered in the ledger.
+
     Args:
         root: the folder that holds one folder per class.
-        classes: the class names to use, in order; by default the sorted names of the sub-folders.
         channels: 1 or 3; images of other modes are converted.
         image_size: the side that all images must have; None for any size.
+        classes: the class names to use, in order; by default the sorted names of the sub-folders.
+        ledger: the account to enter the images in.
 
     Raises:
-        DataError: without classes or images.
+        DataError: without classes or images, or for images of another size.
     """
 
     def __init__(
-        self, root: Path, channels: int, image_size: int | None = None, classes: Sequence[str] | None = None
+        self,
+        root: Path,
+        channels: int,
+        image_size: int | None = None,
+        classes: Sequence[str] | None = None,
+        ledger: ImageLedger | None = None,
     ) -> None:
         self.channels = channels
-        self.image_size = image_size
+        self.ledger = ledger or ImageLedger()
         found = class_folders(root)
         if not found:
             raise DataError(f"expected a folder per class with images in {root}; found none")
@@ -118,46 +134,57 @@ class FolderSource:
         unknown = sorted(set(found) - set(self.classes))
         if unknown:
             raise DataError(f"expected the classes of the training images in {root}; got the unknown {unknown[0]!r}")
-        self.paths: list[Path] = []
-        targets: list[int] = []
-        for target, name in enumerate(self.classes):
-            images = image_files(root / name)
-            self.paths.extend(images)
-            targets.extend([target] * len(images))
-        if not self.paths:
+        files = [(path, target) for target, name in enumerate(self.classes) for path in image_files(root / name)]
+        if not files:
             raise DataError(f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {root}; found none")
-        self.targets = torch.tensor(targets)
+        self.ledger.images += len(files)
+        usable = [(path, target) for path, target in files if self._look_at(path, image_size)]
+        self.paths = [path for path, _ in usable]
+        self.targets = torch.tensor([target for _, target in usable], dtype=torch.int64)
         self.names = [path.relative_to(root).as_posix() for path in self.paths]
 
-    def read(self, index: int) -> Tensor:
-        path = self.paths[index]
-        image = read_image(path, self.channels)
-        height, width = image.shape[1:]
-        if self.image_size is not None and (height, width) != (self.image_size, self.image_size):
+    def _look_at(self, path: Path, image_size: int | None) -> bool:
+        """Enter an image in the ledger by its header; says whether it can be used."""
+        try:
+            (width, height), conversions = read_header(path)
+        except BrokenImageError as error:
+            self.ledger.skip([Skipped.of(error)])
+            return False
+        if image_size is not None and (width, height) != (image_size, image_size):
             raise DataError(
-                f"expected images of {self.image_size}x{self.image_size} pixels (image_size); {path} has "
+                f"expected images of {image_size}x{image_size} pixels (image_size); {path} has "
                 f"{width}x{height} (augment 'resize' takes any size)"
             )
-        return image
+        if conversions:
+            self.ledger.conversions[str(path)] = conversions
+        return True
+
+    def read(self, index: int) -> Tensor:
+        return read_image(self.paths[index], self.channels)
 
     def stamp(self, index: int) -> str:
         return str(self.paths[index].stat().st_size)
 
-    def check_headers(self) -> None:
-        """Raise DataError, naming the first, if files are no images of 8 bits per channel, by their headers."""
-        problems = [problem for path in self.paths if (problem := header_problem(path))]
-        if problems:
-            more = f" (and {len(problems) - 1} more such files)" if len(problems) > 1 else ""
-            raise DataError(problems[0] + more)
-
     def in_memory(self) -> ArraySource:
-        """The same images, decoded once; they must be of one size."""
-        images = torch.stack([self.read(index) for index in range(len(self.paths))])
-        return ArraySource(images, self.targets, self.classes, self.names, self.paths)
+        """The same images, decoded once; they must be of one size. Those that cannot be decoded are left out."""
+        images, kept = [], []
+        for index in range(len(self.paths)):
+            try:
+                images.append(self.read(index))
+                kept.append(index)
+            except BrokenImageError as error:
+                self.ledger.skip([Skipped.of(error)])
+        pixels = torch.stack(images) if images else torch.empty(0, self.channels, 1, 1, dtype=torch.uint8)
+        names, paths = [self.names[index] for index in kept], [self.paths[index] for index in kept]
+        return ArraySource(pixels, self.targets[kept], self.classes, names, paths, self.ledger)
 
 
 def open_source(
-    name_or_path: str, root: str | Path | None = None, channels: int = 3, image_size: int | None = None
+    name_or_path: str,
+    root: str | Path | None = None,
+    channels: int = 3,
+    image_size: int | None = None,
+    ledger: ImageLedger | None = None,
 ) -> Sources:
     """Find a data set.
 
@@ -167,6 +194,7 @@ def open_source(
         root: where CIFAR lies or is downloaded to.
         channels: 1 or 3.
         image_size: the side that all images must have; None for any size.
+        ledger: the account to enter a folder's images in.
 
     Raises:
         DataError: if there is no such data set, nothing in it, or images of another size or number of channels.
@@ -187,7 +215,7 @@ def open_source(
         )
     if not path.is_dir():
         raise DataError(f"expected a folder of images; {path} is a file")
-    return _folder(path, channels, image_size)
+    return _folder(path, channels, image_size, ledger or ImageLedger())
 
 
 def _digits() -> ArraySource:
@@ -214,26 +242,23 @@ def _cifar(name: str, root: Path) -> tuple[ArraySource, ArraySource]:
     return parts[0], parts[1]
 
 
-def _folder(path: Path, channels: int, image_size: int | None) -> Sources:
+def _folder(path: Path, channels: int, image_size: int | None, ledger: ImageLedger) -> Sources:
+    def source(root: Path, classes: Sequence[str] | None = None) -> Source:
+        found = FolderSource(root, channels, image_size, classes, ledger)
+        fits = image_size is not None and len(found.paths) * channels * image_size**2 <= IN_MEMORY_BYTES
+        return found.in_memory() if fits else found
+
     if not (path / "train").is_dir():
         if {"val", "test"} & set(class_folders(path)):
             raise DataError(f"expected a folder train beside val or test in {path}; found none")
-        return Sources(_source(path, channels, image_size), None, None)
+        return Sources(source(path), None, None)
     held_out = [name for name in ("val", "test") if (path / name).is_dir()]
     if not held_out:
         raise DataError(f"expected a folder test or val beside {path / 'train'}; found neither")
-    train = _source(path / "train", channels, image_size)
-    others = [_source(path / name, channels, image_size, train.classes) for name in held_out]
+    train = source(path / "train")
+    others = [source(path / name, train.classes) for name in held_out]
     # With val alone, as in ImageNet's layout, its images are what everyone tests on.
     return Sources(train, others[0] if len(others) == 2 else None, others[-1])
-
-
-def _source(root: Path, channels: int, image_size: int | None, classes: Sequence[str] | None = None) -> Source:
-    source = FolderSource(root, channels, image_size, classes)
-    if image_size is not None and len(source.paths) * channels * image_size**2 <= IN_MEMORY_BYTES:
-        return source.in_memory()
-    source.check_headers()
-    return source
 
 
 def _check_shape(source: ArraySource, name: str, channels: int, image_size: int | None) -> None:
@@ -249,39 +274,10 @@ def class_folders(root: Path) -> list[str]:
     return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".") and image_files(e))
 
 
-def header_problem(path: Path) -> str | None:
-    """What is wrong with an image file as far as its header tells, or None."""
-    try:
-        with Image.open(path) as image:
-            return _mode_problem(path, image)
-    except _UNREADABLE as error:
-        return f"expected an image in {path}; could not read it: {_reason(error)}"
-
-
 def read_image(path: Path, channels: int) -> Tensor:
-    """Decode an image to uint8 (channels, height, width), turned as its EXIF data says.
+    """Decode an image to uint8 (channels, height, width); see :func:`~exitwise.images.read_pixels`.
 
     Raises:
-        DataError: for a broken file, or pixels of more than 8 bits.
+        BrokenImageError: if it cannot be used.
     """
-    try:
-        with Image.open(path) as image:
-            problem = _mode_problem(path, image)
-            if problem is None:
-                upright = ImageOps.exif_transpose(image)
-                return pil_to_tensor(upright.convert("L" if channels == 1 else "RGB"))
-    except _UNREADABLE as error:
-        raise DataError(f"expected an image in {path}; could not read it: {_reason(error)}") from error
-    raise DataError(problem)
-
-
-def _mode_problem(path: Path, image: Image.Image) -> str | None:
-    if image.mode.startswith(("I", "F")):
-        return f"expected an image of 8 bits per channel in {path}; got mode {image.mode}"
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return pil_to_tensor(read_pixels(path, channels))

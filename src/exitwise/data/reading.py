@@ -1,0 +1,98 @@
+"""Images of a split one by one, for the worker processes of a loader; says which of them could not be read.
+
+It knows no batches and no account: what is broken travels with the batch, so that the count is exact for any number of
+workers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from exitwise.data.ledger import Skipped
+from exitwise.data.sampling import Key, derive_seed
+from exitwise.data.transforms import Transform
+from exitwise.errors import DataError
+from exitwise.images import BrokenImageError
+
+if TYPE_CHECKING:
+    from exitwise.data import Split
+
+
+class Reading(NamedTuple):
+    """What came of one image: tensors for the batch, None if there are none; and its fault, None if it has none."""
+
+    sample: tuple[Any, ...] | None
+    fault: Skipped | None
+
+
+class _Images(Dataset[Reading]):
+    def __init__(self, split: Split, transform: Transform | None) -> None:
+        self.source = split.source
+        self.transform = transform or (lambda image: image)
+        self.indices: list[int] = split.indices.tolist()
+        self.targets: list[int] = split.targets.tolist()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, position: int) -> Tensor:
+        return self.source.read(self.indices[position])
+
+
+class ImagesInOrder(_Images):
+    """(image, target) by position; nothing in place of a broken image."""
+
+    def __getitem__(self, position: int) -> Reading:
+        try:
+            return Reading((self.transform(self.read(position)), self.targets[position]), None)
+        except BrokenImageError as error:
+            return Reading(None, Skipped.of(error))
+
+
+class ImagesByKey(_Images):
+    """(position, image, target) by (epoch, position), transformed with that key's own random numbers.
+
+    In place of a broken image comes the next readable one of its class, in the split's order, from its end on from the
+    start.
+    """
+
+    def __init__(self, split: Split, transform: Transform | None, seed: int) -> None:
+        super().__init__(split, transform)
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> Reading:
+        epoch, position = key
+        fault = None
+        try:
+            image = self.read(position)
+        except BrokenImageError as error:
+            fault = Skipped.of(error)
+            image = self._substitute(position, error)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, position))
+            return Reading((position, self.transform(image), self.targets[position]), fault)
+
+    def _substitute(self, position: int, error: BrokenImageError) -> Tensor:
+        for step in range(1, len(self)):
+            other = (position + step) % len(self)
+            if self.targets[other] == self.targets[position]:
+                try:
+                    return self.read(other)
+                except BrokenImageError:
+                    continue  # it is reported when its own turn comes
+        name = self.source.classes[self.targets[position]]
+        raise DataError(
+            f"expected readable training images of class {name!r}; all of them are broken, such as {error.path} "
+            f"({error.kind}: {error.reason})"
+        )
+
+
+def collate(readings: list[Reading]) -> tuple[list[Tensor] | None, list[Skipped]]:
+    """A batch of what could be read, None if nothing could; and the faults."""
+    samples = [reading.sample for reading in readings if reading.sample is not None]
+    faults = [reading.fault for reading in readings if reading.fault is not None]
+    return (default_collate(samples) if samples else None), faults
