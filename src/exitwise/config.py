@@ -5,21 +5,34 @@ Settings stop here: the parts of the library take plain arguments. Needs no torc
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from exitwise.checks import BACKBONE_EXITS, NETWORKS, check_count, check_device, check_network, check_shape
 from exitwise.errors import UserError, near_match
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+def _no_boolean(value: Any) -> Any:
+    """Python takes ``true`` for 1; here it is a mistake."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "Input should be a number")
+    return value
+
+
+Real = Annotated[float, BeforeValidator(_no_boolean)]
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[Real, Field(allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1, le=10**9)]
+Share = Annotated[Real, Field(gt=0, lt=1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 
 
 def _split_commas(value: Any) -> Any:
@@ -40,20 +53,22 @@ class Fields(BaseModel):
 
     data: str = Field("digits", description="digits, cifar10, cifar100, or a folder of images.")
     data_root: str | None = Field(None, description="Where CIFAR lies or is downloaded to.")
-    image_size: Count = Field(8, description="Side of the images that the network sees, in pixels.")
+    image_size: Annotated[Whole, Field(ge=1, le=8192)] = Field(
+        8, description="Side of the images that the network sees, in pixels."
+    )
     augment: Literal["none", "shift", "crop", "resize"] = Field(
         "none", description="Training augmentation; all but resize take images of image_size."
     )
     mean: Numbers[Finite] = Field([0.5], description="Mean per channel (one or three) of pixels in [0, 1].")
     std: Numbers[Positive] = Field([0.5], description="Standard deviation per channel.")
     interpolation: Literal["bilinear", "bicubic", "nearest"] = Field("bilinear", description="How images are resized.")
-    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+    crop: Annotated[Real, Field(gt=0, le=1)] = Field(
         0.875, description="With augment resize: share of the resized image that the centre crop keeps at evaluation."
     )
     calibration_fraction: Share = Field(0.1, description="Share of the training images held out for calibration.")
     test_fraction: Share = Field(0.2, description="Share held out for testing, where the data has no test images.")
     split_seed: Seed = Field(0, description="Seed of the choice of held-out images.")
-    max_broken: Annotated[float, Field(ge=0, le=1)] = Field(
+    max_broken: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.01,
         description="Share of the image files that may be broken; they are skipped and listed. More stop training.",
     )
@@ -61,7 +76,7 @@ class Fields(BaseModel):
     model: str = Field(
         "msdnet_small", description="A name that `exitwise models` lists, or timm/NAME, torchvision/NAME or hf/NAME."
     )
-    exits: Annotated[int, Field(ge=2)] | None = Field(
+    exits: Annotated[Whole, Field(ge=2, le=1000)] | None = Field(
         None, description="Number of exits on such a backbone, its own classifier included; 4 if unset."
     )
     exits_at: Numbers[str] | None = Field(
@@ -98,21 +113,23 @@ class Fields(BaseModel):
     )
     meta_interval: Count = Field(1, description="Update the weight network every so many loaded batches.")
     wpn_input: Literal["loss", "conf", "both"] = Field("loss", description="What the weight network sees.")
-    wpn_hidden: Count = Field(500, description="Width of its hidden layers.")
-    wpn_layers: Count = Field(1, description="Number of its hidden layers.")
+    wpn_hidden: Annotated[Whole, Field(ge=1, le=65536)] = Field(500, description="Width of its hidden layers.")
+    wpn_layers: Annotated[Whole, Field(ge=1, le=100)] = Field(1, description="Number of its hidden layers.")
     wpn_zero_init: bool = Field(True, description="Start with all weights at exactly 1.")
     wpn_lr: Positive = Field(1e-3, description="Learning rate of the weight network (Adam).")
     wpn_weight_decay: NotNegative = Field(1e-4, description="Weight decay of the weight network.")
 
     epochs: Count = Field(60, description="Passes over the training images.")
     max_iterations: Count | None = Field(None, description="End after so many loaded batches, schedule included.")
-    batch_size: Annotated[int, Field(ge=4)] = Field(128, description="Images per loaded batch; trained on in halves.")
+    batch_size: Annotated[Whole, Field(ge=4, le=10**9)] = Field(
+        128, description="Images per loaded batch; trained on in halves."
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer of the network.")
     lr: Positive = Field(0.1, description="Its learning rate at the start; cosine to 0.")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD's momentum.")
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = Field(0.9, description="SGD's momentum.")
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
+    label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
     seed: Seed = Field(0, description="Seed of initial weights, data order and augmentation.")
 
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
@@ -121,7 +138,7 @@ class Fields(BaseModel):
         "float32", description="Of the network's passes: tf32 on a GPU, bf16 by autocast; the rest stays in float32."
     )
     compile: bool = Field(False, description="torch.compile the network's passes; minutes at the start.")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that load and augment images.")
+    workers: Annotated[Whole, Field(ge=0, le=1000)] = Field(0, description="Processes that load and augment images.")
     checkpoint_every: Count | None = Field(
         None, description="Loaded batches between checkpoints; at the latest, one is made every 5 minutes."
     )
@@ -133,8 +150,17 @@ class Fields(BaseModel):
 class Settings(Fields):
     """Everything that a training run depends on; also consistent as a whole."""
 
+    @property
+    def exit_count(self) -> int:
+        """Number of exits of the network."""
+        if self.exits_at is not None:
+            return len(self.exits_at) + 1
+        return NETWORKS.get(self.model) or self.exits or BACKBONE_EXITS
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        check_network(self.model)
+        check_device(self.device)
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
             raise ValueError(f"mean and std need one or three values each; got {len(self.mean)} and {len(self.std)}")
         if self.proportions is not None and abs(sum(self.proportions) - 1) > 1e-6:
@@ -171,6 +197,9 @@ class Settings(Fields):
             raise ValueError(f"backbone_epochs must be below epochs ({self.epochs}); got {self.backbone_epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; got 0")
+        check_count("exit proportions", self.proportions, self.exit_count)
+        check_count("exit_weights", self.exit_weights, self.exit_count)
+        check_shape(self.data, len(self.mean), None if self.augment == "resize" else self.image_size)
         return self
 
 
@@ -194,11 +223,20 @@ def resolve(*layers: Mapping[str, Any]) -> Settings:
     merged: dict[str, Any] = {}
     for layer in layers:
         merged.update(layer)
-    for key in merged:
-        if key not in Settings.model_fields:
-            raise UserError(f"unknown setting {key!r}; {near_match(key, Settings.model_fields)}")
+    check_values(merged)
     try:
         return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(explain(error)) from error
+
+
+def check_values(values: Mapping[Any, Any]) -> None:
+    """Raise UserError for an unknown key (with the nearest known one) or a value out of range, whatever the others."""
+    for key in values:
+        if key not in Settings.model_fields:
+            raise UserError(f"unknown setting {key!r}; {near_match(str(key), Settings.model_fields)}")
+    try:
+        Fields.model_validate(values)
     except ValidationError as error:
         raise UserError(explain(error)) from error
 
@@ -210,7 +248,7 @@ def explain(error: ValidationError) -> str:
         return str(first["ctx"]["error"])
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"setting {where}: {message}; got {first['input']!r}"
+    return f"setting {where}: {message}; got {reprlib.repr(first['input'])}"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -223,17 +261,35 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"expected a YAML file of settings; found none at {path}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"expected YAML in {path}; {line}{error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"expected YAML in {path}; {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UserError(f"expected 'key: value' lines in {path}; got values within values without end") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"expected settings as 'key: value' lines in {path}; got a {type(content).__name__}")
-    for key in content:
-        if key not in Settings.model_fields and key != "recipe":
-            raise UserError(f"{path}: unknown setting {key!r}; {near_match(str(key), Settings.model_fields)}")
+    try:
+        check_values({key: value for key, value in content.items() if key != "recipe"})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values, without Python objects, in which a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 def to_yaml(settings: Settings) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from exitwise.config import Settings, is_backbone, resolve
+from exitwise.checks import check_network
+from exitwise.config import Settings, check_values, is_backbone, resolve
 from exitwise.errors import UserError, near_match
 
 Recipe = dict[str, Any]
 
 NAMED_DATA = {"digits": "digits", "cifar10": "cifar10_msdnet5", "cifar100": "cifar100_msdnet5"}
-"""Data sets that need no path, and the recipe of each."""
+"""The recipe of each data set that needs no path."""
 
 
 def digits() -> Recipe:
@@ -209,6 +210,8 @@ def compose(
         overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
     base = get_recipe(recipe or named or recipe_for(data, model))
     backbone = model or base["model"]
+    check_values(overrides)
+    check_network(backbone)
     if is_backbone(backbone):
         base |= _images_for(backbone)
         if overrides.get("pretrained") == "none":

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 import torchvision
 
+from exitwise.checks import check_run_folder
 from exitwise.config import MAY_CHANGE_ON_RESUME, Settings, is_backbone, read_yaml, resolve, to_yaml
 from exitwise.data import Preprocessing, Splits, load
 from exitwise.data.ledger import ImageLedger, Skipped
@@ -83,8 +84,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.config_path.is_file():
-            raise UserError(f"expected a run folder with config.yaml at {self.path}; found none")
+        check_run_folder(self.path)
         self.settings = resolve(read_yaml(self.config_path))
         self.data: dict[str, Any] = read_json(self.path / "data.json")
         if not isinstance(self.data, dict) or not {"classes", "sizes", "sha256"} <= set(self.data):
@@ -198,8 +198,11 @@ class Run:
         if not history:
             return
         fields = list(dict.fromkeys(key for row in history for key in row))
-        rows = ([row.get(key, "") for key in fields] for row in history)
-        write_text(self.path / "metrics.csv", to_csv(fields, rows))
+        lines: list[list[Any]] = [fields, *([row.get(key, "") for key in fields] for row in history)]
+        temporary = self.path / ".metrics.csv.tmp"
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows(lines)
+        temporary.replace(self.path / "metrics.csv")
 
     def write_weights(self, epochs: Sequence[dict[str, Any]]) -> None:
         """Write weights.json: see :meth:`~exitwise.training.samples.WeightSamples.rows`."""
@@ -304,8 +307,11 @@ def read_skipped(path: Path) -> list[Skipped]:
     """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        fields, *rows = [tuple(row) for row in csv.reader(file)] or [()]
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            fields, *rows = [tuple(row) for row in csv.reader(file)] or [()]
+    except csv.Error:
+        fields, rows = (), []
     if fields != Skipped._fields or any(len(row) != len(fields) for row in rows):
         raise UserError(f"expected a table of {', '.join(Skipped._fields)} in {path}; got something else")
     return [Skipped(*row) for row in rows]

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from numpy.typing import NDArray
 
+from exitwise.checks import check_count, check_wish
 from exitwise.config import Settings
 from exitwise.data import Split, Splits, TrainingBatches
 from exitwise.data.sources import read_image
@@ -163,10 +164,8 @@ def train(
 def build_method(settings: Settings, exits: int) -> Method:
     """The training method that the settings name, for a network with that many exits."""
     if settings.method == "uniform":
-        weights = settings.exit_weights
-        if weights is not None and len(weights) != exits:
-            raise UserError(f"expected {exits} exit_weights, one per exit; got {len(weights)}: {weights}")
-        return create_method("uniform", exit_weights=weights)
+        check_count("exit_weights", settings.exit_weights, exits)
+        return create_method("uniform", exit_weights=settings.exit_weights)
     proportions = settings.proportions
     return create_method(
         settings.method,
@@ -264,15 +263,9 @@ def calibrate(
         "proportions": proportions,
         "max_accuracy_drop": max_accuracy_drop,
     }
-    given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
-    if len(given) != 1:
-        raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
-    if confidence is not None and max_accuracy_drop is None:
-        raise UserError("confidence goes with max_accuracy_drop, which it guarantees")
-    if thresholds == "searched" and (p is not None or proportions is not None or confidence is not None):
-        name = "confidence" if confidence is not None else next(iter(given))
-        raise UserError(f"searched thresholds are for a budget or an accuracy; got {name}")
+    given = check_wish(wishes, confidence, thresholds)
     run = Run(path)
+    check_count("exit proportions", proportions, run.settings.exit_count)
     place = pick_device(device)
     model = run.model(place)
     exit_macs = count_cost(model).macs

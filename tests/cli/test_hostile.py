@@ -1,5 +1,6 @@
 """What strangers did to the product: odd names, foreign checkpoints, edited files, interruptions."""
 
+import csv
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from exitwise.errors import Interrupted, UserError
 from exitwise.lock import locked
 from exitwise.runs import Run, check_vacant
 from exitwise.training.checkpoint import load_checkpoint, save_checkpoint
+from exitwise.training.trainer import Trainer
 from images import make_folder, save_image
 
 NAMES = ("dark", "grey [odd]", "[b]light")
@@ -105,10 +107,96 @@ def test_a_bad_image_can_be_removed_and_the_command_repeated(tmp_path, capsys):
         path.write_bytes(path.read_bytes()[:-30])  # the header is whole
     flags = ["--data", data, "--out", run, *TINY_RUN, "--augment", "resize"]
     code, _, errors = call(capsys, "train", *flags)
-    assert_refused(code, errors, "could not read it")
+    assert_refused(code, errors, "expected at most 0.01 of the images to be broken")
     for path in sorted((data / "grey").iterdir())[:9]:
         path.unlink()
     assert call(capsys, "train", *flags)[0] == 0
+
+
+def broken_run(tmp_path):
+    """A folder with broken images, some of which only decoding finds, and the flags to train on it all the same."""
+    data = make_folder(tmp_path / "data", count=20)
+    broken = [data / name for name in ("dark/03.png", "grey/04.png", "grey/05.png", "light/11.png", "light/19.png")]
+    for path in broken[:4]:
+        path.write_bytes(path.read_bytes()[:-40])
+    broken[4].write_bytes(b"")
+    save_image(data / "dark" / "glass.png", mode="RGBA")
+    flags = ["--data", data, *TINY_RUN, "--augment", "resize", "--max-broken", "0.2", "--workers", "1"]
+    return data, [str(path) for path in broken], flags
+
+
+def listed(run):
+    with (run / "skipped_images.csv").open(newline="") as file:
+        return sorted(row["path"] for row in csv.DictReader(file))
+
+
+def test_broken_images_are_skipped_listed_and_left_out(tmp_path, capsys):
+    _, broken, flags = broken_run(tmp_path)
+    run = tmp_path / "run"
+    code, output, _ = call(capsys, "train", "--out", run, *flags)
+    assert code == 0
+    assert "of 61 image files skipped" in output
+    code, output, _ = call(capsys, "evaluate", run)
+    assert code == 0
+    assert listed(run) == sorted(broken)  # each split has been read in full by now
+    assert json.loads((run / "images.json").read_text()) == {
+        "images": 61,
+        "skipped": {"damaged": 4, "empty": 1},
+        "converted": {"alpha": 1},
+    }
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    test = json.loads((run / "data.json").read_text())["sizes"]["test"]
+    assert evaluation["images"] + evaluation["left_out"] == test
+    left_out = f"{evaluation['left_out']} broken test images left out"
+    assert (left_out in output) == (evaluation["left_out"] > 0)
+    assert call(capsys, "calibrate", run, "--budget", 0.6)[0] == 0
+    before = (run / "skipped_images.csv").read_bytes()
+    assert call(capsys, "train", "--out", run, *flags)[0] == 0
+    assert (run / "skipped_images.csv").read_bytes() == before
+
+
+def test_a_run_that_met_broken_images_resumes_to_the_same_bits(tmp_path, capsys, monkeypatch):
+    _, _, flags = broken_run(tmp_path)
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    assert call(capsys, "train", "--out", whole, *flags)[0] == 0
+    train_on = Trainer.train_on
+
+    def interrupted(self, inputs, targets):
+        train_on(self, inputs, targets)
+        if self.progress.iteration == 3:
+            self._save("last")
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_on", interrupted)
+        assert call(capsys, "train", "--out", halted, *flags)[0] == 130
+    assert call(capsys, "train", "--out", halted, *flags)[0] == 0
+    assert listed(whole) == listed(halted)
+    assert (whole / "images.json").read_bytes() == (halted / "images.json").read_bytes()
+    states = [Run(path).model().state_dict() for path in (whole, halted)]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_run_that_stopped_for_broken_images_may_allow_more(tmp_path, capsys):
+    _, broken, flags = broken_run(tmp_path)
+    run = tmp_path / "run"
+    strict = [
+        1.5 / 61 if before == "--max-broken" else token for before, token in pairwise(["", *flags])
+    ]  # one is empty
+    code, _, errors = call(capsys, "train", "--out", run, *strict)
+    assert_refused(code, errors, r"\(max_broken\); got [23] of 61: .*light/19.png \(empty: ")
+    assert set(listed(run)) < set(broken)
+    assert call(capsys, "train", "--out", run, *flags)[0] == 0
+    assert call(capsys, "evaluate", run)[0] == 0
+    assert listed(run) == sorted(broken)
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "path,kind,reason\n1,2\n", '"' * 200_001])
+def test_a_list_of_skipped_images_that_is_none_is_refused(content, copied, capsys):
+    run = copied[1]
+    (run / "skipped_images.csv").write_text(content)
+    code, _, errors = call(capsys, "evaluate", run)
+    assert_refused(code, errors, "expected a table of path, kind, reason in .*skipped_images.csv; got something else")
 
 
 def test_ctrl_c_says_so(tmp_path, capsys, monkeypatch):
@@ -210,7 +298,7 @@ def test_odd_flags(flags, message, tmp_path, capsys):
 def test_odd_yaml(content, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(content)
     code, _, errors = call(capsys, "train", "--config", tmp_path / "c.yaml", "--out", tmp_path / "run")
-    assert_refused(code, errors, "input should be a name; got")
+    assert_refused(code, errors, "input should be a (name|valid string); got")
 
 
 def test_an_output_below_a_file_is_bad_input(odd, tmp_path, capsys):

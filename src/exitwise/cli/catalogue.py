@@ -7,6 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
+from exitwise.checks import check_backbone
 from exitwise.config import resolve, to_yaml
 from exitwise.errors import UserError
 from exitwise.recipes import RECIPES, get_recipe
@@ -47,13 +48,14 @@ def models(*, exits: str | None = None, image_size: int | None = None) -> None:
 
 
 def _exits_of(name: str, image_size: int | None) -> None:
+    if image_size is not None and image_size < 1:
+        raise UserError(f"expected image_size as a number of pixels; got {image_size}")
+    check_backbone(name)
     from exitwise.cli.tables import macs, percent
     from exitwise.models import count_cost
     from exitwise.models.attach import add_exits, exit_points
     from exitwise.models.zoo import create_backbone, data_config
 
-    if image_size is not None and image_size < 1:
-        raise UserError(f"expected image_size as a number of pixels; got {image_size}")
     size = image_size or data_config(name).image_size
     backbone = create_backbone(name, input_shape=(3, size, size))
     points = exit_points(backbone, (3, size, size))

@@ -6,13 +6,14 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from exitwise.checks import check_device, check_run_folder, check_wish
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
-from exitwise.files import check_output, write_text
+from exitwise.files import check_output, expand, to_csv, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,17 +80,23 @@ def calibrate(
     amount = None if macs is None else parse_macs(macs)
     seconds = None if latency is None else parse_seconds(latency)
     shares = None if proportions is None else parse_numbers(proportions, "proportions")
+    wishes: dict[str, Any] = {
+        "budget": budget,
+        "macs": amount,
+        "latency": seconds,
+        "p": p,
+        "proportions": shares,
+        "max_accuracy_drop": max_accuracy_drop,
+    }
+    check_wish(wishes, confidence, thresholds)
+    check_run_folder(run)
+    check_device(device)
 
     from exitwise import workflow
 
     calibration = workflow.calibrate(
         run,
-        budget=budget,
-        macs=amount,
-        latency=seconds,
-        p=p,
-        proportions=shares,
-        max_accuracy_drop=max_accuracy_drop,
+        **wishes,
         confidence=confidence,
         risk=risk,
         thresholds=thresholds,
@@ -152,6 +159,9 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
     device
         auto, cpu, cuda, ...
     """
+    check_run_folder(run)
+    check_device(device)
+
     from exitwise import workflow
     from exitwise.cli.tables import evaluation_table
 
@@ -192,16 +202,20 @@ def predict(
             raise UserError(f"expected an output file that ends in .csv or .json; got {output}")
         check_output(output, overwrite)
 
+    check_device(device)
+
     from exitwise import runtime
     from exitwise.cli.tables import predictions_table
-    from exitwise.files import to_csv
 
     if runtime.is_bundle(run):
-        predictions = runtime.predict(run, files)
+        predictions = runtime.predict(run, expand(files))
     else:
+        check_run_folder(run)
+        images = expand(files)
+
         from exitwise import workflow
 
-        predictions = workflow.predict(run, files, device)
+        predictions = workflow.predict(run, images, device)
     console = plain_console()
     if output is None:
         console.print(predictions_table(predictions))
@@ -231,6 +245,8 @@ def export(run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"]
     format
         onnx: a graph per stage, and one for single images. pt2: a torch.export program per stage.
     """
+    check_run_folder(run)
+
     from exitwise import workflow
 
     out = out or run / format

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from exitwise.checks import check_data, check_weights
 from exitwise.cli.progress import RichReporter, plain_console
 from exitwise.config import Fields, Settings, is_backbone, read_yaml, to_yaml
 from exitwise.recipes import compose
@@ -54,6 +55,8 @@ def train(
     if print_config:
         print(to_yaml(resolved), end="")
         return
+    check_data(resolved.data)
+    check_weights(resolved.pretrained)
 
     from exitwise import workflow
     from exitwise.cli.results import print_calibration

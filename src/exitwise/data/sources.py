@@ -16,12 +16,12 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from exitwise.checks import DATA_SETS, check_data, check_shape
 from exitwise.data.ledger import ImageLedger, Skipped
-from exitwise.errors import DataError, near_match
+from exitwise.errors import DataError
 from exitwise.files import IMAGE_SUFFIXES, image_files
 from exitwise.images import BrokenImageError, read_header, read_pixels
 
-NAMED = ("digits", "cifar10", "cifar100")
 IN_MEMORY_BYTES = 2**30
 """Folders of equally sized images whose pixels fit into this are decoded once and kept."""
 
@@ -199,23 +199,15 @@ def open_source(
     Raises:
         DataError: if there is no such data set, nothing in it, or images of another size or number of channels.
     """
-    if name_or_path in NAMED:
+    check_data(name_or_path)
+    if name_or_path in DATA_SETS:
+        check_shape(name_or_path, channels, image_size)
         if name_or_path == "digits":
             train, test = _digits(), None
         else:
             train, test = _cifar(name_or_path, Path(root) if root else Path.home() / ".cache" / "exitwise")
-        _check_shape(train, name_or_path, channels, image_size)
         return Sources(train, None, test)
-    path = Path(name_or_path)
-    if not name_or_path or not path.exists():
-        is_name = path.name == name_or_path
-        hint = f"; {near_match(name_or_path, NAMED)}" if is_name else ""
-        raise DataError(
-            f"expected a data set's name or a folder of images; there is no {name_or_path or repr('')}{hint}"
-        )
-    if not path.is_dir():
-        raise DataError(f"expected a folder of images; {path} is a file")
-    return _folder(path, channels, image_size, ledger or ImageLedger())
+    return _folder(Path(name_or_path), channels, image_size, ledger or ImageLedger())
 
 
 def _digits() -> ArraySource:
@@ -259,14 +251,6 @@ def _folder(path: Path, channels: int, image_size: int | None, ledger: ImageLedg
     others = [source(path / name, train.classes) for name in held_out]
     # With val alone, as in ImageNet's layout, its images are what everyone tests on.
     return Sources(train, others[0] if len(others) == 2 else None, others[-1])
-
-
-def _check_shape(source: ArraySource, name: str, channels: int, image_size: int | None) -> None:
-    has_channels, height, width = source.images.shape[1:]
-    if channels != has_channels:
-        raise DataError(f"{name} has {has_channels} channels; got mean and std of {channels}")
-    if image_size not in (None, height):
-        raise DataError(f"{name} has images of {width}x{height} pixels; got image_size {image_size}")
 
 
 def class_folders(root: Path) -> list[str]:

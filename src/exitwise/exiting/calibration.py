@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from exitwise.checks import check_drop
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.weighting.allocation import (
     bisect_log_p,
@@ -98,8 +99,7 @@ def calibrate_accuracy(
     Raises:
         ValueError: for a drop outside [0, 1].
     """
-    if not 0 <= max_drop <= 1:
-        raise ValueError(f"max_accuracy_drop must be a share from 0 to 1, such as 0.01; got {max_drop}")
+    check_drop(max_drop)
     exits = len(exit_macs)
     costs = torch.tensor(exit_macs, dtype=torch.float64, device=confidences.device)
     lowest = correct[:, -1].double().mean().item() - max_drop - 1e-12

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from exitwise.checks import check_open_share
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.weighting.allocation import geometric_proportions
@@ -75,8 +76,7 @@ def control_risk(
         ValueError: for a tolerance, confidence or risk that is none.
     """
     for name, value in (("tolerance", tolerance), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must lie between 0 and 1; got {value}")
+        check_open_share(name, value)
     if risk not in get_args(Risk):
         raise ValueError(f"risk must be one of {', '.join(get_args(Risk))}; got {risk!r}")
     n, exits = confidences.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from exitwise.errors import UserError, near_match
+from exitwise.checks import check_network
 from exitwise.models.attach import add_exits
 from exitwise.models.cost import Cost, count_cost
 from exitwise.models.msdnet import MSDNet
@@ -106,10 +106,9 @@ def list_models() -> list[str]:
 
 def check_model_name(name: str) -> None:
     """Raise UserError, with the nearest known name, unless :func:`create_model` knows ``name``."""
+    check_network(name)
     if "/" in name:
         check_backbone_name(name)
-    elif name not in _NETWORKS:
-        raise UserError(f"unknown model {name!r}; {near_match(name, _NETWORKS)}")
 
 
 def create_model(name: str, **overrides: Any) -> StagedModel:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from torch import Tensor, nn
 
+from exitwise.checks import check_backbone
 from exitwise.errors import UserError, near_match
 from exitwise.models.weights import read_weights
 
@@ -141,9 +142,8 @@ class _Library(NamedTuple):
 
 
 def _parts(name: str) -> tuple[_Library, str]:
+    check_backbone(name)
     prefix, _, rest = name.partition("/")
-    if prefix not in _LIBRARIES or not rest:
-        raise UserError(f"expected timm/NAME, torchvision/NAME or hf/NAME; got {name!r}")
     return _LIBRARIES[prefix], rest
 
 

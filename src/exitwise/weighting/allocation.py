@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exitwise.checks import check_p
+
 Objective = Literal["per-exit", "share-weighted"]
 
 AUTHORS_BUDGETS: tuple[float, ...] = tuple(i / 20 for i in range(1, 40))
@@ -28,8 +30,7 @@ def exit_proportions(p: float, exits: int) -> list[float]:
     Raises:
         ValueError: if ``p`` is not a positive finite number or ``exits`` is below 1.
     """
-    if not (math.isfinite(p) and p > 0):
-        raise ValueError(f"the budget parameter p must be a positive number; got {p}")
+    check_p(p)
     if exits < 1:
         raise ValueError(f"exits must be at least 1; got {exits}")
     return geometric_proportions(math.log(p), exits)
