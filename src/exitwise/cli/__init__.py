@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from exitwise.cli.bench import bench
 from exitwise.cli.catalogue import models, recipes
 from exitwise.cli.demo import demo
+from exitwise.cli.doctor import doctor
 from exitwise.cli.report import report
 from exitwise.cli.results import calibrate, evaluate, export, predict
 from exitwise.cli.train import train
@@ -33,7 +34,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     help_format="plaintext",
 )
-for _command in (demo, train, calibrate, evaluate, predict, export, bench, report, models, recipes):
+for _command in (demo, doctor, train, calibrate, evaluate, predict, export, bench, report, models, recipes):
     app.command(_command)
 
 
@@ -43,6 +44,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
     ``EXITWISE_TRACEBACK=1`` prints the traceback of an error too.
     """
     warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files, which are refused or read all the same
     with _warnings_in_one_line():
         _run(tokens)
     sys.exit(0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,16 +23,38 @@ def plain_console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far a count is; call what it gives with the numbers done and in all."""
+    bar = _bar(console)
+    task = bar.add_task("", total=None, note=what)
+    shown = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal shown
+        if console.is_terminal:
+            bar.update(task, completed=done, total=total)
+        elif time.monotonic() - shown > LINE_SECONDS:
+            shown = time.monotonic()
+            console.print(f"{done} of {total} {what}")
+
+    with bar:
+        yield count
+
+
+def _bar(console: Console) -> Progress:
+    """A bar in a terminal, nothing elsewhere; each task has a note."""
+    note = TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+    columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True)
+
+
 class RichReporter:
     """A reporter for :class:`~exitwise.training.trainer.Trainer` that draws with rich."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        note = TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-        columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
-        self.progress = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal, expand=True
-        )
+        self.progress = _bar(console)
         self.task = self.progress.add_task("", total=None, note="")
         self.shown = time.monotonic()
 
