@@ -5,7 +5,6 @@ Recording waits for nothing: what was kept is read when the training has ended.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,6 +16,9 @@ from exitwise.training.step import HalfStep
 SAMPLES = 32
 """Samples kept of each epoch."""
 
+ABSENT = -1.0
+"""In place of samples that there were not; no loss is that low."""
+
 
 class WeightSamples:
     """The first samples of the last half step of each epoch that was taken: their loss and weight at each exit.
@@ -27,27 +29,27 @@ class WeightSamples:
     """
 
     def __init__(self, exits: int, device: torch.device) -> None:
-        self.current = torch.full((2, SAMPLES, exits), math.nan, device=device)
+        self.current = torch.full((2, SAMPLES, exits), ABSENT, device=device)
         self.epochs: list[int] = []
         self.past = self.current.new_empty(0, *self.current.shape)
 
     def add(self, step: HalfStep) -> None:
         """Keep this half step in place of the one before."""
         pair = torch.stack([step.run.losses.detach().float(), step.weights.float()])[:, :SAMPLES]
-        padded = F.pad(pair, (0, 0, 0, SAMPLES - pair.shape[1]), value=math.nan)
+        padded = F.pad(pair, (0, 0, 0, SAMPLES - pair.shape[1]), value=ABSENT)
         self.current = torch.where(step.taken, padded, self.current)
 
     def end_epoch(self, epoch: int) -> None:
         """Put what is kept on record as that of an epoch."""
         self.epochs.append(epoch)
         self.past = torch.cat([self.past, self.current[None]])
-        self.current = torch.full_like(self.current, math.nan)
+        self.current = torch.full_like(self.current, ABSENT)
 
     def rows(self) -> list[dict[str, Any]]:
         """Per epoch: its number, and ``losses`` and ``weights`` of at most :data:`SAMPLES` samples at K exits."""
         rows = []
         for epoch, (losses, weights) in zip(self.epochs, self.past.cpu(), strict=True):
-            kept = losses.isfinite().all(dim=1) & weights.isfinite().all(dim=1)
+            kept = (losses != ABSENT).all(dim=1)
             rows.append({"epoch": epoch, "losses": _short(losses[kept]), "weights": _short(weights[kept])})
         return rows
 
