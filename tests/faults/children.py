@@ -65,7 +65,10 @@ class Child:
             self.pipe.send(None)
 
     def signal(self, number):
-        os.kill(self.process.pid, number)
+        """To the training and its reading workers, as a terminal and batch systems do; to the workers first."""
+        pid = self.process.pid
+        for each in (*Path(f"/proc/{pid}/task/{pid}/children").read_text().split(), pid):
+            os.kill(int(each), number)
 
     def end(self):
         """Let it go on to its end; its exit code (negative: the signal that ended it)."""

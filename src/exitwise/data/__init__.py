@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,6 @@ class Split:
             batch_size,
             num_workers=workers,
             collate_fn=collate,
-            worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),
         )
         return self._readable(loader)
@@ -198,7 +196,6 @@ class TrainingBatches:
                 collate_fn=collate,
                 num_workers=workers,
                 persistent_workers=workers > 0,
-                worker_init_fn=_leave_signals_to_the_parent,
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # else each epoch would draw a seed from the global generator
             )
@@ -227,12 +224,6 @@ class TrainingBatches:
                 self.ledger.skip(faults)
                 positions, images, targets = (part.to(self.device, non_blocking=True) for part in batch)
                 yield positions, images, targets
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """In a reading process: a signal to all processes at once must not end it before the step at hand is done."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:

@@ -213,8 +213,12 @@ class Trainer:
         """
         self.reporter.on_start(str(self.batches))
         with self.stop:
-            while not self.done and self.stop.signal is None:
-                self._epoch()
+            try:
+                while not self.done:
+                    self._epoch()
+            except Interrupted:
+                self._save("last")
+                raise
         if self.stop.signal is not None:
             raise Interrupted(self.stop.signal)
         return self.progress.history
@@ -240,19 +244,20 @@ class Trainer:
         sampler = self.batches.sampler
         sampler.epoch, sampler.start = progress.epoch, progress.batch
         if progress.iteration < self.total:  # else a former run was stopped while it evaluated
-            for inputs, targets in self.batches:
-                self.train_on(inputs, targets)
+            batches = iter(self.batches)
+            while (batch := self._next(batches)) is not None:
+                self.train_on(*batch)
                 if progress.iteration == self.total:
                     break
                 if self._checkpoint_is_due():
                     self._save("last")
-                    if self.stop.signal is not None:
-                        return
         self._end_epoch()
 
+    def _next(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+        with self.stop.at_once():
+            return next(batches, None)
+
     def _checkpoint_is_due(self) -> bool:
-        if self.stop.signal is not None:
-            return True
         if self.checkpoint_every is not None and self.progress.iteration % self.checkpoint_every == 0:
             return True
         return time.monotonic() - self.saved > CHECKPOINT_SECONDS
@@ -295,7 +300,8 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress = self.progress
         self._look_at_skipped()
-        accuracies = self._evaluate()
+        with self.stop.at_once(), uncompiled():
+            accuracies = self.evaluate()
         row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
         row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
         progress.history.append(row)
@@ -309,14 +315,6 @@ class Trainer:
             self._save("best")
         self._save("last")
         self.reporter.on_epoch(progress.history)
-
-    def _evaluate(self) -> list[float]:
-        try:
-            with self.stop.at_once(), uncompiled():
-                return self.evaluate()
-        except Interrupted:
-            self._save("last")
-            raise
 
     def _save(self, kind: str) -> None:
         if self.checkpoints is not None:
