@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,10 @@ class Split:
             line = f"{self.source.names[index]}\t{target}\t{self.source.stamp(index)}\n"
             digest.update(line.encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def share(self, rank: int, ranks: int) -> Split:
+        """The part of one of several processes: in the order of ranks, they make up the split."""
+        return replace(self, indices=self.indices.tensor_split(ranks)[rank])
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
         """Images in order, not augmented, in batches of (images, targets); broken ones are left out."""
@@ -163,10 +167,11 @@ class TrainingBatches:
 
     Args:
         split: the training split.
-        batch_size: images per loaded batch.
+        batch_size: images per loaded batch, all processes together.
         seed: of order and augmentation.
         device: where to train.
         workers: processes that read images which are not in memory.
+        rank, ranks: number of this process among those that train together, and how many there are.
 
     Attributes:
         sampler: says which epoch and batch come next.
@@ -176,9 +181,16 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, device: torch.device | str = "cpu", workers: int = 0
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
-        self.sampler = EpochBatches(len(split), batch_size, seed)
+        self.sampler = EpochBatches(len(split), batch_size, seed, rank, ranks)
         self.device = torch.device(device)
         self.preprocessing = split.preprocessing
         self.to_float = split.preprocessing.to_float()

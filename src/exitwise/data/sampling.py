@@ -51,29 +51,37 @@ class EpochBatches(Sampler[list[Key]]):
     A remainder of fewer than 4 images cannot be halved into batches that BatchNorm accepts and is left out of that
     epoch; which images that hits changes with the shuffle.
 
+    Several processes are dealt the same batches as one: of each half of a batch, each process gets its share, so that
+    all together train on the same halves. A batch too small to be dealt (see :meth:`dealt`) goes to each as a whole.
+
     Args:
         size: number of images N.
-        batch_size: images per loaded batch.
+        batch_size: images per loaded batch, all processes together.
         seed: of the shuffles.
+        rank, ranks: number of this process, from 0, and how many there are.
 
     Attributes:
         epoch: the epoch to deliver next.
         start: the number of the first batch to deliver, to resume within an epoch.
 
     Raises:
-        ValueError: for a batch size or number of images below 4.
+        ValueError: for a batch size below 4 per process, or less than 4 images.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
-        if batch_size < SMALLEST_BATCH:
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        if batch_size < SMALLEST_BATCH * ranks:
+            shared = f" by {ranks} processes" if ranks > 1 else ""
             raise ValueError(
-                f"batch_size must be at least {SMALLEST_BATCH}, to be trained on in halves; got {batch_size}"
+                f"batch_size must be at least {SMALLEST_BATCH * ranks}, to be trained on in halves{shared}; "
+                f"got {batch_size}"
             )
         if size < SMALLEST_BATCH:
             raise ValueError(f"training needs at least {SMALLEST_BATCH} images; got {size}")
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
         self.epoch = 0
         self.start = 0
 
@@ -86,11 +94,22 @@ class EpochBatches(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self.batches_per_epoch - self.start
 
+    def dealt(self, number: int) -> bool:
+        """Whether a batch is dealt to the processes: it is if each gets 4 images."""
+        images = min(self.batch_size, self.size - number * self.batch_size)
+        return images >= SMALLEST_BATCH * self.ranks
+
     def positions(self) -> list[Tensor]:
-        """Positions of the images of each batch from ``start`` on, int64."""
+        """Positions of this process's images of each batch from ``start`` on, int64."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator)
-        return list(order.split(self.batch_size)[self.start : self.batches_per_epoch])
+        batches = torch.randperm(self.size, generator=generator).split(self.batch_size)
+        return [self._share(number, batches[number]) for number in range(self.start, self.batches_per_epoch)]
+
+    def _share(self, number: int, batch: Tensor) -> Tensor:
+        """This process's part of the first half and of the second; the first is at most one larger."""
+        if self.ranks == 1 or not self.dealt(number):
+            return batch
+        return torch.cat([half.tensor_split(self.ranks)[self.rank] for half in batch.chunk(2)])
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
