@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from exitwise.models.norm import BatchNormCall, affine, folds, input_gradient, normalized
+from exitwise.models.synced_norm import SyncedNorm
 
 _PRODUCTS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear})
 _KEPT = _PRODUCTS | {torch.cat}
@@ -73,7 +74,7 @@ class TangentRules(TorchFunctionMode):
             if kwargs.keys() <= {"tensors", "dim"}:  # not out=, or another name for dim
                 return _cat(output, *args, **kwargs)
             return func(*args, **kwargs)
-        if func is F.batch_norm and (call := BatchNormCall(*args, **kwargs)).training:
+        if func is F.batch_norm and not SyncedNorm.depth and (call := BatchNormCall(*args, **kwargs)).training:
             return _batch_norm(call)
         return func(*args, **kwargs)
 
