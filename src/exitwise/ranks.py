@@ -59,9 +59,9 @@ class Ranks:
         """Whether a bool scalar is true on all of them."""
         return ok
 
-    def any(self, wish: bool) -> bool:
-        """Whether one of them wishes so. Waits for the others, not for the device."""
-        return wish
+    def most(self, number: int) -> int:
+        """The largest of a number that each of them gives. Waits for the others, not for the device."""
+        return number
 
     def follow(self, tensors: Sequence[Tensor]) -> None:
         """Write rank 0's values into the tensors of all."""

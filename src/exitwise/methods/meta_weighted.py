@@ -100,19 +100,22 @@ class MetaWeighted:
         meta_loss = finite = None
         if self.updates_at(index):
             with torch.no_grad():
-                weights = self.network(losses, run.confidences)
+                weights = self.network(losses, run.confidences, run.ranks.scope)
             result = meta_gradient(
                 model, optimizer, run, weights, meta, self.budget(), objective=self.objective, mode=self.mode
             )
-            meta_loss, finite = result.loss, all_finite(result.weights)
+            meta_loss, finite = result.loss, run.ranks.agree(all_finite(result.weights))
             self.learn(run, result.weights, finite)
         with torch.no_grad():
-            return Weighting(self.network(losses, run.confidences), meta_loss, finite)
+            return Weighting(self.network(losses, run.confidences, run.ranks.scope), meta_loss, finite)
 
     def learn(self, run: TrainPass, gradient: Tensor, ok: Tensor) -> None:
         """Step the weight-prediction network, given d meta loss / d weights (B, K) of that half batch, if ``ok``."""
         self.optimizer.zero_grad()
-        self.network(run.losses, run.confidences).backward(gradient)
+        self.network(run.losses, run.confidences, run.ranks.scope).backward(gradient * run.share)
+        grads = [param.grad for param in self.network.parameters() if param.grad is not None]
+        if run.ranks.size > 1:
+            torch._foreach_copy_(grads, run.ranks.total(grads))
         step_if(ok, self.optimizer)
 
     def stepped(self, model: nn.Module, taken: Tensor) -> None:

@@ -15,15 +15,16 @@ from torch.optim import Optimizer
 
 from exitwise.methods.base import Weighting
 from exitwise.methods.meta_weighted import MetaWeighted
-from exitwise.weighting.allocation import allocate, meta_loss
+from exitwise.ranks import Ranks
 from exitwise.weighting.gradient import (
     Batch,
     RandomState,
     TrainPass,
-    gradients_of,
-    loss_tangents,
+    allocated_loss,
     scale_by_gain,
+    total_gradients,
     trainable,
+    weight_gradient,
 )
 from exitwise.weighting.guard import all_finite
 from exitwise.weighting.lookahead import GainRule, gain_rules
@@ -57,8 +58,12 @@ class SharedStep(MetaWeighted):
     """
 
     pending: Pending | None = None
+    loaded: dict[str, Any] | None = None
+    """A pending half of a checkpoint, as a whole: it is dealt when the processes are known."""
 
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
+        if self.loaded is not None:
+            self.pending, self.loaded = _unpack(self.loaded, run), None
         loss, finite = (None, None) if self.pending is None else self._learn(model, self.pending, run)
         self.pending = None
         if self.updates_at(index):
@@ -66,7 +71,7 @@ class SharedStep(MetaWeighted):
             before = {name: param.detach().clone() for name, param in params.items()}
             self.pending = Pending(_without_graph(run), before, gain_rules(optimizer, params))
         with torch.no_grad():
-            return Weighting(self.network(run.losses, run.confidences), loss, finite)
+            return Weighting(self.network(run.losses, run.confidences, run.ranks.scope), loss, finite)
 
     def stepped(self, model: nn.Module, taken: Tensor) -> None:
         if self.pending is not None:
@@ -85,21 +90,20 @@ class SharedStep(MetaWeighted):
         Returns its meta loss, and whether the gradient was finite.
         """
         assert pending.taken is not None
-        allocation = allocate(run.confidences, self.budget())
-        loss = meta_loss(run.losses, allocation, self.objective)
-        direction = scale_by_gain(gradients_of(loss, trainable(model), retain_graph=True), pending.gain)
-        tangents = loss_tangents(model, pending.params, direction, pending.run, self.mode)
-        finite = all_finite(tangents)
-        self.learn(pending.run, -tangents / len(tangents), finite & pending.taken)
+        loss, _ = allocated_loss(run.losses, run.confidences, self.budget(), self.objective, run.ranks, run.share)
+        gradients = total_gradients(loss, trainable(model), run.ranks, retain_graph=True)
+        direction = scale_by_gain(gradients, pending.gain)
+        gradient = weight_gradient(model, pending.params, direction, pending.run, self.mode)
+        finite = run.ranks.agree(all_finite(gradient))
+        self.learn(pending.run, gradient, finite & pending.taken)
         return loss.detach(), finite | ~pending.taken
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "pending": None if self.pending is None else _pack(self.pending)}
+        return {**super().state_dict(), "pending": self.loaded if self.pending is None else _pack(self.pending)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        device = next(self.network.parameters()).device
-        self.pending = None if state["pending"] is None else _unpack(state["pending"], device)
+        self.pending, self.loaded = None, state["pending"]
 
 
 def _without_graph(run: TrainPass) -> TrainPass:
@@ -110,33 +114,57 @@ _TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
 
 
 def _pack(pending: Pending) -> dict[str, Any]:
-    """For a checkpoint. A skipped half step will teach nothing: zeros take the place of what is not finite in it."""
+    """The pending half as all processes hold it together, for a checkpoint.
+
+    A skipped half step will teach nothing: zeros take the place of what is not finite in it.
+    """
     run = pending.run
     assert pending.taken is not None
+    random = {"cpu": run.random_state.cpu, "cuda": run.random_state.cuda}
 
     def clean(value: Any) -> Any:
         return value if pending.taken or not isinstance(value, Tensor) else value.nan_to_num(0, 0, 0)
 
     return {
-        "run": {name: clean(getattr(run, name)) for name in _TENSORS},
+        "run": {name: clean(_whole(getattr(run, name), run.ranks)) for name in _TENSORS},
         "label_smoothing": run.label_smoothing,
-        "random": {"cpu": run.random_state.cpu, "cuda": run.random_state.cuda},
+        "random": {name: None if state is None else run.ranks.gather(state[None])[0] for name, state in random.items()},
         "params": pending.params,
         "gain": {name: clean(value) for name, value in pending.gain.items()},
         "taken": pending.taken,
     }
 
 
-def _unpack(state: dict[str, Any], device: torch.device) -> Pending:
+def _unpack(state: dict[str, Any], like: TrainPass) -> Pending:
+    """This process's share of a pending half, on the device and among the processes of another pass."""
+    device = like.inputs.device
+    ranks = like.ranks if len(state["run"]["targets"]) >= 2 * like.ranks.size else like.ranks.repeated()
+
     def move(value: Any) -> Any:
         return value.to(device) if isinstance(value, Tensor) else value
 
-    cuda = state["random"]["cuda"] if device.type == "cuda" else None
-    random_state = RandomState(state["random"]["cpu"], device, cuda)
+    parts = {name: move(_share(tensor, ranks)) for name, tensor in state["run"].items()}
     run = TrainPass(
-        **{name: move(tensor) for name, tensor in state["run"].items()},
+        **parts,
         label_smoothing=state["label_smoothing"],
-        random_state=random_state,
+        random_state=_random_state(state["random"], device, ranks),
+        ranks=ranks,
+        share=ranks.share(parts["confidences"]),
     )
     moved = ({name: move(value) for name, value in state[key].items()} for key in ("params", "gain"))
     return Pending(run, next(moved), {}, next(moved), move(state["taken"]))
+
+
+def _whole(share: Tensor, ranks: Ranks) -> Tensor:
+    return ranks.gather(share)[0] if ranks.dealt else share
+
+
+def _share(whole: Tensor, ranks: Ranks) -> Tensor:
+    return whole.tensor_split(ranks.size)[ranks.rank] if ranks.dealt else whole
+
+
+def _random_state(rows: dict[str, Tensor | None], device: torch.device, ranks: Ranks) -> RandomState:
+    """This process's row; of another number of processes, any will do."""
+    cpu, cuda = (None if states is None else states[ranks.rank % len(states)] for states in rows.values())
+    assert cpu is not None
+    return RandomState(cpu, device, cuda if device.type == "cuda" else None)

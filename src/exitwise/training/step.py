@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from exitwise.methods.base import Method
+from exitwise.methods.base import Method, Weighting
+from exitwise.ranks import ALONE, Ranks
 from exitwise.weighting.gradient import Batch, TrainPass, train_pass
 from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless, step_if
 from exitwise.weighting.normalize import weighted_loss
@@ -18,10 +20,13 @@ class HalfStep(NamedTuple):
     """What one update did.
 
     Attributes:
-        run: the forward pass over the train half; its graph is spent.
-        weights: the sample weights used, (B, K).
-        loss: the weighted training loss, a detached scalar.
+        run: the forward pass over this process's share of the train half; its graph is spent.
+        weights: the sample weights used there, (B, K).
+        loss: the weighted training loss, a detached scalar; like all that follows, over all processes' shares.
         meta_loss: a detached scalar, or None.
+        deviation: mean distance of the weights from 1.
+        correct: right answers of each exit on the train half, (K).
+        images: how many images that half has.
         taken: False where a loss, the meta-gradient or a gradient was not finite, so that nothing was changed; a bool
             scalar on the device.
     """
@@ -30,6 +35,9 @@ class HalfStep(NamedTuple):
     weights: Tensor
     loss: Tensor
     meta_loss: Tensor | None
+    deviation: Tensor
+    correct: Tensor
+    images: Tensor
     taken: Tensor
 
 
@@ -56,22 +64,53 @@ def half_step(
     meta: Batch,
     index: int,
     label_smoothing: float = 0.0,
+    ranks: Ranks = ALONE,
 ) -> HalfStep:
     """One update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
 
-    Where something is not finite, the network's parameters and buffers and both optimizers are left as they were.
+    ``train`` and ``meta`` are this process's shares of the halves that were dealt to ``ranks``. Where something is not
+    finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.
     """
     buffers = list(model.buffers())
     copies = [buffer.clone() for buffer in buffers]
-    run = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index))
+    run = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index), ranks=ranks)
     weighting = method.weigh(model, optimizer, run, meta, index)
     optimizer.zero_grad()
-    loss = weighted_loss(run.losses, weighting.weights)
+    loss = weighted_loss(run.losses, weighting.weights) * run.share
     loss.backward()
-    taken = all_finite(loss) & finite_gradients(model.parameters())
+    figures = _add_up(model, run, weighting, loss)
+    taken = all_finite(figures[0]) & finite_gradients(model.parameters())
     if weighting.finite is not None:
         taken &= weighting.finite
+    taken = ranks.agree(taken)
     step_if(taken, optimizer)
     restore_unless(taken, buffers, copies)
     method.stepped(model, taken)
-    return HalfStep(run, weighting.weights, loss.detach(), weighting.meta_loss, taken)
+    loss, meta_loss, deviation, correct, images = figures
+    if weighting.meta_loss is None:
+        return HalfStep(run, weighting.weights, loss, None, deviation, correct, images, taken)
+    return HalfStep(run, weighting.weights, loss, meta_loss, deviation, correct, images, taken)
+
+
+def _add_up(model: nn.Module, run: TrainPass, weighting: Weighting, loss: Tensor) -> list[Tensor]:
+    """Make gradients and running statistics those of all processes' shares, by one message.
+
+    Returns loss, meta loss (0 if none), deviation, correct answers and images, of all shares too.
+    """
+    ranks = run.ranks
+    copies = 1 if ranks.dealt else ranks.size
+    figures = [
+        loss.detach(),
+        torch.zeros_like(loss) if weighting.meta_loss is None else weighting.meta_loss / ranks.scope.size,
+        (weighting.weights - 1).abs().mean() * run.share,
+        (run.logits.detach().argmax(dim=-1) == run.targets[:, None]).sum(dim=0),
+        torch.full_like(run.targets[0], len(run.targets)),
+    ]
+    if ranks.size == 1:
+        return figures
+    gradients = [param.grad for param in model.parameters() if param.grad is not None]
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    parts = [*figures, *gradients, *(buffer * run.share for buffer in statistics)]
+    sums = ranks.total(parts)
+    torch._foreach_copy_([*gradients, *statistics], sums[len(figures) :])
+    return [*sums[:3], *(count / copies for count in sums[3 : len(figures)])]

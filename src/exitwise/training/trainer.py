@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -14,10 +15,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from exitwise.data import TrainingBatches
+from exitwise.data.sampling import derive_seed
 from exitwise.errors import Interrupted, UserError
 from exitwise.methods.base import Method
 from exitwise.models.norm import FoldedNorm
 from exitwise.models.staged import StagedModel
+from exitwise.models.synced_norm import SyncedNorm
+from exitwise.ranks import ALONE, Ranks
 from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.samples import WeightSamples
@@ -73,9 +77,8 @@ class Meters:
         """Count one half step."""
         one, none = torch.ones_like(step.loss), torch.zeros_like(step.loss)
         meta = (none, none) if step.meta_loss is None else (one, step.meta_loss)
-        correct = (step.run.logits.detach().argmax(dim=-1) == step.run.targets[:, None]).sum(dim=0)
-        shares = torch.stack([one, step.loss, (step.weights - 1).abs().mean(), *meta, one * len(step.run.targets)])
-        self.sums += torch.where(step.taken, torch.cat([shares, correct]), 0)
+        shares = torch.stack([one, step.loss, step.deviation, *meta, step.images])
+        self.sums += torch.where(step.taken, torch.cat([shares, step.correct]), 0)
         self.skipped += ~step.taken
 
     def means(self) -> dict[str, float]:
@@ -155,6 +158,8 @@ class Trainer:
         channels_last: keep images and network in channels-last format.
         bf16: run the network's passes under autocast to bfloat16. Weights, losses, the look-ahead and forward mode stay
             in float32.
+        ranks: the processes that train together; the first of them writes.
+        sync_batchnorm: take BatchNorm's statistics over the images of all of them.
     """
 
     def __init__(
@@ -173,9 +178,13 @@ class Trainer:
         reporter: Reporter | None = None,
         channels_last: bool = False,
         bf16: bool = False,
+        ranks: Ranks = ALONE,
+        sync_batchnorm: bool = False,
     ) -> None:
         check_optimizer(optimizer)
         self.bf16 = bf16
+        self.ranks = ranks
+        self.sync_batchnorm = sync_batchnorm and ranks.size > 1
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.format)
         self.optimizer = optimizer
@@ -249,13 +258,22 @@ class Trainer:
                 self.train_on(*batch)
                 if progress.iteration == self.total:
                     break
-                if self._checkpoint_is_due():
+                if self.ranks.most(int(self._checkpoint_is_due())):
                     self._save("last")
         self._end_epoch()
 
     def _next(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
-        with self.stop.at_once():
-            return next(batches, None)
+        """The next loaded batch, None at the end, unless a signal has come to this process or to another one."""
+        batch = None
+        try:
+            with self.stop.at_once():
+                batch = next(batches, None)
+        except Interrupted:
+            if self.ranks.size == 1:
+                raise
+        if number := self.ranks.most(self.stop.signal or 0):
+            raise Interrupted(signal.Signals(number))
+        return batch
 
     def _checkpoint_is_due(self) -> bool:
         if self.checkpoint_every is not None and self.progress.iteration % self.checkpoint_every == 0:
@@ -268,10 +286,11 @@ class Trainer:
         for group in self._groups():
             group["lr"] = group["initial_lr"] * cosine_factor(progress.iteration, self.total)
         inputs = inputs.contiguous(memory_format=self.format)
+        ranks = self.ranks if self.batches.sampler.dealt(progress.batch) else self.ranks.repeated()
         for train, meta in half_batches(inputs, targets):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), self._norm():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), self._norm(ranks):
                 step = half_step(
-                    self.model, self.optimizer, self.method, train, meta, progress.batch, self.label_smoothing
+                    self.model, self.optimizer, self.method, train, meta, progress.batch, self.label_smoothing, ranks
                 )
             self.meters.add(step)
             self.patience.add(step)
@@ -282,7 +301,9 @@ class Trainer:
             self._look_at_skipped()
         self.reporter.on_step(progress.iteration, self.total, self.meters)
 
-    def _norm(self) -> AbstractContextManager[Any]:
+    def _norm(self, ranks: Ranks) -> AbstractContextManager[Any]:
+        if self.sync_batchnorm:
+            return SyncedNorm(ranks)
         eager = self.format == torch.channels_last and not is_compiled(self.model)
         return FoldedNorm() if eager else nullcontext()
 
@@ -300,7 +321,9 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress = self.progress
         self._look_at_skipped()
-        with self.stop.at_once(), uncompiled():
+        # Of several processes, the others would wait for the outputs of one that stops at once.
+        alone = self.ranks.size == 1
+        with self.stop.at_once() if alone else nullcontext(), uncompiled():
             accuracies = self.evaluate()
         row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
         row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
@@ -319,7 +342,8 @@ class Trainer:
     def _save(self, kind: str) -> None:
         if self.checkpoints is not None:
             tree = self.state_dict() if kind == "last" else {"model": self.model.state_dict()}
-            self.checkpoints.save(kind, self.progress.iteration, tree)
+            if self.ranks.rank == 0:
+                self.checkpoints.save(kind, self.progress.iteration, tree)
             self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -332,7 +356,7 @@ class Trainer:
             "meters": self.meters.state_dict(),
             "patience": self.patience.state_dict(),
             "samples": self.samples.state_dict(),
-            "random": random_state(),
+            "random": {name: self.ranks.gather(state[None])[0] for name, state in random_state().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -346,4 +370,8 @@ class Trainer:
             self.patience.load_state_dict(state["patience"])
         if "samples" in state:  # checkpoints made before weights were recorded have none
             self.samples.load_state_dict(state["samples"])
-        restore_random_state(state["random"])
+        states = {name: rows.view(-1, rows.shape[-1]) for name, rows in state["random"].items()}
+        if len(states["cpu"]) == self.ranks.size:
+            restore_random_state({name: rows[self.ranks.rank] for name, rows in states.items()})
+        else:  # saved by another number of processes
+            torch.manual_seed(derive_seed(torch.initial_seed(), self.progress.iteration))

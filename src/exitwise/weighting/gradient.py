@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from exitwise.models.norm import FoldedNorm
+from exitwise.ranks import ALONE, Ranks
 from exitwise.weighting.allocation import Objective, allocate, check_proportions, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
@@ -42,6 +43,8 @@ class TrainPass:
         label_smoothing: the smoothing that ``losses`` were computed with.
         random_state: generator states before the pass, so that dropout can be replayed.
         kept: outputs of its layers that forward mode need not compute again; None if they were not kept.
+        ranks: the processes to which the half batch was dealt; this is the pass over one share.
+        share: which part of the half batch that is.
     """
 
     inputs: Tensor
@@ -52,6 +55,8 @@ class TrainPass:
     label_smoothing: float
     random_state: RandomState
     kept: KeptOutputs | None = None
+    ranks: Ranks = ALONE
+    share: Tensor | float = 1.0
 
 
 class MetaGradient(NamedTuple):
@@ -69,7 +74,13 @@ class MetaGradient(NamedTuple):
 
 
 def train_pass(
-    model: nn.Module, inputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, *, keep: bool = False
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    keep: bool = False,
+    ranks: Ranks = ALONE,
 ) -> TrainPass:
     """Run ``model`` on a half batch and keep what the weighting needs.
 
@@ -79,6 +90,7 @@ def train_pass(
         targets: class indices (B).
         label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
         keep: keep what its layers compute; that makes forward mode over this pass cheaper.
+        ranks: the processes to which the half batch was dealt; the inputs are this one's share.
 
     Raises:
         ValueError: if the model returns a single tensor.
@@ -94,7 +106,8 @@ def train_pass(
     logits = _stacked(outputs)
     losses = exit_losses(logits, targets, label_smoothing)
     confidences = exit_confidences(logits)
-    return TrainPass(inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept)
+    share = ranks.share(confidences)
+    return TrainPass(inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept, ranks, share)
 
 
 def exit_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -161,18 +174,66 @@ def meta_gradient(
     proportions = check_proportions(proportions, run.losses.shape[1])
     weights = weights.detach()
     if mode == "double-backward":
+        if run.ranks.size > 1:
+            raise ValueError("double backward is for one process (mode 'forward' is exact and cheaper)")
         training_loss = weighted_loss(run.losses, weights.requires_grad_())
         ahead = look_ahead(optimizer, params, gradients_of(training_loss, params, retain_graph=True, create_graph=True))
         loss, allocation = _loss_at(model, ahead.params, run, meta, proportions, objective)
         (gradient,) = torch.autograd.grad(loss, weights)
         return MetaGradient(gradient, loss.detach(), allocation)
 
-    ahead = look_ahead(optimizer, params, gradients_of(weighted_loss(run.losses, weights), params, retain_graph=True))
+    training_loss = weighted_loss(run.losses, weights) * run.share
+    ahead = look_ahead(optimizer, params, total_gradients(training_loss, params, run.ranks, retain_graph=True))
     at = {name: param.detach().requires_grad_() for name, param in ahead.params.items()}
     loss, allocation = _loss_at(model, at, run, meta, proportions, objective)
-    tangents = scale_by_gain(gradients_of(loss, at), ahead.gain)
-    gradient = -loss_tangents(model, params, tangents, run, mode) / len(weights)
-    return MetaGradient(gradient, loss.detach(), allocation)
+    direction = scale_by_gain(total_gradients(loss, at, run.ranks), ahead.gain)
+    return MetaGradient(weight_gradient(model, params, direction, run, mode), loss.detach(), allocation)
+
+
+def allocated_loss(
+    losses: Tensor,
+    confidences: Tensor,
+    proportions: Sequence[float],
+    objective: Objective,
+    ranks: Ranks = ALONE,
+    share: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """What a process's share of a half batch adds to the meta loss, and the exit of each of its samples, (B).
+
+    Args:
+        losses, confidences: (B, K), of the share.
+        proportions, objective: as for :func:`meta_gradient`.
+        ranks: the processes. Where they allocate together, the loss returned is that of all shares, of which this one's
+            alone is differentiable.
+        share: which part of the half batch it is.
+    """
+    if ranks.scope.size == 1:
+        allocation = allocate(confidences, proportions)
+        return meta_loss(losses, allocation, objective) * share, allocation
+    everyone, own = ranks.scope.gather(torch.cat([losses, confidences], dim=1))
+    losses, confidences = everyone.chunk(2, dim=1)
+    allocation = allocate(confidences, proportions)
+    return meta_loss(losses, allocation, objective), allocation[own]
+
+
+def total_gradients(
+    loss: Tensor, params: Mapping[str, Tensor], ranks: Ranks, retain_graph: bool = False
+) -> dict[str, Tensor | None]:
+    """:func:`gradients_of` a loss that is the sum of what the processes' shares add to it."""
+    gradients = gradients_of(loss, params, retain_graph=retain_graph)
+    present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    return {**gradients, **dict(zip(present, ranks.total(list(present.values())), strict=True))}
+
+
+def weight_gradient(
+    model: nn.Module, params: Mapping[str, Tensor], direction: Mapping[str, Tensor], run: TrainPass, mode: GradientMode
+) -> Tensor:
+    """d meta loss / d weights, (B, K), given the meta loss's gradient times the look-ahead's gain as ``direction``.
+
+    As if the share were the half batch; the gradient over all shares is ``run.share`` times this.
+    """
+    tangents = loss_tangents(model, params, direction, run, mode)
+    return -tangents / len(tangents)
 
 
 def scale_by_gain(gradients: Mapping[str, Tensor | None], gain: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
@@ -317,8 +378,9 @@ def _loss_at(
 ) -> tuple[Tensor, Tensor]:
     inputs, targets = meta
     logits = call_with(model, params, inputs)
-    allocation = allocate(exit_confidences(logits), proportions)
-    return meta_loss(exit_losses(logits, targets, run.label_smoothing), allocation, objective), allocation
+    losses = exit_losses(logits, targets, run.label_smoothing)
+    confidences, share = exit_confidences(logits), run.ranks.share(losses)
+    return allocated_loss(losses, confidences, proportions, objective, run.ranks, share)
 
 
 def gradients_of(

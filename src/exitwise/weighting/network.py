@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from exitwise.ranks import ALONE, Ranks
 from exitwise.weighting.normalize import Centering, weights_from_raw
 
 WeightInput = Literal["loss", "conf", "both"]
@@ -65,12 +66,15 @@ class WeightNetwork(nn.Module):
             nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*hidden_layers, last, nn.Tanh())
 
-    def forward(self, losses: Tensor, confidences: Tensor) -> Tensor:
-        """Weights (B, K) from losses (B, K) and confidences (B, K); neither receives a gradient."""
+    def forward(self, losses: Tensor, confidences: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        """Weights (B, K) from losses (B, K) and confidences (B, K); neither receives a gradient.
+
+        They are centred over the samples of all of ``ranks``.
+        """
         features = {
             "loss": lambda: losses,
             "conf": lambda: confidences,
             "both": lambda: torch.cat([losses, confidences], dim=1),
         }[self.inputs]()
         with torch.autocast(features.device.type, enabled=False):
-            return weights_from_raw(self.layers(features.detach()), self.epsilon, self.centering)
+            return weights_from_raw(self.layers(features.detach()), self.epsilon, self.centering, ranks)

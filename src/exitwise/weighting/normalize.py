@@ -10,31 +10,37 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from exitwise.ranks import ALONE, Ranks
+
 Centering = Literal["exits", "samples", "all"]
 
 _MEAN_OVER: dict[str, tuple[int, ...]] = {"exits": (1,), "samples": (0,), "all": (0, 1)}
 
 
-def center(raw: Tensor, over: Centering = "exits") -> Tensor:
+def center(raw: Tensor, over: Centering = "exits", ranks: Ranks = ALONE) -> Tensor:
     """Subtract the mean of ``raw`` (B, K) over each sample's exits, each exit's samples, or everything.
 
-    The authors' code calls these constraints ``col``, ``row`` and ``mat``.
+    The authors' code calls these constraints ``col``, ``row`` and ``mat``. Samples are those of all of ``ranks``.
 
     Raises:
         ValueError: if ``over`` is not one of the three.
     """
     if over not in _MEAN_OVER:
         raise ValueError(f"centering must be one of {', '.join(get_args(Centering))}; got {over!r}")
-    return raw - raw.mean(dim=_MEAN_OVER[over], keepdim=True)
+    if over == "exits" or ranks.size == 1:
+        return raw - raw.mean(dim=_MEAN_OVER[over], keepdim=True)
+    packed = ranks.sum(torch.cat([raw.sum(dim=0), raw.new_full((1,), len(raw))]))
+    mean = packed[:-1] / packed[-1]
+    return raw - (mean.mean() if over == "all" else mean)
 
 
-def weights_from_raw(raw: Tensor, epsilon: float, centering: Centering = "exits") -> Tensor:
+def weights_from_raw(raw: Tensor, epsilon: float, centering: Centering = "exits", ranks: Ranks = ALONE) -> Tensor:
     """Sample weights (B, K): ``1 + epsilon * centred raw`` (Han et al., ECCV 2022, section 3; docs/method.md, eq. 2).
 
     They average to exactly 1 over the centred set and stay within ``1 ± 2 * epsilon`` for raw values in
     (-1, 1). For ``epsilon > 0.5`` single weights can be negative; they are not clamped.
     """
-    return 1 + epsilon * center(raw, centering)
+    return 1 + epsilon * center(raw, centering, ranks)
 
 
 def weighted_loss(losses: Tensor, weights: Tensor) -> Tensor:
