@@ -132,6 +132,16 @@ class Fields(BaseModel):
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
     seed: Seed = Field(0, description="Seed of initial weights, data order and augmentation.")
 
+    allocation: Literal["local", "global"] = Field(
+        "local", description="Several processes: allocate meta samples and centre weights per process, or over all."
+    )
+    sync_batchnorm: bool = Field(
+        False, description="Several processes: BatchNorm statistics over the images of all of them."
+    )
+    process_timeout: Positive = Field(
+        300.0, description="Several processes: seconds to wait for one that does not answer before the job ends."
+    )
+
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     channels_last: bool = Field(False, description="Keep images and network in channels-last format.")
     precision: Literal["float32", "tf32", "bf16"] = Field(
@@ -179,6 +189,8 @@ class Settings(Fields):
                 raise ValueError(f"compile cannot be differentiated twice (gradient double-backward); {alternative}")
             if self.channels_last and self.gradient == "double-backward":
                 raise ValueError(f"channels_last cannot be differentiated twice (double-backward); {alternative}")
+        if self.sync_batchnorm and self.compile:
+            raise ValueError("sync_batchnorm cannot be compiled; leave out compile")
         if not is_backbone(self.model):
             given = [name for name in ("exits", "exits_at") if getattr(self, name) is not None]
             given += [name for name, usual in (("regime", "joint"), ("skip", True)) if getattr(self, name) != usual]
@@ -209,7 +221,7 @@ def is_backbone(model: str) -> bool:
 
 
 MAY_CHANGE_ON_RESUME = frozenset(
-    {"device", "workers", "checkpoint_every", "keep_checkpoints", "data_root", "max_broken"}
+    {"device", "workers", "checkpoint_every", "keep_checkpoints", "data_root", "max_broken", "process_timeout"}
 )
 """Settings that do not change what is computed."""
 

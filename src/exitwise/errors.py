@@ -31,6 +31,10 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+class PeerError(RuntimeError):
+    """Another process of this job has failed, or has not answered within the timeout."""
+
+
 def near_match(name: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the nearest known name, or the list of known names."""
     known = list(known)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from exitwise.checks import check_count, check_wish
 from exitwise.config import Settings
 from exitwise.data import Split, Splits, TrainingBatches
+from exitwise.data.sampling import derive_seed
 from exitwise.data.sources import read_image
 from exitwise.errors import DataError, UserError
 from exitwise.evaluation import (
@@ -42,6 +44,7 @@ from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.monitor import Monitor, Reference
+from exitwise.ranks import Ranks
 from exitwise.report.figures import accuracy_against_macs
 from exitwise.runs import (
     Calibration,
@@ -57,6 +60,7 @@ from exitwise.runtime import Prediction
 from exitwise.timing import measure_exit_seconds
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler, compile_network
+from exitwise.training.distributed import first, joined, launched, own_device
 from exitwise.training.trainer import Reporter, Trainer
 from exitwise.weighting.allocation import check_proportions, exit_proportions
 
@@ -103,6 +107,8 @@ def train(
 ) -> TrainingResult:
     """Train as the settings say, into a run folder; continues what an earlier call with the same settings began.
 
+    Processes that ``torchrun`` has started train together; the first of them writes.
+
     Args:
         settings: what to train on what, and how.
         out: the run folder.
@@ -118,46 +124,75 @@ def train(
     """
     out = Path(out)
     check_model_name(settings.model)
-    device = pick_device(settings.device)
+    device = own_device(pick_device(settings.device))
     if settings.precision == "tf32" and device.type != "cuda":
         raise UserError(f"precision tf32 is a GPU's; got device {device.type} (float32 and bf16 run everywhere)")
     if settings.compile:
         check_compiler(device)
-    check_vacant(out, settings, resume)
-    check_unlocked(out)
-    splits = splits or load_splits(settings, max_broken=settings.max_broken)
+    if settings.gradient == "double-backward" and settings.method != "uniform" and launched()[1] > 1:
+        raise UserError("gradient double-backward is for one process; use gradient forward, or leave it out")
+    with joined(device, settings.process_timeout, together=settings.allocation == "global") as ranks:
+        with first(ranks):
+            if ranks.rank == 0:
+                check_vacant(out, settings, resume)
+                check_unlocked(out)
+            splits = splits or load_splits(settings, max_broken=settings.max_broken)
+        return _train(settings, out, reporter, splits, resume, device, ranks)
+
+
+def _train(
+    settings: Settings,
+    out: Path,
+    reporter: Reporter | None,
+    splits: Splits,
+    resume: Resume,
+    device: torch.device,
+    ranks: Ranks,
+) -> TrainingResult:
     torch.manual_seed(settings.seed)
-    model = build_model(settings, len(splits.classes), pretrained=True).to(device)
+    with first(ranks):
+        model = build_model(settings, len(splits.classes), pretrained=True).to(device)
     if settings.compile:
         compile_network(model)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
-    batches = TrainingBatches(splits.train, settings.batch_size, settings.seed, device, settings.workers)
+    batches = TrainingBatches(
+        splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
+    )
     method = build_method(settings, model.exits)
     if settings.backbone_epochs is not None:
         method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
     method = method.to(device)
-    with locked(out):
-        run = Run.create(out, settings, splits, sys.argv, resume)
-        run.follow(splits.ledger)
+    learned = method.optimizer.param_groups if method.optimizer else []
+    ranks.follow([*model.state_dict().values(), *(param for group in learned for param in group["params"])])
+    if ranks.rank > 0:
+        torch.manual_seed(derive_seed(settings.seed, ranks.rank))  # dropout of its own
+    with locked(out) if ranks.rank == 0 else nullcontext():
+        with first(ranks):
+            run = Run.create(out, settings, splits, sys.argv, resume) if ranks.rank == 0 else Run(out)
+        if ranks.rank == 0:
+            run.follow(splits.ledger)
         trainer = Trainer(
             model,
             build_optimizer(settings, model),
             method,
             batches,
-            lambda: anytime(collect(model, splits.calibration, device, settings.workers)),
+            lambda: anytime(collect_together(model, splits.calibration, device, settings.workers, ranks)),
             epochs=settings.epochs,
             max_iterations=settings.max_iterations,
             label_smoothing=settings.label_smoothing,
             checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
             checkpoint_every=settings.checkpoint_every,
-            reporter=_MetricsWriter(run, reporter),
+            reporter=_MetricsWriter(run, reporter) if ranks.rank == 0 else None,
             channels_last=settings.channels_last,
             bf16=settings.precision == "bf16",
+            ranks=ranks,
+            sync_batchnorm=settings.sync_batchnorm,
         )
         resumed = trainer.resume()
         history = trainer.fit()
-        run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
-        run.write_weights(trainer.samples.rows())
+        if ranks.rank == 0:
+            run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
+            run.write_weights(trainer.samples.rows())
     return TrainingResult(run, history, resumed, splits)
 
 
@@ -215,6 +250,14 @@ def _parameter_groups(settings: Settings, model: StagedModel) -> list[dict[str, 
 def collect(model: StagedModel, split: Split, device: torch.device, workers: int = 0) -> Outputs:
     """Outputs of all exits on a split."""
     return collect_outputs(model, split.batches(EVALUATION_BATCH, workers), device)
+
+
+def collect_together(model: StagedModel, split: Split, device: torch.device, workers: int, ranks: Ranks) -> Outputs:
+    """:func:`collect`, each process taking its share of the images; all get all outputs, in order, none twice."""
+    if len(split) < ranks.size:
+        return collect(model, split, device, workers)
+    share = collect(model, split.share(ranks.rank, ranks.size), device, workers)
+    return Outputs(*(ranks.gather(tensor)[0] for tensor in share))
 
 
 def calibrate(

@@ -21,7 +21,7 @@ from exitwise.cli.report import report
 from exitwise.cli.results import calibrate, evaluate, export, predict
 from exitwise.cli.train import train
 from exitwise.config import explain
-from exitwise.errors import ExitwiseWarning, Interrupted
+from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
 from exitwise.version import __version__
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -62,6 +62,8 @@ def _run(tokens: Sequence[str] | None) -> None:
         _stop(_one_line(error), BAD_INPUT)
     except OSError as error:
         _stop(_one_line(error), FAILED)
+    except PeerError as error:
+        _stop(f"{error}; the same command continues from the last checkpoint", FAILED)
     except Interrupted as error:
         _stop(f"{error}; all steps are saved, and the same `train` command continues", 128 + error.number)
     except KeyboardInterrupt:
@@ -76,7 +78,8 @@ def _warnings_in_one_line() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, ExitwiseWarning):
-                print(f"exitwise: warning: {message}", file=sys.stderr)
+                if os.environ.get("RANK", "0") == "0":  # the other processes of a job have the same to say
+                    print(f"exitwise: warning: {message}", file=sys.stderr)
             else:
                 as_ever(message, category, *where, **more)
 
@@ -98,5 +101,7 @@ def _one_line(error: Exception) -> str:
 def _stop(message: str, code: int) -> None:
     if os.environ.get("EXITWISE_TRACEBACK") == "1":
         traceback.print_exc()
-    print(f"exitwise: {message}", file=sys.stderr)
+    notes = getattr(sys.exception(), "__notes__", [])
+    if os.environ.get("RANK", "0") == "0" or notes:  # what goes wrong before the processes meet goes wrong in each
+        print(f"exitwise: {message}{''.join(f' ({note})' for note in notes)}", file=sys.stderr)
     sys.exit(code)

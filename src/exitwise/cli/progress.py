@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 REFRESH_SECONDS, LINE_SECONDS = 0.5, 60.0
 
 
-def plain_console() -> Console:
-    """A console that prints names of files and classes as they are, without reading markup in them."""
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+def plain_console(quiet: bool = False) -> Console:
+    """A console that prints names of files and classes as they are, without reading markup in them; or nothing."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
 
 
 @contextmanager

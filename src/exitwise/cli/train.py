@@ -61,14 +61,18 @@ def train(
     from exitwise import workflow
     from exitwise.cli.results import print_calibration
     from exitwise.cli.tables import exits_table, percent
+    from exitwise.training.distributed import launched
 
     name = recipe or content.get("recipe") or Path(resolved.data).name
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"
-    console = plain_console()
+    rank, processes = launched()
+    console = plain_console(quiet=rank > 0)
     console.print(f"training {resolved.model} on {resolved.data} with {resolved.method} into {out}")
-    console.print(describe_settings(resolved))
+    console.print(describe_settings(resolved) + (f", {processes} processes" if processes > 1 else ""))
     with RichReporter(console) as reporter:
         result = workflow.train(resolved, out, reporter, resume=resume)
+    if rank > 0:
+        return
     console.print(exits_table(result))
     if ledger := str(result.splits.ledger):
         console.print(f"of {result.splits.ledger.images} image files {ledger}; see {out / 'images.json'}")
