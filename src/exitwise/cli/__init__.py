@@ -78,7 +78,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, ExitwiseWarning):
-                if os.environ.get("RANK", "0") == "0":  # the other processes of a job have the same to say
+                if _leads():
                     print(f"exitwise: warning: {message}", file=sys.stderr)
             else:
                 as_ever(message, category, *where, **more)
@@ -98,10 +98,15 @@ def _one_line(error: Exception) -> str:
     return " ".join(line.strip() for line in lines)
 
 
+def _leads() -> bool:
+    """Whether to speak for all processes of a job."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _stop(message: str, code: int) -> None:
     if os.environ.get("EXITWISE_TRACEBACK") == "1":
         traceback.print_exc()
     notes = getattr(sys.exception(), "__notes__", [])
-    if os.environ.get("RANK", "0") == "0" or notes:  # what goes wrong before the processes meet goes wrong in each
+    if _leads() or notes:  # what goes wrong before processes meet goes wrong in each
         print(f"exitwise: {message}{''.join(f' ({note})' for note in notes)}", file=sys.stderr)
     sys.exit(code)

@@ -165,6 +165,6 @@ def _share(whole: Tensor, ranks: Ranks) -> Tensor:
 
 def _random_state(rows: dict[str, Tensor | None], device: torch.device, ranks: Ranks) -> RandomState:
     """This process's row; of another number of processes, any will do."""
-    cpu, cuda = (None if states is None else states[ranks.rank % len(states)] for states in rows.values())
+    cpu, cuda = (None if states is None else states[ranks.rank % len(states)].clone() for states in rows.values())
     assert cpu is not None
     return RandomState(cpu, device, cuda if device.type == "cuda" else None)

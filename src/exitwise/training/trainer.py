@@ -372,6 +372,6 @@ class Trainer:
             self.samples.load_state_dict(state["samples"])
         states = {name: rows.view(-1, rows.shape[-1]) for name, rows in state["random"].items()}
         if len(states["cpu"]) == self.ranks.size:
-            restore_random_state({name: rows[self.ranks.rank] for name, rows in states.items()})
+            restore_random_state({name: rows[self.ranks.rank].clone() for name, rows in states.items()})
         else:  # saved by another number of processes
             torch.manual_seed(derive_seed(torch.initial_seed(), self.progress.iteration))
