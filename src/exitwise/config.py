@@ -124,6 +124,9 @@ class Fields(BaseModel):
     batch_size: Annotated[Whole, Field(ge=4, le=10**9)] = Field(
         128, description="Images per loaded batch; trained on in halves."
     )
+    accumulate: Count = Field(
+        1, description="Passes over parts of each half batch, for batches that do not fit; with method uniform."
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer of the network.")
     lr: Positive = Field(0.1, description="Its learning rate at the start; cosine to 0.")
     momentum: Annotated[Real, Field(ge=0, lt=1)] = Field(0.9, description="SGD's momentum.")
@@ -189,6 +192,13 @@ class Settings(Fields):
                 raise ValueError(f"compile cannot be differentiated twice (gradient double-backward); {alternative}")
             if self.channels_last and self.gradient == "double-backward":
                 raise ValueError(f"channels_last cannot be differentiated twice (double-backward); {alternative}")
+        if self.accumulate > 1 and self.method != "uniform":
+            raise ValueError(
+                f"accumulate goes with method uniform; got {self.method}, which weighs a half batch as one (several "
+                "processes share a batch that does not fit)"
+            )
+        if self.accumulate > 1 and self.sync_batchnorm:
+            raise ValueError("accumulate and sync_batchnorm exclude one another; got both")
         if self.sync_batchnorm and self.compile:
             raise ValueError("sync_batchnorm cannot be compiled; leave out compile")
         if not is_backbone(self.model):

@@ -187,6 +187,7 @@ def _train(
             bf16=settings.precision == "bf16",
             ranks=ranks,
             sync_batchnorm=settings.sync_batchnorm,
+            accumulate=settings.accumulate,
         )
         resumed = trainer.resume()
         history = trainer.fit()

@@ -1,3 +1,4 @@
+import copy
 import math
 import signal
 from functools import cache
@@ -9,9 +10,10 @@ from exitwise.data import Preprocessing, TrainingBatches, load
 from exitwise.errors import Interrupted
 from exitwise.methods import create_method
 from exitwise.models import MSDNet
+from exitwise.models.staged import Stage, StagedModel
 from exitwise.training.checkpoint import save_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
-from exitwise.training.step import half_batches, half_step
+from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer, cosine_factor
 from images import make_folder
 
@@ -312,3 +314,36 @@ def test_an_optimizer_without_look_ahead_is_refused_at_the_start(split):
     batches = TrainingBatches(split, 10, 0)
     with pytest.raises(ValueError, match="SGD, Adam and AdamW; got Adagrad"):
         Trainer(model, torch.optim.Adagrad(model.parameters()), create_method("uniform"), batches, list, epochs=1)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 100])
+def test_accumulated_passes_make_the_update_of_one(parts):
+    """Without BatchNorm, in float64, parts of uneven size; a hundred are as many as have two samples."""
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    start = StagedModel([Stage(torch.nn.Identity(), body), Stage(torch.nn.Tanh(), copy.deepcopy(body))], 3, (1, 8, 8))
+    halves = next(half_batches(torch.randn(22, 1, 8, 8).double(), torch.randint(3, (22,))))
+    ends = []
+    for accumulated in (False, True):
+        model, method = copy.deepcopy(start).double(), create_method("uniform", exit_weights=[2.0, 1.0])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(2):
+            step = (
+                accumulated_step(model, optimizer, method, halves[0], parts, 0.1)
+                if accumulated
+                else half_step(model, optimizer, method, *halves, 0, 0.1)
+            )
+        ends.append([model.state_dict(), step.loss, step.correct, step.images, step.deviation, step.weights])
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-12, atol=1e-14)
+
+
+def test_accumulated_passes_skip_what_is_not_finite(split):
+    run = trainer(split, epochs=1, accumulate=2)
+    inputs, targets = next(iter(run.batches))
+    before = copy.deepcopy(run.model.state_dict())
+    inputs[0] = torch.nan
+    inputs[-1] = torch.nan
+    run.train_on(inputs, targets)
+    torch.testing.assert_close(run.model.state_dict(), before, rtol=0, atol=0)
+    assert run.meters.means()["skipped_steps"] == 2
+    run.fit()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -71,20 +72,72 @@ def half_step(
     ``train`` and ``meta`` are this process's shares of the halves that were dealt to ``ranks``. Where something is not
     finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.
     """
-    buffers = list(model.buffers())
-    copies = [buffer.clone() for buffer in buffers]
+    copies = [buffer.clone() for buffer in model.buffers()]
     run = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index), ranks=ranks)
     weighting = method.weigh(model, optimizer, run, meta, index)
     optimizer.zero_grad()
     loss = weighted_loss(run.losses, weighting.weights) * run.share
     loss.backward()
+    return _update(model, optimizer, method, run, weighting, loss, copies)
+
+
+def accumulated_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    method: Method,
+    train: Batch,
+    parts: int,
+    label_smoothing: float = 0.0,
+    ranks: Ranks = ALONE,
+) -> HalfStep:
+    """:func:`half_step` in several passes over parts of the train half, of which one has to fit into memory.
+
+    Gradients are those of one pass, unless layers mix samples: BatchNorm takes its statistics from each part.
+
+    Args:
+        model, optimizer, train, label_smoothing, ranks: as for :func:`half_step`.
+        method: one that weighs each sample by itself and takes no meta half.
+        parts: how many; fewer where a part would have less than two samples.
+    """
+    copies = [buffer.clone() for buffer in model.buffers()]
+    targets = train[1]
+    share = ranks.share(torch.empty(len(targets), dtype=torch.float64, device=targets.device))
+    optimizer.zero_grad()
+    runs, weights, losses = [], [], []
+    for inputs, labels in zip(
+        *(part.tensor_split(min(parts, max(len(targets) // 2, 1))) for part in train), strict=True
+    ):
+        run = train_pass(model, inputs, labels, label_smoothing)
+        weights.append(method.weigh(model, optimizer, run, (inputs, labels), 0).weights)
+        loss = weighted_loss(run.losses, weights[-1]) * share * (len(labels) / len(targets))
+        loss.backward()
+        losses.append(loss.detach())
+        runs.append(replace(run, logits=run.logits.detach(), losses=run.losses.detach()))
+    logits, values, confidences = (
+        torch.cat([getattr(run, name) for run in runs]) for name in ("logits", "losses", "confidences")
+    )
+    random_state = runs[0].random_state
+    whole = TrainPass(*train, logits, values, confidences, label_smoothing, random_state, ranks=ranks, share=share)
+    return _update(model, optimizer, method, whole, Weighting(torch.cat(weights)), torch.stack(losses).sum(), copies)
+
+
+def _update(
+    model: nn.Module,
+    optimizer: Optimizer,
+    method: Method,
+    run: TrainPass,
+    weighting: Weighting,
+    loss: Tensor,
+    copies: Sequence[Tensor],
+) -> HalfStep:
+    """Let the optimizer step with the gradients that there are; ``copies`` are the buffers before."""
     figures = _add_up(model, run, weighting, loss)
     taken = all_finite(figures[0]) & finite_gradients(model.parameters())
     if weighting.finite is not None:
         taken &= weighting.finite
-    taken = ranks.agree(taken)
+    taken = run.ranks.agree(taken)
     step_if(taken, optimizer)
-    restore_unless(taken, buffers, copies)
+    restore_unless(taken, list(model.buffers()), copies)
     method.stepped(model, taken)
     loss, meta_loss, deviation, correct, images = figures
     if weighting.meta_loss is None:

@@ -25,9 +25,9 @@ from exitwise.ranks import ALONE, Ranks
 from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.samples import WeightSamples
-from exitwise.training.step import HalfStep, half_batches, half_step
+from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
 from exitwise.training.stopping import StopRequest
-from exitwise.weighting.gradient import is_compiled, uncompiled
+from exitwise.weighting.gradient import Batch, is_compiled, uncompiled
 from exitwise.weighting.lookahead import check_optimizer
 
 CHECKPOINT_SECONDS = 300
@@ -160,6 +160,7 @@ class Trainer:
             in float32.
         ranks: the processes that train together; the first of them writes.
         sync_batchnorm: take BatchNorm's statistics over the images of all of them.
+        accumulate: passes in which each half batch is trained on (see :func:`accumulated_step`).
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class Trainer:
         bf16: bool = False,
         ranks: Ranks = ALONE,
         sync_batchnorm: bool = False,
+        accumulate: int = 1,
     ) -> None:
         check_optimizer(optimizer)
         self.bf16 = bf16
@@ -195,6 +197,7 @@ class Trainer:
         if max_iterations is not None:
             self.total = min(self.total, max_iterations)
         self.label_smoothing = label_smoothing
+        self.accumulate = accumulate
         self.checkpoints = checkpoints
         self.checkpoint_every = checkpoint_every
         self.reporter = reporter or Silent()
@@ -289,9 +292,7 @@ class Trainer:
         ranks = self.ranks if self.batches.sampler.dealt(progress.batch) else self.ranks.repeated()
         for train, meta in half_batches(inputs, targets):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), self._norm(ranks):
-                step = half_step(
-                    self.model, self.optimizer, self.method, train, meta, progress.batch, self.label_smoothing, ranks
-                )
+                step = self._half_step(train, meta, ranks)
             self.meters.add(step)
             self.patience.add(step)
             self.samples.add(step)
@@ -300,6 +301,12 @@ class Trainer:
         if self.device.type == "cpu" or progress.iteration % LOOK_EVERY == 0:
             self._look_at_skipped()
         self.reporter.on_step(progress.iteration, self.total, self.meters)
+
+    def _half_step(self, train: Batch, meta: Batch, ranks: Ranks) -> HalfStep:
+        training = self.model, self.optimizer, self.method
+        if self.accumulate > 1:
+            return accumulated_step(*training, train, self.accumulate, self.label_smoothing, ranks)
+        return half_step(*training, train, meta, self.progress.batch, self.label_smoothing, ranks)
 
     def _norm(self, ranks: Ranks) -> AbstractContextManager[Any]:
         if self.sync_batchnorm:
