@@ -109,7 +109,7 @@ def run(size: int, variant: str, batch_size: int, batches: int) -> list[list[flo
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--batch-size", type=int, default=256)
+    arguments.add_argument("--batch-size", type=int, default=128)
     arguments.add_argument("--rounds", type=int, default=3, help="times that each of the two is started")
     arguments.add_argument("--batches", type=int, default=2, help="loaded batches timed at each start")
     arguments.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))

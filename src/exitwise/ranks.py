@@ -5,7 +5,8 @@ Knows tensors; neither how processes start (``training/distributed.py``) nor wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
@@ -46,6 +47,10 @@ class Ranks:
     def total(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors, each added up over the processes; whole numbers may come back as the first one's kind."""
         return list(tensors)
+
+    def adding(self, params: Iterable[Tensor]) -> AbstractContextManager[None]:
+        """A context whose backward pass adds up the gradients of the parameters over the processes as it goes on."""
+        return nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """One tensor added up over the processes; differentiable, in reverse and in forward mode."""

@@ -21,7 +21,7 @@ from exitwise.ranks import ALONE
 from exitwise.training import distributed
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.distributed import joined, launched, own_device
-from exitwise.training.step import half_batches, half_step
+from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer
 
 pytestmark = pytest.mark.xdist_group("distributed")
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 METHODS = ("uniform", "meta-weighted", "meta-weighted-shared")
 CASES = [
     ("uniform", "batch", {}),
-    ("uniform", "group", {}),
+    ("uniform", "group", {"accumulate": 2}),
     ("meta-weighted", "batch", {"objective": "per-exit", "centering": "all"}),
     ("meta-weighted", "group", {"objective": "share-weighted", "centering": "samples"}),
     ("meta-weighted-shared", "batch", {"objective": "share-weighted", "centering": "samples"}),
@@ -77,7 +77,10 @@ def steps(case, ranks):
     for index, batch in enumerate(batches()):
         for train, meta in half_batches(*dealt(batch, ranks)):
             with SyncedNorm(ranks) if norm == "batch" and ranks.size > 1 else nullcontext():
-                step = half_step(model, optimizer, method, train, meta, index, 0.1, ranks)
+                if "accumulate" in options and ranks.size > 1:
+                    step = accumulated_step(model, optimizer, method, train, options["accumulate"], 0.1, ranks)
+                else:
+                    step = half_step(model, optimizer, method, train, meta, index, 0.1, ranks)
             learned = [] if name == "uniform" else [param.grad for param in method.network.parameters()]
             rows.append(
                 {
@@ -174,6 +177,7 @@ SETTINGS = resolve({"method": "uniform", "epochs": 1, "max_iterations": 2, "devi
 
 def worker(rank, ports, folder):
     torch.set_num_threads(1)
+    distributed.BUCKET_BYTES = 1000  # several buckets of a small network
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
     os.environ["MASTER_PORT"] = str(ports[0])
     with joined(CPU, 60, together=True) as ranks:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from torch.autograd.function import FunctionCtx
 
 from exitwise.errors import PeerError, UserError
 from exitwise.ranks import ALONE, Ranks
+
+BUCKET_BYTES = 4 << 20
+"""So much of the gradients is sent at once."""
 
 
 @dataclass(eq=False)
@@ -60,6 +64,17 @@ class Processes(Ranks):
         self._call(dist.all_reduce, flat)
         return _unflatten(flat, tensors)
 
+    @contextmanager
+    def adding(self, params: Iterable[Tensor]) -> Iterator[None]:
+        buckets = _Buckets(self)
+        hooks = [param.register_post_accumulate_grad_hook(buckets.add) for param in params if param.requires_grad]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        buckets.finish()
+
     def sum(self, tensor: Tensor) -> Tensor:
         return _Sum.apply(tensor, self)
 
@@ -94,16 +109,17 @@ class Processes(Ranks):
     def wait(self) -> None:
         self._call(dist.all_reduce, torch.zeros(1))
 
-    def _call(self, collective: Callable[..., Any], *args: Any) -> None:
+    def _call(self, collective: Callable[..., Any], *args: Any) -> Any:
         start = time.perf_counter()
         try:
-            collective(*args)
+            result = collective(*args)
         except RuntimeError as error:  # torch.distributed's errors are RuntimeErrors
             self._wake()
             reason = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
             raise PeerError(f"another process of this job has failed or does not answer ({reason})") from error
         self.clock.seconds += time.perf_counter() - start
         self.clock.calls += 1
+        return result
 
     def _wake(self) -> None:
         """Let neighbours that are stopped go on, so that the launcher's signal can end them."""
@@ -187,6 +203,36 @@ def _neighbours() -> tuple[int, ...]:
     everyone = [torch.zeros(2, dtype=torch.int64) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, torch.tensor([machine, os.getpid()]))
     return tuple(process for where, process in (each.tolist() for each in everyone) if where == machine)
+
+
+class _Buckets:
+    """Gradients on their way: sent as soon as there are enough, while the backward pass makes others."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.waiting: list[Tensor] = []
+        self.sent: list[tuple[list[Tensor], Tensor, dist.Work]] = []
+
+    def add(self, param: Tensor) -> None:
+        """Take the gradient that a parameter has just got."""
+        assert param.grad is not None
+        self.waiting.append(param.grad)
+        if sum(grad.nbytes for grad in self.waiting) >= BUCKET_BYTES:
+            self._send()
+
+    def finish(self) -> None:
+        """Wait for all, and write the sums into the gradients."""
+        if self.waiting:
+            self._send()
+        for grads, flat, work in self.sent:
+            self.processes._call(work.wait)
+            torch._foreach_copy_(grads, _unflatten(flat, grads))
+
+    def _send(self) -> None:
+        flat = torch.cat([grad.reshape(-1) for grad in self.waiting])
+        work = self.processes._call(partial(dist.all_reduce, async_op=True), flat)
+        self.sent.append((self.waiting, flat, work))
+        self.waiting = []
 
 
 class _Sum(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -77,7 +78,8 @@ def half_step(
     weighting = method.weigh(model, optimizer, run, meta, index)
     optimizer.zero_grad()
     loss = weighted_loss(run.losses, weighting.weights) * run.share
-    loss.backward()
+    with ranks.adding(model.parameters()):
+        loss.backward()
     return _update(model, optimizer, method, run, weighting, loss, copies)
 
 
@@ -103,14 +105,15 @@ def accumulated_step(
     targets = train[1]
     share = ranks.share(torch.empty(len(targets), dtype=torch.float64, device=targets.device))
     optimizer.zero_grad()
-    runs, weights, losses = [], [], []
-    for inputs, labels in zip(
-        *(part.tensor_split(min(parts, max(len(targets) // 2, 1))) for part in train), strict=True
-    ):
+    runs: list[TrainPass] = []
+    weights, losses = [], []
+    count = min(parts, max(len(targets) // 2, 1))
+    for inputs, labels in zip(*(part.tensor_split(count) for part in train), strict=True):
         run = train_pass(model, inputs, labels, label_smoothing)
         weights.append(method.weigh(model, optimizer, run, (inputs, labels), 0).weights)
         loss = weighted_loss(run.losses, weights[-1]) * share * (len(labels) / len(targets))
-        loss.backward()
+        with ranks.adding(model.parameters()) if len(runs) == count - 1 else nullcontext():
+            loss.backward()
         losses.append(loss.detach())
         runs.append(replace(run, logits=run.logits.detach(), losses=run.losses.detach()))
     logits, values, confidences = (
@@ -130,7 +133,7 @@ def _update(
     loss: Tensor,
     copies: Sequence[Tensor],
 ) -> HalfStep:
-    """Let the optimizer step with the gradients that there are; ``copies`` are the buffers before."""
+    """Let the optimizer step with the gradients of all processes; ``copies`` are the buffers before."""
     figures = _add_up(model, run, weighting, loss)
     taken = all_finite(figures[0]) & finite_gradients(model.parameters())
     if weighting.finite is not None:
@@ -146,9 +149,9 @@ def _update(
 
 
 def _add_up(model: nn.Module, run: TrainPass, weighting: Weighting, loss: Tensor) -> list[Tensor]:
-    """Make gradients and running statistics those of all processes' shares, by one message.
+    """Make running statistics those of all processes' shares.
 
-    Returns loss, meta loss (0 if none), deviation, correct answers and images, of all shares too.
+    Returns, by the same message, loss, meta loss (0 if none), deviation, correct answers and images, of all shares too.
     """
     ranks = run.ranks
     copies = 1 if ranks.dealt else ranks.size
@@ -161,9 +164,8 @@ def _add_up(model: nn.Module, run: TrainPass, weighting: Weighting, loss: Tensor
     ]
     if ranks.size == 1:
         return figures
-    gradients = [param.grad for param in model.parameters() if param.grad is not None]
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    parts = [*figures, *gradients, *(buffer * run.share for buffer in statistics)]
-    sums = ranks.total(parts)
-    torch._foreach_copy_([*gradients, *statistics], sums[len(figures) :])
+    sums = ranks.total([*figures, *(buffer * run.share for buffer in statistics)])
+    if statistics:
+        torch._foreach_copy_(statistics, sums[len(figures) :])
     return [*sums[:3], *(count / copies for count in sums[3 : len(figures)])]
