@@ -10,6 +10,7 @@ import torch.multiprocessing
 from torch import nn
 
 from exitwise import anytime, create_method, workflow
+from exitwise.cli import main
 from exitwise.config import resolve
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sampling import EpochBatches
@@ -308,6 +309,29 @@ def test_one_process_is_alone(monkeypatch):
     assert launched() == (0, 1)
     with joined(CPU, 1) as ranks:
         assert ranks is ALONE
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_a_mistake_that_all_make_is_told_by_the_first(monkeypatch, capsys, rank, lines):
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--lr", "-1"])
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+def test_what_goes_wrong_in_one_process_is_told_by_that_one(monkeypatch, capsys):
+    error = UserError("broken")
+    error.add_note("rank 1 of 2")
+
+    def train(*args, **options):
+        raise error
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(workflow, "train", train)
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert capsys.readouterr().err == "exitwise: broken (rank 1 of 2)\n"
 
 
 def test_half_an_environment_is_refused(monkeypatch):
