@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check faults clean
+.PHONY: setup demo test slow check faults clean
 
 setup: .venv/.installed
 
@@ -16,7 +16,10 @@ demo: setup
 	$(BIN)/exitwise demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+slow: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: setup
 	$(BIN)/ruff check src tests benchmarks
@@ -25,7 +28,7 @@ check: setup
 
 # EXITWISE_FAULTS=short injects fewer of each.
 faults: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m faults tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m faults tests/faults
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

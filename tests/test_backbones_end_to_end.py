@@ -118,7 +118,7 @@ def test_learning_rates_of_backbone_and_exits(photos, tmp_path):
         ({"model": "timm/resnet10t", "regime": "mixed", "backbone_epochs": "2"}, "backbone_epochs must be below"),
         ({"model": "timm/resnet10t", "pretrained": "none", "exits_at": "layer9"}, "no exit can go after 'layer9'"),
         ({"model": "timm/resnet19"}, "unknown model 'timm/resnet19'"),
-        ({"model": "timm/resnet10t", "pretrained": "nowhere.pth"}, "found none at nowhere.pth"),
+        ({"model": "timm/resnet10t", "pretrained": "nowhere.pth"}, "found nothing at nowhere.pth"),
     ],
 )
 def test_bad_wishes_are_one_line_and_leave_nothing(photos, tmp_path, capsys, options, message):

@@ -11,8 +11,6 @@ from exitwise.exiting.calibration import calibrate_macs
 from exitwise.models import count_cost
 from exitwise.workflow import collect
 
-pytestmark = pytest.mark.xdist_group("export")
-
 
 @pytest.fixture(scope="module")
 def result(digits_run):

@@ -21,7 +21,6 @@ from exitwise.runtime import BundleError, OnnxRunner
 from images import save_image
 
 pytest.importorskip("onnx")
-pytestmark = pytest.mark.xdist_group("export")  # one worker builds the bundle
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +51,7 @@ def safe(model, policy, images):
     return ((confidences[:, :-1] - limits).abs() > 1e-5).all(dim=1).numpy()
 
 
+@pytest.mark.slow
 def test_every_form_gives_the_same_exit_and_class(run, bundle):
     model, policy = run.run.model(), run.run.read_calibration().policy
     images = images_of(run)
@@ -259,8 +259,18 @@ def write(model, policy, folder):
     ("name", "options", "measure"),
     [
         ("ranet_small", {}, "patience"),
-        ("timm/resnet10t", {"exits": 3, "num_classes": 4, "input_shape": (3, 32, 32)}, "entropy"),
-        ("timm/vit_tiny_patch16_224", {"exits": 2, "num_classes": 4, "input_shape": (3, 32, 32)}, "margin"),
+        pytest.param(
+            "timm/resnet10t",
+            {"exits": 3, "num_classes": 4, "input_shape": (3, 32, 32)},
+            "entropy",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "timm/vit_tiny_patch16_224",
+            {"exits": 2, "num_classes": 4, "input_shape": (3, 32, 32)},
+            "margin",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_networks_and_measures(name, options, measure, tmp_path):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import reference_files
 from exitwise.evaluation import Outputs, budgeted_curve
 from exitwise.methods import MetaWeighted
 from exitwise.models import MSDNet, RANet, count_cost
@@ -16,6 +15,7 @@ from exitwise.training.step import half_batches, half_step
 from exitwise.weighting.allocation import allocate, exit_proportions
 from exitwise.weighting.gradient import meta_gradient
 from exitwise.weighting.network import WeightNetwork
+from recordings import reference_files
 
 CENTERING = {"row": "samples", "col": "exits", "mat": "all"}
 WPN_LAYERS = {"first_hidden_layer.fc": "layers.0", "output_layer": "layers.2"}

@@ -155,6 +155,7 @@ def test_broken_images_are_skipped_listed_and_left_out(tmp_path, capsys):
     assert (run / "skipped_images.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_met_broken_images_resumes_to_the_same_bits(tmp_path, capsys, monkeypatch):
     _, _, flags = broken_run(tmp_path)
     whole, halted = tmp_path / "whole", tmp_path / "halted"
@@ -177,6 +178,7 @@ def test_a_run_that_met_broken_images_resumes_to_the_same_bits(tmp_path, capsys,
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_for_broken_images_may_allow_more(tmp_path, capsys):
     _, broken, flags = broken_run(tmp_path)
     run = tmp_path / "run"

@@ -4,6 +4,7 @@ All but what only a backbone's library knows is found without importing torch, l
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,9 +29,9 @@ def place(tmp_path, monkeypatch):
 
 
 def refused_at_once(place, capsys, message, *tokens):
-    started = time.perf_counter()
+    started = time.process_time()  # the cores may be busy with other tests
     code, output, errors = call(capsys, *tokens)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     assert_refused(code, errors, message)
     assert output == ""
     assert seconds < SECONDS
@@ -84,17 +85,22 @@ def test_no_case_imports_torch(place):
         assert re.search(message, answer), answer
 
 
+def children_seconds():
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 @pytest.mark.parametrize("case", ["negative epochs", "data missing", "no run"])
 def test_a_whole_process_is_quick(case, place):
-    """The quickest of three, since the other core may be busy with other tests."""
+    """In processor time, and the quickest of three, since the cores may be busy with other tests."""
     line, message = FLAGS[case]
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = children_seconds()
         result = subprocess.run(
             [sys.executable, "-m", "exitwise", *line.split()], capture_output=True, text=True, check=False
         )
-        seconds.append(time.perf_counter() - started)
+        seconds.append(children_seconds() - started)
         assert_refused(result.returncode, result.stderr, message)
         if seconds[-1] < SECONDS:
             return

@@ -29,6 +29,7 @@ def true_loss(policy, population, risk):
     return (full - (taken == targets).double()).mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("risk", "tolerance"), [("accuracy-drop", 0.02), ("disagreement", 0.1)])
 def test_the_guarantee_fails_no_more_often_than_it_says(population, risk, tolerance):
     generator = torch.Generator().manual_seed(1)

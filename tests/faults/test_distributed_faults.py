@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from children import DIGITS, newest, same
 
-pytestmark = pytest.mark.xdist_group("distributed")
-
 PROGRAM = str(Path(__file__).with_name("rank.py"))
 TIMEOUT = 6
 FLAGS = [*DIGITS, "--method", "meta-weighted-shared", "--centering", "all", "--process-timeout", str(TIMEOUT)]

@@ -72,6 +72,9 @@ BACKBONES = {
 }
 
 
+SLOW = ("resnet, bottlenecks", "efficientnet", "repvgg", "mixer", "coatnet", "maxvit", "densenet")
+
+
 def images_for(name, count=6):
     return torch.randn(count, 3, BACKBONES[name][1], BACKBONES[name][1])
 
@@ -98,7 +101,7 @@ def spread_logits(model, images):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BACKBONES],  # built once, by one worker
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BACKBONES],
 )
 def case(request):
     """Name, backbone, and the network with three exits made of it."""

@@ -12,8 +12,6 @@ import pytest
 
 from hostile_runs import HOSTILE
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 def find(*names):
     return next(filter(None, map(shutil.which, names)), None)

@@ -2,8 +2,6 @@ import pytest
 
 from exitwise.cli import main
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 def call(capsys, *tokens):
     with pytest.raises(SystemExit) as stop:

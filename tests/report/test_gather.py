@@ -13,8 +13,6 @@ from exitwise.exiting.confidence import fit_temperatures
 from exitwise.report.gather import gather, spread_out
 from exitwise.runs import Run
 
-pytestmark = pytest.mark.xdist_group("report")
-
 RISING = (0.002, 0.002, 0.004, 0.008)
 """The stand-ins for measured times, a later exit never quicker than an earlier one."""
 

@@ -4,12 +4,8 @@ import json
 import re
 from html.parser import HTMLParser
 
-import pytest
-
 from exitwise.report.render import accuracy_range, render, threshold_text
 from hostile_runs import HOSTILE
-
-pytestmark = pytest.mark.xdist_group("report")
 
 
 class Page(HTMLParser):

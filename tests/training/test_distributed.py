@@ -25,7 +25,7 @@ from exitwise.training.distributed import joined, launched, own_device
 from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer
 
-pytestmark = pytest.mark.xdist_group("distributed")
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 METHODS = ("uniform", "meta-weighted", "meta-weighted-shared")
