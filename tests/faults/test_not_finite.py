@@ -58,8 +58,8 @@ def inject(kind, method, spoil, monkeypatch):
 
         monkeypatch.setattr(meta_weighted, "meta_gradient", spoiled)
     else:
-        tangents = shared_step.loss_tangents
-        monkeypatch.setattr(shared_step, "loss_tangents", lambda *args: spoil(tangents(*args)))
+        gradient_of = shared_step.weight_gradient
+        monkeypatch.setattr(shared_step, "weight_gradient", lambda *args: spoil(gradient_of(*args)))
     return 1
 
 
