@@ -204,6 +204,19 @@ CRAFTED = {
     "another format": (edit(lambda m: m.update(format="zip")), "expected a manifest of format exitwise-onnx"),
     "no classes": (edit(lambda m: m.pop("classes")), "expected classes in"),
     "no JSON": (lambda folder: (folder / "manifest.json").write_text("{"), "expected JSON at"),
+    "nested without end": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "expected JSON at"),
+    "size of another network": (edit(lambda m: m.update(input_shape=[1, 9, 9])), "expected an input_shape"),
+    "size throughout": (
+        edit(lambda m: [m.update(input_shape=[1, 9, 9]), m["preprocessing"].update(image_size=9, shorter_side=9)]),
+        "disagrees with the manifest: it takes images",
+    ),
+    "huge images": (edit(lambda m: m["preprocessing"].update(shorter_side=10**9)), "expected a shorter_side"),
+    "no preprocessing": (edit(lambda m: m.update(preprocessing=None)), "expected an input_shape and its preprocessing"),
+    "mean that is no number": (edit(lambda m: m["preprocessing"].update(mean=[float("nan")])), "expected mean as a"),
+    "std of zero": (edit(lambda m: m["preprocessing"].update(std=[0])), "expected std as a number per channel"),
+    "interpolation": (edit(lambda m: m["preprocessing"].update(interpolation="magic")), "expected an interpolation"),
+    "falling costs": (edit(lambda m: m["exit_macs"].reverse()), "expected exit_macs that rise"),
+    "a class twice": (edit(lambda m: m.update(classes=["a"] * 10)), "expected different names of classes"),
     "classes of another number": (edit(lambda m: m["classes"].pop()), "expected 10 classes"),
 }
 

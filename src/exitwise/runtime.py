@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,12 @@ _KEYS = {
     "stages",
     "thresholds",
 }
+
+
+_INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
+LARGEST = 8192
+"""Side of an image that a bundle may ask for."""
 
 
 class BundleError(UserError):
@@ -86,6 +92,9 @@ class OnnxRunner:
         contents = {entry["file"]: _checked(self.folder, entry) for entry in files}
         self._sessions = [_session(contents[stage["file"]], stage, threads) for stage in self._stages]
         _check_chain(self._stages)
+        takes = self._sessions[0].get_inputs()[0].shape
+        if takes[1:] != list(self.input_shape):
+            raise BundleError(f"{self._stages[0]['file']} disagrees with the manifest: it takes images of {takes[1:]}")
         self._single_bytes = contents[manifest["single"]["file"]]
         self._single: Any = None
         self._single_thresholds = list(self.thresholds)
@@ -103,7 +112,7 @@ class OnnxRunner:
     def by_stages(self, images: npt.NDArray[np.float32]) -> OnnxResult:
         """Classify images by a graph per stage, whose thresholds can be changed; those that leave are dropped."""
         self._check_images(images)
-        n = len(images)
+        n, thresholds = len(images), list(self.thresholds)
         prediction, exit = np.zeros(n, np.int64), np.zeros(n, np.int64)
         confidence = np.zeros(n, np.float32)
         inside = np.arange(n)
@@ -115,7 +124,7 @@ class OnnxRunner:
             state = [value for name, value in named.items() if name.startswith("next_")]
             if "streak" in named:
                 votes = [named["prediction"], named["streak"]]
-            leaves = self._leaves(named["confidence"], k)
+            leaves = _leaves(named["confidence"], k, thresholds)
             go = inside[leaves]
             prediction[go], confidence[go], exit[go] = named["prediction"][leaves], named["confidence"][leaves], k
             if leaves.all():
@@ -162,20 +171,21 @@ class OnnxRunner:
         mean, std = (np.array(wish[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
         return np.ascontiguousarray((pixels - mean) / std)
 
-    def _leaves(self, confidences: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.bool_]:
-        if k == len(self._stages) - 1:
-            return np.ones(len(confidences), np.bool_)
-        threshold = self.thresholds[k]
-        if threshold is None:
-            return np.zeros(len(confidences), np.bool_)
-        return confidences >= np.float32(threshold)
-
     def _check_images(self, images: npt.NDArray[np.float32]) -> None:
         if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.input_shape:
             wanted = "x".join(map(str, self.input_shape))
             raise UserError(f"expected float32 images (B, {wanted}); got {images.dtype} {images.shape}")
         if len(images) == 0:
             raise UserError("expected at least one image; got none")
+
+
+def _leaves(confidences: npt.NDArray[np.float32], k: int, thresholds: Sequence[float | None]) -> npt.NDArray[np.bool_]:
+    if k == len(thresholds):
+        return np.ones(len(confidences), np.bool_)
+    threshold = thresholds[k]
+    if threshold is None:
+        return np.zeros(len(confidences), np.bool_)
+    return confidences >= np.float32(threshold)
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -194,7 +204,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"expected an exported bundle with {MANIFEST} at {folder}; found none")
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"expected JSON at {path}; {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != "exitwise-onnx":
         raise BundleError(f"expected a manifest of format exitwise-onnx at {path}; got another")
@@ -210,15 +220,51 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise BundleError(f"expected {length} {key} for {exits} stages in {path}; got {manifest[key]!r}")
     if not isinstance(manifest["classes"], list) or len(manifest["classes"]) != manifest["num_classes"]:
         raise BundleError(f"expected {manifest['num_classes']} classes in {path}; got {manifest['classes']!r}")
-    for threshold in manifest["thresholds"]:
-        if threshold is not None and not (isinstance(threshold, (int, float)) and abs(threshold) < float("inf")):
-            raise BundleError(f"expected thresholds as numbers or null in {path}; got {threshold!r}")
+    _check_values(manifest, path)
     try:
         reference = manifest.get("reference")
         manifest["reference"] = None if reference is None else Reference.from_dict(reference)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"expected images, shares, edges and bins in the reference of {path}; {error!r}") from error
     return manifest
+
+
+def _check_values(manifest: dict[str, Any], path: Path) -> None:
+    """Raise BundleError unless every value is of its kind and within its range."""
+    shape, wish = manifest["input_shape"], manifest["preprocessing"]
+    if not isinstance(wish, dict) or not isinstance(shape, list):
+        raise BundleError(f"expected an input_shape and its preprocessing in {path}; got {shape!r} and {wish!r}")
+    costs, size = manifest["exit_macs"], wish.get("image_size")
+    numbers = {key: wish.get(key) for key in ("mean", "std")}
+    rules = {
+        "thresholds as numbers or null": all(t is None or _is_number(t) for t in manifest["thresholds"]),
+        "different names of classes": len({name for name in manifest["classes"] if isinstance(name, str)})
+        == len(manifest["classes"]),
+        "exit_macs that rise": all(map(_is_number, costs)) and costs[0] >= 0 and costs == sorted(costs),
+        "an input_shape of 1 or 3 channels and image_size": len(shape) == 3
+        and shape[0] in (1, 3)
+        and shape[1:] == [size, size]
+        and isinstance(size, int)
+        and 0 < size <= LARGEST,
+        "a shorter_side from image_size up": isinstance(wish.get("shorter_side"), int)
+        and isinstance(size, int)
+        and size <= wish["shorter_side"] <= 4 * LARGEST,
+        "an interpolation bilinear, bicubic or nearest": wish.get("interpolation") in _INTERPOLATIONS,
+        **{
+            f"{key} as a number per channel": isinstance(values, list)
+            and len(values) == shape[0]
+            and all(map(_is_number, values))
+            and (key == "mean" or 0 not in values)
+            for key, values in numbers.items()
+        },
+    }
+    wrong = [expected for expected, holds in rules.items() if not holds]
+    if wrong:
+        raise BundleError(f"expected {wrong[0]} in {path}; got something else")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def _checked(folder: Path, entry: dict[str, Any]) -> bytes:

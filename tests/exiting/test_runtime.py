@@ -87,3 +87,20 @@ def test_operating_point_equals_the_loop():
     assert point.macs == pytest.approx(spent / 50)
     assert point.shares == pytest.approx([c / 50 for c in counts])
     assert anytime(outputs)[1] == pytest.approx(float((outputs.predictions[:, 1] == outputs.targets).float().mean()))
+
+
+def test_a_call_keeps_the_policy_it_began_with():
+    model = create_model("msdnet_small").eval()
+    runner = EarlyExitRunner(model, ExitPolicy([2.0] * 3))
+    body, head = runner._parts[1]
+
+    def turn(state):
+        runner.policy = ExitPolicy([0.0] * 3)
+        return body(state)
+
+    runner._parts[1] = (turn, head)
+    images = torch.randn(5, 1, 8, 8)
+    assert runner(images).exit.tolist() == [3] * 5
+    assert runner(images).exit.tolist() == [0] * 5
+    with pytest.raises(ValueError, match="expected a policy for 4 exits; got one for 3"):
+        runner.policy = ExitPolicy([0.5] * 2)

@@ -44,7 +44,7 @@ class EarlyExitRunner:
         monitor: told of every call.
 
     Attributes:
-        policy: may be changed while it runs, as a budget dial.
+        policy: may be exchanged while it runs, as a budget dial; a call keeps the one it began with.
 
     Raises:
         ValueError: if the policy is for another number of exits.
@@ -59,8 +59,6 @@ class EarlyExitRunner:
         compile: bool = False,
         monitor: Monitor | None = None,
     ) -> None:
-        if policy.exits != model.exits:
-            raise ValueError(f"expected a policy for {model.exits} exits; got one for {policy.exits}")
         self.model = model
         self.policy = policy
         self.monitor = monitor
@@ -69,6 +67,16 @@ class EarlyExitRunner:
         self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
             (compiled(stage.body), compiled(stage.head)) if compile else (stage.body, stage.head) for stage in stages
         ]
+
+    @property
+    def policy(self) -> ExitPolicy:
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: ExitPolicy) -> None:
+        if policy.exits != self.model.exits:
+            raise ValueError(f"expected a policy for {self.model.exits} exits; got one for {policy.exits}")
+        self._policy = policy
 
     def __call__(self, images: Tensor) -> ExitResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
@@ -91,18 +99,19 @@ class EarlyExitRunner:
         left: list[_Left] = []
         inside: Tensor | None = None
         reading: Reading | None = None
-        read = self.policy.confidence
+        policy = self.policy
+        read = policy.confidence
         state: State = images
         for k, (body, head) in enumerate(self._parts):
             state = body(state)
-            if not (read.needs_every_exit or self.policy.can_leave(k)):
+            if not (read.needs_every_exit or policy.can_leave(k)):
                 continue
             reading = read.read(head(state), k, reading)
             confident, label = reading.confidence, reading.prediction
-            if not self.policy.can_leave(k):
+            if not policy.can_leave(k):
                 continue
-            last = k == self.policy.exits - 1
-            leaves = self.policy.leaves(confident, k)
+            last = k == policy.exits - 1
+            leaves = policy.leaves(confident, k)
             count = len(label) if last else int(leaves.sum())  # the one wait for the device at an exit
             if count == len(label):
                 left.append(_Left(k, inside, label, confident))
