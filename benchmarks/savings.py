@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from exitwise.timing import interleaved_medians
@@ -38,7 +39,10 @@ class Saving(NamedTuple):
 def measure_savings(
     form: Form, batches: Sequence[Any], calls: Sequence[tuple[int, Any]], exit_macs: Sequence[float], rounds: int
 ) -> Saving:
-    """Time a form on all batches, and its bare stages on what reaches them; medians of interleaved rounds.
+    """Time a form on all batches, and its bare stages on what reaches them.
+
+    Of each batch the median of the rounds counts, in which the four ways take turns batch by batch: a machine that is
+    slower for a second is so for all of them.
 
     Args:
         form: the network.
@@ -47,12 +51,19 @@ def measure_savings(
         exit_macs: cost of leaving at each exit.
         rounds: times that the stream is run.
     """
-    functions: dict[Any, Callable[[], object]] = {
-        name: _on_all(getattr(form, name), batches) for name in ("full", "plain", "early")
-    }
-    functions["stages"] = _on_all(lambda call: form.stages[call[0]](call[1]), calls)
+    starts = [i for i, (stage, _) in enumerate(calls) if stage == 0]
+    functions: dict[tuple[str, int], Callable[[], object]] = {}
+    for i, (batch, start, end) in enumerate(zip(batches, starts, [*starts[1:], len(calls)], strict=True)):
+        functions["full", i] = partial(form.full, batch)
+        functions["plain", i] = partial(form.plain, batch)
+        functions["early", i] = partial(form.early, batch)
+        functions["stages", i] = partial(_run_stages, form, calls[start:end])
     seconds = interleaved_medians(functions, rounds)
-    full, plain, early, stages = (seconds[name] / len(batches) for name in functions)
+
+    def mean(way: str) -> float:
+        return sum(seconds[way, i] for i in range(len(batches))) / len(batches)
+
+    full, plain, early, stages = map(mean, ("full", "plain", "early", "stages"))
     exits = [exit for batch in batches for exit in form.early(batch).exit.tolist()]
     by_macs = sum(exit_macs[exit] for exit in exits) / len(exits)
     return Saving(full, plain, early, 1 - early / full, 1 - stages / full, 1 - by_macs / exit_macs[-1])
@@ -68,9 +79,6 @@ def recorded(function: Callable[..., Any], calls: list[tuple[int, Any]], stage: 
     return call
 
 
-def _on_all(function: Callable[[Any], object], inputs: Sequence[Any]) -> Callable[[], object]:
-    def run() -> None:
-        for each in inputs:
-            function(each)
-
-    return run
+def _run_stages(form: Form, calls: Sequence[tuple[int, Any]]) -> None:
+    for stage, given in calls:
+        form.stages[stage](given)

@@ -111,9 +111,7 @@ class EarlyExitRunner:
             if not policy.can_leave(k):
                 continue
             last = k == policy.exits - 1
-            leaves = policy.leaves(confident, k)
-            count = len(label) if last else int(leaves.sum())  # the one wait for the device at an exit
-            if count == len(label):
+            if last or (count := _count(leaves := policy.leaves(confident, k))) == len(label):
                 left.append(_Left(k, inside, label, confident))
                 break
             if count:
@@ -127,11 +125,13 @@ class EarlyExitRunner:
     def _in_order(self, left: list[_Left], device: torch.device) -> ExitResult:
         """The result in the order of the batch, of which ``left`` are parts, all together the whole."""
         sizes = [len(part.prediction) for part in left]
-        exits = torch.tensor([part.exit for part in left], device=device)
-        macs = torch.tensor([self.exit_macs[part.exit] for part in left], dtype=torch.float64, device=device)
         if len(left) == 1:
             (part,) = left
-            return ExitResult(part.prediction, exits.expand(sizes[0]), part.confidence, macs.expand(sizes[0]))
+            exit = torch.full(sizes, part.exit, device=device)
+            cost = torch.full(sizes, self.exit_macs[part.exit], dtype=torch.float64, device=device)
+            return ExitResult(part.prediction, exit, part.confidence, cost)
+        exits = torch.tensor([part.exit for part in left], device=device)
+        macs = torch.tensor([self.exit_macs[part.exit] for part in left], dtype=torch.float64, device=device)
         order = torch.cat([part.samples for part in left if part.samples is not None]).argsort()
         repeats = torch.tensor(sizes, device=device)
         return ExitResult(
@@ -151,6 +151,11 @@ def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     # The compiler limits the forms of each code object, of which all stages would share one.
     call.__code__ = call.__code__.replace()
     return torch.compile(call, dynamic=True)
+
+
+def _count(leaves: Tensor) -> int:
+    """How many leave: the one wait for the device at an exit. With one image even a sum would be felt."""
+    return int(leaves.sum() if len(leaves) > 1 else leaves)
 
 
 class _Left(NamedTuple):
