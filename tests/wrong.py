@@ -48,6 +48,14 @@ FLAGS = {
     "config a folder": ("train --config {folder}", "expected a YAML file of settings; found none at"),
     "negative epochs": ("train --epochs=-1", "setting epochs: input should be greater than or equal to 1; got '-1'"),
     "momentum of 1": ("train --momentum 1", "setting momentum: input should be less than 1; got '1'"),
+    "backbone": (
+        "train --data {folder} --model timm/resnet181",
+        "unknown model 'timm/resnet181'; did you mean 'resnet18'",
+    ),
+    "backbone of torchvision": (
+        "train --data {folder} --model torchvision/resnet19",
+        "unknown model 'torchvision/resnet19'; did you mean 'resnet1",
+    ),
     "one exit": ("train --model timm/resnet18 --data {folder} --exits 1", "setting exits: .* equal to 2; got '1'"),
     "exits of a network": ("train --exits 3", "exits is for backbones such as timm/resnet18; msdnet_small has its own"),
     "too few proportions": ("train --proportions 0.5,0.5", "expected 4 exit proportions, one per exit; got 2"),

@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from exitwise.backbone_names import check_defined
 from exitwise.errors import DataError, UserError, near_match
+
+Thresholds = tuple[float | None, ...]
+"""One per exit but the last; None where nobody can leave."""
 
 DATA_SETS = {"digits": (1, 8), "cifar10": (3, 32), "cifar100": (3, 32)}
 """Data sets that need no path: channels and side of their images."""
@@ -51,6 +55,7 @@ def check_backbone(name: str) -> None:
     library, _, rest = name.partition("/")
     if library not in LIBRARIES or not rest:
         raise UserError(f"expected timm/NAME, torchvision/NAME or hf/NAME; got {name!r}")
+    check_defined(library, rest)
 
 
 def check_device(name: str) -> None:
@@ -117,13 +122,15 @@ def check_open_share(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie between 0 and 1; got {value}")
 
 
-def check_wish(wishes: Mapping[str, Any], confidence: float | None, thresholds: str) -> dict[str, Any]:
+def check_wish(
+    wishes: Mapping[str, Any], confidence: float | None, thresholds: str, risk: str | None
+) -> dict[str, Any]:
     """The one wish of a calibration that is given, by its name.
 
     Args:
         wishes: ``budget``, ``macs``, ``latency``, ``p``, ``proportions`` and ``max_accuracy_drop``; None where
             not given.
-        confidence, thresholds: as in :func:`~exitwise.workflow.calibrate`.
+        confidence, thresholds, risk: as in :func:`~exitwise.workflow.calibrate`.
 
     Raises:
         ValueError: unless exactly one is given, within its range, and goes with the rest.
@@ -134,6 +141,8 @@ def check_wish(wishes: Mapping[str, Any], confidence: float | None, thresholds: 
     ((name, value),) = given.items()
     if confidence is not None and name != "max_accuracy_drop":
         raise UserError("confidence goes with max_accuracy_drop, which it guarantees")
+    if risk is not None and confidence is None:
+        raise UserError(f"a risk is what confidence guarantees; got {risk} without confidence")
     if thresholds == "searched" and (name in ("p", "proportions") or confidence is not None):
         raise UserError(
             f"searched thresholds are for a budget or an accuracy; got {name if confidence is None else 'confidence'}"
@@ -150,3 +159,15 @@ def check_wish(wishes: Mapping[str, Any], confidence: float | None, thresholds: 
     if confidence is not None:
         check_open_share("confidence", confidence)
     return given
+
+
+def finite_thresholds(thresholds: Sequence[float | None]) -> Thresholds:
+    """Thresholds as floats.
+
+    Raises:
+        ValueError: for one that is not a finite number.
+    """
+    values = tuple(None if t is None else float(t) for t in thresholds)
+    if any(t is not None and not abs(t) < float("inf") for t in values):
+        raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {values}")
+    return values
