@@ -1,7 +1,9 @@
 """ONNX bundles: the same answers as the network, without torch, and nothing loaded that was tampered with."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,8 +18,10 @@ from exitwise.data import Preprocessing
 from exitwise.evaluation import Outputs, collect_logits
 from exitwise.exiting.confidence import Confidence
 from exitwise.models.staged import Stage, StagedModel
+from exitwise.monitor import Monitor
+from exitwise.protobuf import BundleError
 from exitwise.runs import Run
-from exitwise.runtime import BundleError, OnnxRunner
+from exitwise.runtime import OnnxRunner
 from images import save_image
 
 pytest.importorskip("onnx")
@@ -84,10 +88,16 @@ def test_every_form_gives_the_same_exit_and_class(run, bundle):
 def test_thresholds_can_be_changed_while_it_runs(run, bundle):
     onnx = OnnxRunner(bundle)
     images = images_of(run, 50).numpy()
-    onnx.thresholds[:] = [None] * 3
+    onnx.thresholds = [None] * 3
     assert onnx(images).exit.tolist() == [3] * 50
-    onnx.thresholds[0] = 0.0
+    onnx.thresholds = (0.0, None, None)
     assert onnx(images).exit.tolist() == [0] * 50
+    assert onnx(images[:1]).exit.tolist() == [0]
+    for wrong, message in (([0.5], "expected 3 thresholds"), ([float("nan")] * 3, "must be finite numbers")):
+        with pytest.raises(ValueError, match=message):
+            onnx.thresholds = wrong
+    with pytest.raises(ValueError, match="expected a monitor of 4 exits; got one of 2"):
+        OnnxRunner(bundle, monitor=Monitor(2))
 
 
 WITHOUT_TORCH = """
@@ -168,6 +178,14 @@ def external(content):
     return model.SerializeToString()
 
 
+def unsealed(content):
+    import onnx
+
+    model = onnx.load_from_string(content)
+    del model.metadata_props[:]
+    return model.SerializeToString()
+
+
 def external_in_a_branch(content):
     import onnx
 
@@ -184,7 +202,39 @@ def linked(folder):
     (folder / "stage_2.onnx").symlink_to(folder.parent / "elsewhere.onnx")
 
 
+def linked_manifest(folder):
+    (folder / "manifest.json").rename(folder.parent / "elsewhere.json")
+    (folder / "manifest.json").symlink_to(folder.parent / "elsewhere.json")
+
+
+def resealed(change):
+    """Change the manifest, and what the files say of it, alike."""
+    import onnx
+
+    from exitwise.bundle import seal
+
+    def apply(folder):
+        edit(change)(folder)
+        props = seal(json.loads((folder / "manifest.json").read_text()))
+
+        def props_set(content):
+            model = onnx.load_from_string(content)
+            onnx.helper.set_model_props(model, props)
+            return model.SerializeToString()
+
+        for file in folder.glob("*.onnx"):
+            resigned(file.name, props_set)(folder)
+
+    return apply
+
+
 CRAFTED = {
+    "another threshold": (edit(lambda m: m["thresholds"].__setitem__(0, 0.123)), "disagrees with the manifest"),
+    "another measure": (edit(lambda m: m.update(measure="entropy")), "disagrees with the manifest"),
+    "temperatures": (edit(lambda m: m.update(temperatures=[2, 2, 2, 2])), "disagrees with the manifest"),
+    "classes in another order": (edit(lambda m: m["classes"].reverse()), "disagrees with the manifest"),
+    "a graph of another export": (resigned("single.onnx", lambda content: unsealed(content)), "disagrees with the man"),
+    "manifest by a link": (linked_manifest, "found a link"),
     "missing file": (lambda folder: (folder / "stage_3.onnx").unlink(), "expected a file stage_3.onnx in"),
     "renamed file": (lambda folder: (folder / "stage_3.onnx").rename(folder / "stage_9.onnx"), "stage_3.onnx"),
     "altered file": (altered, "its SHA-256 differs"),
@@ -207,7 +257,7 @@ CRAFTED = {
     "nested without end": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "expected JSON at"),
     "size of another network": (edit(lambda m: m.update(input_shape=[1, 9, 9])), "expected an input_shape"),
     "size throughout": (
-        edit(lambda m: [m.update(input_shape=[1, 9, 9]), m["preprocessing"].update(image_size=9, shorter_side=9)]),
+        resealed(lambda m: [m.update(input_shape=[1, 9, 9]), m["preprocessing"].update(image_size=9, shorter_side=9)]),
         "disagrees with the manifest: it takes images",
     ),
     "huge images": (edit(lambda m: m["preprocessing"].update(shorter_side=10**9)), "expected a shorter_side"),
@@ -257,6 +307,32 @@ def test_what_is_there_is_not_overwritten(run, bundle, capsys):
     assert stop.value.code == 2
     assert "expected nothing at" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_an_export_is_replaced_on_request_and_nothing_else(run, bundle, tmp_path, capsys):
+    former = tmp_path / "bundle"
+    shutil.copytree(bundle, former)
+    manifest = (former / "manifest.json").read_bytes()
+    (former / "manifest.json").write_bytes(manifest.replace(b'"model"', b'"mod_l"'))
+    workflow.export(run.run.path, former, overwrite=True)
+    assert (former / "manifest.json").read_bytes() == manifest
+    OnnxRunner(former)
+    (former / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(run.run.path), "--out", str(former), "--overwrite"])
+    assert stop.value.code == 2
+    assert "expected an export to replace, or nothing, at" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_nothing_half_written(run, tmp_path, monkeypatch, capsys, number, code):
+    monkeypatch.setattr("exitwise.export.onnx._check", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(run.run.path), "--out", str(tmp_path / "bundle")])
+    assert stop.value.code == code
+    assert "train" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def write(model, policy, folder):

@@ -97,8 +97,12 @@ def _check(path: Path, image: ImageFile.ImageFile) -> None:
     if image.mode not in _EIGHT_BITS and not _is_sixteen_bit_grey(image):
         raise BrokenImageError(path, "unsupported", f"pixels of mode {image.mode} have no agreed range")
     width, height = image.size
-    if width * height > MOST_PIXELS or max(image.size) > MOST_ELONGATED * min(image.size):
-        raise BrokenImageError(path, "too large", f"{width}x{height} pixels")
+    if width * height > MOST_PIXELS:
+        raise BrokenImageError(path, "too large", f"{width}x{height} pixels, more than {MOST_PIXELS} in all")
+    if max(image.size) > MOST_ELONGATED * min(image.size):
+        raise BrokenImageError(
+            path, "too large", f"{width}x{height} pixels, a side over {MOST_ELONGATED} times the other"
+        )
 
 
 def _conversions(image: ImageFile.ImageFile) -> tuple[str, ...]:

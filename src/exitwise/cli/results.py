@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from exitwise.bundle import check_out, is_bundle
 from exitwise.checks import check_device, check_run_folder, check_wish
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
@@ -31,7 +32,7 @@ def calibrate(
     proportions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     max_accuracy_drop: float | None = None,
     confidence: float | None = None,
-    risk: Literal["accuracy-drop", "disagreement"] = "accuracy-drop",
+    risk: Literal["accuracy-drop", "disagreement"] | None = None,
     thresholds: Literal["geometric", "searched"] = "geometric",
     measure: Literal["max-probability", "margin", "entropy", "patience"] = "max-probability",
     temperature: bool = False,
@@ -67,7 +68,8 @@ def calibrate(
     confidence
         Make that a guarantee for images to come, which fails with probability 1 - confidence at most.
     risk
-        What the guarantee is about: accuracy lost, or images classified otherwise than by the full network.
+        What the guarantee is about: accuracy-drop, by default, or disagreement, the images classified otherwise than by
+        the full network.
     thresholds
         geometric: of the paper's family; searched: those that do best on the held-out images.
     measure
@@ -88,7 +90,7 @@ def calibrate(
         "proportions": shares,
         "max_accuracy_drop": max_accuracy_drop,
     }
-    check_wish(wishes, confidence, thresholds)
+    check_wish(wishes, confidence, thresholds, risk)
     check_run_folder(run)
     check_device(device)
 
@@ -204,10 +206,14 @@ def predict(
 
     check_device(device)
 
-    from exitwise import runtime
     from exitwise.cli.tables import predictions_table
 
-    if runtime.is_bundle(run):
+    if is_bundle(run):
+        if device not in ("auto", "cpu"):
+            raise UserError(f"expected device auto or cpu for a bundle, which runs by ONNX Runtime there; got {device}")
+
+        from exitwise import runtime
+
         predictions = runtime.predict(run, expand(files))
     else:
         check_run_folder(run)
@@ -228,7 +234,9 @@ def predict(
     console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")
 
 
-def export(run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"] = "onnx") -> None:
+def export(
+    run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"] = "onnx", overwrite: bool = False
+) -> None:
     """Write a calibrated run for another runtime: files that run without torch.
 
     Examples:
@@ -244,13 +252,16 @@ def export(run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"]
         Folder to write; by default RUN/onnx.
     format
         onnx: a graph per stage, and one for single images. pt2: a torch.export program per stage.
+    overwrite
+        Replace an export that is there, as after another calibration.
     """
     check_run_folder(run)
+    out = out or run / format
+    check_out(out, overwrite)
 
     from exitwise import workflow
 
-    out = out or run / format
-    files = workflow.export(run, out, format)
+    files = workflow.export(run, out, format, overwrite=overwrite)
     console = plain_console()
     for file in files:
         console.print(f"{file.name:16}{file.stat().st_size / 2**20:8.1f} MiB")

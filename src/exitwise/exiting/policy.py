@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from exitwise.checks import Thresholds, finite_thresholds
 from exitwise.exiting.confidence import Confidence
 
 MAX_PROBABILITY = Confidence()
@@ -25,13 +26,11 @@ class ExitPolicy:
         ValueError: for a threshold that is not a finite number, or temperatures of another number of exits.
     """
 
-    thresholds: tuple[float | None, ...]
+    thresholds: Thresholds
     confidence: Confidence
 
     def __init__(self, thresholds: Sequence[float | None], confidence: Confidence = MAX_PROBABILITY) -> None:
-        values = tuple(None if t is None else float(t) for t in thresholds)
-        if any(t is not None and not abs(t) < float("inf") for t in values):
-            raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {values}")
+        values = finite_thresholds(thresholds)
         temperatures = confidence.temperatures
         if temperatures is not None and len(temperatures) != len(values) + 1:
             raise ValueError(f"expected {len(values) + 1} temperatures, one per exit; got {len(temperatures)}")

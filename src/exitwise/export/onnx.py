@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exitwise.bundle import MANIFEST, SINGLE, VERSION, seal
 from exitwise.data.transforms import Preprocessing
 from exitwise.errors import UserError
 from exitwise.exiting.policy import ExitPolicy
@@ -23,7 +24,7 @@ from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.export.stages import ExportError, deepest_cause, describe, describe_file, flat_stages, new_folder
 from exitwise.models.staged import StagedModel, evaluating
 from exitwise.monitor import Reference
-from exitwise.runtime import MANIFEST, SINGLE, VERSION, OnnxRunner
+from exitwise.runtime import OnnxRunner
 
 OPSET = 18
 CHECKED, TOLERANCE = 8, 1e-4
@@ -40,6 +41,7 @@ def export_onnx(
     exit_macs: Sequence[int],
     name: str = "",
     reference: Reference | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a network and its exit policy as a folder that :class:`~exitwise.runtime.OnnxRunner` runs.
 
@@ -47,32 +49,37 @@ def export_onnx(
 
     Args:
         model, policy: what to export.
-        folder: where to; must not exist.
+        folder: where to.
         classes: names, in the order of the logits.
         preprocessing: of images.
         exit_macs: cost of leaving at each exit.
         name: of the network, for the record.
         reference: how the calibration images left, for monitoring.
+        overwrite: whether an export that is there may be replaced.
 
     Raises:
-        UserError: if the folder exists, a library is missing, or an operator has no ONNX form (names it), or what was
-            written does otherwise than the network (:class:`ExportError`).
+        UserError: if something is there that must not be replaced, a library is missing, an operator has no ONNX form
+            (names it), or what was written does otherwise than the network (:class:`ExportError`).
     """
     onnx = _library()
-    with new_folder(Path(folder)) as temporary:
+    with new_folder(Path(folder), overwrite) as temporary:
         with torch.no_grad(), evaluating(model):
             graphs = [
                 _export(stage.graph, stage.tensors, stage.inputs, stage.outputs, k)
                 for k, stage in enumerate(flat_stages(model, policy.confidence))
             ]
         files = {f"stage_{k}.onnx": graph for k, graph in enumerate(graphs)}
-        for file, graph in {**files, SINGLE: _single_graph(onnx, graphs, policy)}.items():
-            onnx.checker.check_model(graph)
-            onnx.save(graph, temporary / file)
-        manifest = {
+        said = {
             "format": "exitwise-onnx",
             "version": VERSION,
             **describe(model, policy, classes, preprocessing, exit_macs, name, reference),
+        }
+        for file, graph in {**files, SINGLE: _single_graph(onnx, graphs, policy)}.items():
+            onnx.helper.set_model_props(graph, seal(said))
+            onnx.checker.check_model(graph)
+            onnx.save(graph, temporary / file)
+        manifest = {
+            **said,
             "stages": [
                 {
                     **describe_file(temporary / file),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from exitwise.bundle import MANIFEST
 from exitwise.data.transforms import Preprocessing
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.export.stages import (
@@ -22,7 +23,6 @@ from exitwise.export.stages import (
 )
 from exitwise.models.staged import StagedModel, evaluating
 from exitwise.monitor import Reference
-from exitwise.runtime import MANIFEST
 
 VERSION, CHECKED, TOLERANCE = 1, 5, 1e-4
 """Of the manifest; images that a program is checked on, and by how much its outputs may differ there."""
@@ -38,6 +38,7 @@ def export_programs(
     exit_macs: Sequence[int],
     name: str = "",
     reference: Reference | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write each stage as ``stage_K.pt2``, its batch dimension free, with a manifest of inputs, outputs and thresholds.
 
@@ -47,14 +48,14 @@ def export_programs(
     ``torch.export.load`` only if you trust them: it unpickles.
 
     Args:
-        model, policy, folder, classes, preprocessing, exit_macs, name, reference: see
+        model, policy, folder, classes, preprocessing, exit_macs, name, reference, overwrite: see
             :func:`~exitwise.export.onnx.export_onnx`.
 
     Raises:
-        UserError: if the folder exists, or a stage cannot be exported or does otherwise than the network
-            (:class:`~exitwise.export.stages.ExportError`).
+        UserError: if something is there that must not be replaced, or a stage cannot be exported or does otherwise than
+            the network (:class:`~exitwise.export.stages.ExportError`).
     """
-    with new_folder(Path(folder)) as temporary, torch.no_grad(), evaluating(model):
+    with new_folder(Path(folder), overwrite) as temporary, torch.no_grad(), evaluating(model):
         stages = list(flat_stages(model, policy.confidence))
         programs = [_export(stage, k) for k, stage in enumerate(stages)]
         _check(stages, programs)

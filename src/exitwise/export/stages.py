@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from exitwise.bundle import check_out
 from exitwise.data.transforms import Preprocessing
 from exitwise.errors import UserError
 from exitwise.exiting.confidence import Confidence, Reading
@@ -116,23 +117,27 @@ def describe(
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` if all goes well, and else is removed.
 
     Raises:
-        UserError: if something is there.
+        UserError: if something is there that must not be replaced (:func:`check_out`).
     """
-    if folder.exists():
-        raise UserError(f"expected nothing at {folder}; something is there")
+    check_out(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    made, former = temporary / "made", temporary / "former"
+    made.mkdir()
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    except BaseException:
+        yield made
+        check_out(folder, overwrite)
+        if folder.exists():
+            folder.rename(former)
+        made.rename(folder)
+    finally:
+        if former.exists() and not folder.exists():
+            former.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def describe_file(path: Path) -> dict[str, str]:
