@@ -92,6 +92,26 @@ def test_bad_settings_are_refused():
         Monitor(3, window=3)
     with pytest.raises(ValueError, match="expected a reference of 3 exits; got one of 2"):
         Monitor(3, Reference(10, (0.5, 0.5), (), (1.0,)))
+    with pytest.raises(ValueError, match="expected a monitor of 4 exits; got one of 3"):
+        EarlyExitRunner(create_model("msdnet_small"), ExitPolicy([None] * 3), monitor=Monitor(3))
+
+
+def test_a_budget_dial_is_no_drift():
+    model = create_model("msdnet_small").eval()
+    images = torch.randn(60, 1, 8, 8)
+    early, late = ExitPolicy([0.0] * 3), ExitPolicy([None] * 3)
+    result = EarlyExitRunner(model, early)(images)
+    reference = Reference.of(result.exit, result.confidence, 4, early.thresholds)
+    runner = EarlyExitRunner(model, early, monitor=Monitor(4, reference, window=60))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runner(images)
+        runner.policy = late
+        runner(images)
+    assert runner.monitor.counts.tolist() == [60, 0, 0, 60]
+    runner.policy = early
+    with pytest.warns(DriftWarning):
+        runner(100 * images)
 
 
 def test_a_runner_reports_to_it_and_streams():

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitwise.checks import Thresholds
 from exitwise.errors import ExitwiseWarning
 
 BINS = 10
@@ -39,27 +40,36 @@ class Reference:
         shares: of them, leaving at each exit, K numbers.
         edges: of confidence at the exit taken, between bins, ascending.
         bins: share of the images in each bin, one more than edges.
+        thresholds: they left by, K - 1 numbers or None; None: not recorded.
     """
 
     images: int
     shares: tuple[float, ...]
     edges: tuple[float, ...]
     bins: tuple[float, ...]
+    thresholds: Thresholds | None = None
 
     @classmethod
-    def of(cls, exit: npt.ArrayLike, confidence: npt.ArrayLike, exits: int) -> Reference:
-        """From the exit taken (N, 0-based) and the confidence there (N) of calibration images."""
+    def of(
+        cls,
+        exit: npt.ArrayLike,
+        confidence: npt.ArrayLike,
+        exits: int,
+        thresholds: Thresholds | None = None,
+    ) -> Reference:
+        """From the exit taken (N, 0-based), the confidence there (N) and the thresholds of calibration images."""
         taken, values = np.asarray(exit), np.asarray(confidence, dtype=np.float64)
         edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS))
         bins = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) / len(values)
         shares = np.bincount(taken, minlength=exits) / len(taken)
-        return cls(len(taken), tuple(shares.tolist()), tuple(edges.tolist()), tuple(bins.tolist()))
+        return cls(len(taken), tuple(shares.tolist()), tuple(edges.tolist()), tuple(bins.tolist()), thresholds)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Reference:
         """From what :meth:`to_dict` gave."""
-        lists = (tuple(float(value) for value in content[key]) for key in ("shares", "edges", "bins"))
-        return cls(int(content["images"]), *lists)
+        shares, edges, bins = (tuple(map(float, content[key])) for key in ("shares", "edges", "bins"))
+        limits = content.get("thresholds")
+        return cls(int(content["images"]), shares, edges, bins, None if limits is None else tuple(limits))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -101,16 +111,32 @@ class Monitor:
         """One that compares all of so many images at once."""
         return cls(exits, reference, window=max(images, LEAST_IMAGES))
 
-    def add(self, exit: npt.NDArray[Any], confidence: npt.NDArray[Any], macs: npt.NDArray[Any], seconds: float) -> None:
+    def check(self, exits: int) -> None:
+        """Raise ValueError unless this is for networks with so many exits."""
+        if len(self.counts) != exits:
+            raise ValueError(f"expected a monitor of {exits} exits; got one of {len(self.counts)}")
+
+    def add(
+        self,
+        exit: npt.NDArray[Any],
+        confidence: npt.NDArray[Any],
+        macs: npt.NDArray[Any],
+        seconds: float,
+        thresholds: Thresholds | None = None,
+    ) -> None:
         """Count a call: exit (0-based), confidence and MACs of each image (B), and how long it took.
 
         Each time that ``window`` images have come together, a :class:`DriftWarning` says how they differ, if they do.
+        Images that left by other ``thresholds`` than the calibration images say nothing of drift and are only counted.
         """
         self.images += len(exit)
         self.counts += np.bincount(exit, minlength=len(self.counts))
         self._macs += float(macs.sum())
         self._seconds.append(seconds)
         if self.reference is None:
+            return
+        expected = self.reference.thresholds
+        if thresholds is not None and expected is not None and thresholds != expected:
             return
         self._recent.append((exit, confidence))
         if sum(len(part) for part, _ in self._recent) >= self.window:

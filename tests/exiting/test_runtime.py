@@ -104,3 +104,9 @@ def test_a_call_keeps_the_policy_it_began_with():
     assert runner(images).exit.tolist() == [0] * 5
     with pytest.raises(ValueError, match="expected a policy for 4 exits; got one for 3"):
         runner.policy = ExitPolicy([0.5] * 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 3, 8, 8), (0, 1, 8, 8), (2, 64)])
+def test_what_is_no_batch_of_images_is_refused(model, shape):
+    with pytest.raises(ValueError, match=r"expected images \(B, 1, 8, 8\); got"):
+        EarlyExitRunner(model, ExitPolicy([None] * 3))(torch.zeros(shape))

@@ -47,7 +47,8 @@ class EarlyExitRunner:
         policy: may be exchanged while it runs, as a budget dial; a call keeps the one it began with.
 
     Raises:
-        ValueError: if the policy is for another number of exits.
+        ValueError: if the policy or the monitor is for another number of exits, or what it is called with is no batch
+            of images.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class EarlyExitRunner:
     ) -> None:
         self.model = model
         self.policy = policy
+        if monitor is not None:
+            monitor.check(policy.exits)
         self.monitor = monitor
         self.exit_macs = exit_macs or count_cost(model).macs
         stages = cast("list[Stage]", list(model.stages))
@@ -80,12 +83,16 @@ class EarlyExitRunner:
 
     def __call__(self, images: Tensor) -> ExitResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
+        wanted = self.model.input_shape
+        if images.ndim != 4 or images.shape[1] != wanted[0] or not len(images):
+            raise ValueError(f"expected images (B, {', '.join(map(str, wanted))}); got {tuple(images.shape)}")
         start = time.perf_counter()
+        policy = self.policy
         with torch.inference_mode(), evaluating(self.model):
-            result = self._run(images)
+            result = self._run(images, policy)
         if self.monitor is not None:
             exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
-            self.monitor.add(exit, confidence, macs, time.perf_counter() - start)
+            self.monitor.add(exit, confidence, macs, time.perf_counter() - start, policy.thresholds)
         return result
 
     def stream(self, batches: Iterable[Tensor | Sequence[Any]]) -> Iterator[ExitResult]:
@@ -95,11 +102,10 @@ class EarlyExitRunner:
             images = batch if isinstance(batch, Tensor) else batch[0]
             yield self(images.to(device, non_blocking=True))
 
-    def _run(self, images: Tensor) -> ExitResult:
+    def _run(self, images: Tensor, policy: ExitPolicy) -> ExitResult:
         left: list[_Left] = []
         inside: Tensor | None = None
         reading: Reading | None = None
-        policy = self.policy
         read = policy.confidence
         state: State = images
         for k, (body, head) in enumerate(self._parts):
