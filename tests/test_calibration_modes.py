@@ -1,15 +1,19 @@
 """Every wish that a user can state, on digits: met on the calibration images; the test figure printed beside it."""
 
 import json
+import math
 
 import pytest
+import torch
 
-from exitwise import workflow
+from exitwise import calibrating, workflow
+from exitwise.calibrating import CalibrationWarning, _temperatures
 from exitwise.cli import main
 from exitwise.cli.results import parse_seconds
 from exitwise.errors import UserError
 from exitwise.recipes import compose
 from exitwise.runs import Run
+from exitwise.timing import BusyWarning, measure_exit_seconds
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +49,9 @@ WISHES = {
 def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
     wish = dict(WISHES[name])
     if "latency" in wish:
-        seconds = workflow.measure_exit_seconds(run.run.model())
+        seconds = measure_exit_seconds(run.run.model())
         # Once, since a second measurement on a busy machine may leave the wish out of reach.
-        monkeypatch.setattr(workflow, "measure_exit_seconds", lambda model: seconds)
+        monkeypatch.setattr(calibrating, "measure_exit_seconds", lambda model: seconds)
         wish["latency"] = (seconds[0] + max(seconds)) / 2
     found = workflow.calibrate(run.run.path, **wish, device="cpu", splits=run.splits)
     test = workflow.evaluate(run.run.path, "cpu", splits=run.splits).calibrated
@@ -108,6 +112,7 @@ def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
         (["--max-accuracy-drop", "1.5"], "max_accuracy_drop must be a share from 0 to 1"),
         (["--max-accuracy-drop", "0.1", "--confidence", "2"], "confidence must lie between 0 and 1; got 2"),
         (["--budget", "0.001"], "a budget must lie between"),
+        (["--max-accuracy-drop", "0.01", "--risk", "disagreement"], "a risk is what confidence guarantees; got"),
         (["--budget", "0.5", "--measure", "luck"], "luck"),
     ],
 )
@@ -130,6 +135,33 @@ def test_calibration_images_of_every_class_are_needed(run):
     few = type(split)(split.source, split.indices[:3], split.preprocessing)
     with pytest.raises(UserError, match="calibration needs at least 4 images, one per exit; got 3"):
         workflow.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=few))
+
+
+def test_few_calibration_images_and_bounded_temperatures_are_said(run):
+    split = run.splits.calibration
+    some = type(split)(split.source, split.indices[:90], split.preprocessing)
+    with pytest.warns(CalibrationWarning, match="90 calibration images are few: .* 10 points off by chance"):
+        workflow.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=some))
+    right, wrong, mixed = torch.eye(3)[[0, 1, 2]], torch.eye(3)[[1, 2, 0]], torch.eye(3)[[0, 1, 0]]
+    with pytest.warns(CalibrationWarning) as told:
+        temperatures = _temperatures(torch.stack([right, wrong, mixed], dim=1), torch.arange(3))
+    messages = [str(each.message) for each in told]
+    assert temperatures == pytest.approx((0.05, 20, 1 / math.log(4)), rel=0.01)
+    assert [message.split(":")[0] for message in messages] == [
+        "the temperature of exit 1 is at its bound 0.05",
+        "the temperature of exit 2 is at its bound 20",
+    ]
+
+
+def test_other_work_is_noticed_before_times_are_taken(run, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
+    with pytest.warns(BusyWarning, match=r"other work is running here \(load 99.0 on \d+ cores\)"):
+        measure_exit_seconds(run.run.model(), rounds=1)
+
+
+def test_a_later_exit_is_never_taken_for_quicker(run, monkeypatch):
+    monkeypatch.setattr("exitwise.timing.interleaved_medians", lambda functions, rounds: dict(enumerate((2, 1, 4, 8))))
+    assert measure_exit_seconds(run.run.model()) == (2, 2, 4, 8)
 
 
 def test_times_are_read_with_their_unit():

@@ -16,6 +16,9 @@ from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.models.staged import StagedModel, evaluating
 from exitwise.weighting.allocation import AUTHORS_BUDGETS, exit_proportions
 
+EVALUATION_BATCH = 256
+"""Images at a time, wherever no gradient is needed."""
+
 
 class Outputs(NamedTuple):
     """What a network said about N samples at all of its K exits.

@@ -5,24 +5,26 @@ Each function returns its results; printing them is the command line's business.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from numpy.typing import NDArray
 
-from exitwise.checks import check_count, check_wish
+from exitwise.calibrating import calibrate as calibrate
+from exitwise.checks import check_count
 from exitwise.config import Settings
 from exitwise.data import Split, Splits, TrainingBatches
+from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import derive_seed
 from exitwise.data.sources import read_image
-from exitwise.errors import DataError, UserError
+from exitwise.errors import UserError
 from exitwise.evaluation import (
+    EVALUATION_BATCH,
     CurvePoint,
     OperatingPoint,
     Outputs,
@@ -32,22 +34,17 @@ from exitwise.evaluation import (
     collect_outputs,
     operate,
 )
-from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
-from exitwise.exiting.confidence import Confidence, Measure, fit_temperatures
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.risk import Risk, control_risk
 from exitwise.exiting.runtime import EarlyExitRunner
-from exitwise.exiting.search import ThresholdSearch
 from exitwise.files import expand, read_json, write_json
 from exitwise.lock import check_unlocked, locked
 from exitwise.methods import BackboneFirst, Method, create_method
 from exitwise.models import check_model_name, count_cost
 from exitwise.models.staged import Stage, StagedModel
-from exitwise.monitor import Monitor, Reference
+from exitwise.monitor import Monitor
 from exitwise.ranks import Ranks
 from exitwise.report.figures import accuracy_against_macs
 from exitwise.runs import (
-    Calibration,
     Resume,
     Run,
     build_model,
@@ -57,14 +54,11 @@ from exitwise.runs import (
     preprocessing_of,
 )
 from exitwise.runtime import Prediction
-from exitwise.timing import measure_exit_seconds
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.distributed import first, joined, launched, own_device
 from exitwise.training.trainer import Reporter, Trainer
 from exitwise.weighting.allocation import check_proportions, exit_proportions
-
-EVALUATION_BATCH = 256
 
 
 class TrainingResult(NamedTuple):
@@ -171,12 +165,18 @@ def _train(
             run = Run.create(out, settings, splits, sys.argv, resume) if ranks.rank == 0 else Run(out)
         if ranks.rank == 0:
             run.follow(splits.ledger)
+
+        def evaluate() -> list[float]:
+            outputs = collect_together(model, splits.calibration, device, settings.workers, ranks)
+            splits.ledger.skip(_of_all(splits.ledger.skipped.values(), ranks))
+            return anytime(outputs)
+
         trainer = Trainer(
             model,
             build_optimizer(settings, model),
             method,
             batches,
-            lambda: anytime(collect_together(model, splits.calibration, device, settings.workers, ranks)),
+            evaluate,
             epochs=settings.epochs,
             max_iterations=settings.max_iterations,
             label_smoothing=settings.label_smoothing,
@@ -195,6 +195,13 @@ def _train(
             run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
             run.write_weights(trainer.samples.rows())
     return TrainingResult(run, history, resumed, splits)
+
+
+def _of_all(skipped: Iterable[Skipped], ranks: Ranks) -> list[Skipped]:
+    """The images that any of the processes has skipped."""
+    lines = json.dumps(list(skipped)) + "\n"
+    everyone, _ = ranks.gather(torch.tensor(list(lines.encode()), dtype=torch.uint8))
+    return [Skipped(*each) for line in bytes(everyone.tolist()).splitlines() for each in json.loads(line)]
 
 
 def build_method(settings: Settings, exits: int) -> Method:
@@ -261,151 +268,6 @@ def collect_together(model: StagedModel, split: Split, device: torch.device, wor
     return Outputs(*(ranks.gather(tensor)[0] for tensor in share))
 
 
-def calibrate(
-    path: str | Path,
-    *,
-    budget: float | None = None,
-    macs: float | None = None,
-    latency: float | None = None,
-    p: float | None = None,
-    proportions: Sequence[float] | None = None,
-    max_accuracy_drop: float | None = None,
-    confidence: float | None = None,
-    risk: Risk = "accuracy-drop",
-    thresholds: Literal["geometric", "searched"] = "geometric",
-    measure: Measure = "max-probability",
-    temperature: bool = False,
-    device: str = "auto",
-    splits: Splits | None = None,
-) -> Calibration:
-    """Find thresholds for one wish on the run's calibration split and record them in calibration.json.
-
-    Args:
-        path: the run folder.
-        budget: share of the full network's MACs to spend on average.
-        macs: mean multiply-accumulates per image.
-        latency: mean seconds per image, one by one, as measured here and now with the exits' own cost.
-        p: budget parameter of the geometric family.
-        proportions: share of images leaving at each exit.
-        max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost.
-        confidence: with max_accuracy_drop: guarantee it with this probability (see :func:`control_risk`).
-        risk: what is guaranteed.
-        thresholds: ``geometric``: of the paper's family; ``searched``: those that do best on the calibration images.
-        measure: how confidence is read (see :class:`Confidence`).
-        temperature: whether to fit a temperature per exit first.
-        device: where to run the network.
-        splits: the run's data, where it is loaded already.
-
-    Raises:
-        ValueError: unless exactly one wish is given and within reach, or for unsuitable calibration images.
-    """
-    wishes = {
-        "budget": budget,
-        "macs": macs,
-        "latency": latency,
-        "p": p,
-        "proportions": proportions,
-        "max_accuracy_drop": max_accuracy_drop,
-    }
-    given = check_wish(wishes, confidence, thresholds)
-    run = Run(path)
-    check_count("exit proportions", proportions, run.settings.exit_count)
-    place = pick_device(device)
-    model = run.model(place)
-    exit_macs = count_cost(model).macs
-    if proportions is not None:
-        proportions = check_proportions(proportions, model.exits)
-    elif p is not None:
-        proportions = exit_proportions(p, model.exits)
-    split = (splits or run.splits()).calibration
-    _check_calibration_images(split, model.exits)
-    logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
-    reading = Confidence(measure, fit_temperatures(logits, targets) if temperature else None)
-    outputs = Outputs.from_logits(logits, targets, reading)
-    exit_seconds = None if latency is None else measure_exit_seconds(model)
-    costs = exit_macs if exit_seconds is None else rising(exit_seconds)
-    target = budget * exit_macs[-1] if budget is not None else macs
-    if latency is not None:
-        _check_latency(latency, costs)
-        target = latency
-    guarantee = None
-    if proportions is not None:
-        policy = calibrate_proportions(outputs.confidences, proportions)
-    elif max_accuracy_drop is not None and confidence is not None:
-        result = control_risk(*outputs, max_accuracy_drop, confidence, risk=risk, seed=run.settings.split_seed)
-        policy, proportions = result.policy, result.proportions
-        guarantee = {
-            "risk": risk,
-            "confidence": confidence,
-            "holds": result.holds,
-            "tested": result.tested,
-            "mean_loss": result.mean_loss,
-        }
-    else:
-        policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, searched=thresholds == "searched")
-    point = operate(outputs, policy, exit_macs)
-    calibration = Calibration(
-        policy.read_by(reading),
-        given,
-        tuple(point.shares if thresholds == "searched" else proportions),
-        exit_macs,
-        point._asdict(),
-        run.best().name,
-        exit_seconds,
-        guarantee,
-        Reference.of(*_taken(outputs, policy), model.exits),
-    )
-    run.write_calibration(calibration)
-    return calibration
-
-
-def _taken(outputs: Outputs, policy: ExitPolicy) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The exit that each image takes, and its confidence there, (N) each."""
-    exit = policy.exit_of(outputs.confidences)
-    return exit.numpy(), outputs.confidences.gather(1, exit[:, None])[:, 0].numpy()
-
-
-def _spend(
-    outputs: Outputs, costs: Sequence[float], target: float | None, max_drop: float | None, searched: bool
-) -> tuple[ExitPolicy, Sequence[float]]:
-    """Thresholds that spend at most ``target`` per image, or as little as loses at most ``max_drop`` of accuracy, and
-    the proportions of the geometric family that they are or start from."""
-    if max_drop is not None:
-        policy, proportions = calibrate_accuracy(outputs.confidences, outputs.correct, costs, max_drop)
-        if searched:
-            search = ThresholdSearch(outputs.confidences, outputs.correct, costs)
-            policy = search.least_cost(anytime(outputs)[-1] - max_drop, policy)
-        return policy, proportions
-    assert target is not None
-    policy, proportions = calibrate_macs(outputs.confidences, costs, target)
-    if searched:
-        policy = ThresholdSearch(outputs.confidences, outputs.correct, costs).best_accuracy(target, policy)
-    return policy, proportions
-
-
-def _check_latency(latency: float, costs: Sequence[float]) -> None:
-    if not costs[0] <= latency <= costs[-1]:
-        raise UserError(
-            "a latency must lie between that of leaving at the first exit and the full network's, here "
-            f"{1000 * costs[0]:.3g} to {1000 * costs[-1]:.3g} ms; got {1000 * latency:.3g} ms"
-        )
-
-
-def rising(seconds: Sequence[float]) -> tuple[float, ...]:
-    """Measured times, a later exit never taken for quicker than an earlier one."""
-    return tuple(accumulate(seconds, max))
-
-
-def _check_calibration_images(split: Split, exits: int) -> None:
-    """Raise DataError unless there are enough images of every class."""
-    if len(split) < exits:
-        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(split)}")
-    counts = torch.bincount(split.targets, minlength=len(split.source.classes)).tolist()
-    missing = [name for name, count in zip(split.source.classes, counts, strict=True) if count == 0]
-    if missing:
-        raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")
-
-
 def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = None) -> Evaluation:
     """Read the test split, once, and record anytime and budgeted results in evaluation.json and a figure.
 
@@ -467,13 +329,16 @@ def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto")
     return predictions
 
 
-def export(path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "onnx") -> list[Path]:
+def export(
+    path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "onnx", *, overwrite: bool = False
+) -> list[Path]:
     """Write a calibrated run for other runtimes; returns the files.
 
     ``onnx``: see :func:`~exitwise.export.onnx.export_onnx`; ``pt2``: :func:`~exitwise.export.programs.export_programs`.
 
     Raises:
-        UserError: without calibration, if something is at ``out``, or if the network cannot be exported.
+        UserError: without calibration, if something is at ``out`` (other than an export to ``overwrite``), or if the
+            network cannot be exported.
     """
     from exitwise.export.onnx import export_onnx
     from exitwise.export.programs import export_programs
@@ -490,6 +355,7 @@ def export(path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "
         exit_macs=calibration.exit_macs,
         name=run.settings.model,
         reference=calibration.reference,
+        overwrite=overwrite,
     )
     return sorted(Path(out).iterdir())
 

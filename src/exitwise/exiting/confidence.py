@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TEMPERATURES = (0.05, 20.0)
+"""Least and largest that is fitted."""
+
 Measure = Literal["max-probability", "margin", "entropy", "patience"]
 
 
@@ -115,7 +118,7 @@ def fit_temperatures(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
 
 def _fit(logits: Tensor, targets: Tensor) -> float:
     """By golden section over log T: the likelihood has one peak, being concave in 1 / T."""
-    low, high = math.log(0.05), math.log(20)
+    low, high = map(math.log, TEMPERATURES)
     ratio = (math.sqrt(5) - 1) / 2
 
     def loss(log_t: float) -> float:

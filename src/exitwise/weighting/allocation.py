@@ -101,7 +101,8 @@ def check_budget(macs: float, exit_macs: Sequence[float]) -> None:
     if not first <= macs <= full:
         raise ValueError(
             f"a budget must lie between the first exit's cost and the full network's, "
-            f"{first:.4g} to {full:.4g} MACs ({first / full:.3f} to 1 of full); got {macs:.4g} MACs ({macs / full:.3f})"
+            f"{first:.4g} to {full:.4g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to 1 of full); "
+            f"got {macs:.4g} MACs ({macs / full:.3g})"
         )
 
 
