@@ -8,7 +8,7 @@ from exitwise.recipes import compose
 
 torch.set_num_threads(1)
 
-pytest_plugins = ["hostile_runs"]
+pytest_plugins = ["hostile_runs", "two_processes"]
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +16,12 @@ def digits_run(tmp_path_factory):
     """A network trained on digits for 3 epochs; shared by the files that a worker runs."""
     settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
     return workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(autouse=True)
+def _idle(monkeypatch):
+    """The tests' own load is no news."""
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ Answers "is it worth it here?" from times, not from MACs.
 
 from __future__ import annotations
 
-import os
+import math
 import statistics
 import tempfile
 import time
@@ -31,7 +31,7 @@ from exitwise.models import count_cost, create_model
 from exitwise.models.cost import count_alone
 from exitwise.models.staged import StagedModel
 from exitwise.runs import Run, environment, pick_device, preprocessing_of
-from exitwise.timing import interleaved_seconds
+from exitwise.timing import interleaved_seconds, warn_if_busy
 from exitwise.training.compiled import check_compiler
 
 FormName = Literal["eager", "compiled", "onnx"]
@@ -41,9 +41,6 @@ REPEATS = 3
 """Times that each batch is run: their median counts."""
 
 MOST_BATCHES, FEWEST_BATCHES = 64, 4
-BUSY = 0.7
-"""Load per core, before anything is timed, from which times mean little."""
-
 WORTH = 1.1
 """How much faster it must be to be worth it."""
 
@@ -141,12 +138,12 @@ def bench(
     unknown = [form for form in forms if form not in FORMS]
     if unknown or not forms:
         raise UserError(f"expected forms among {', '.join(FORMS)}; got {', '.join(unknown) or 'none'}")
+    if not 0 < seconds < math.inf:
+        raise UserError(f"expected a positive number of seconds; got {seconds:g}")
     if not batch_sizes or min(batch_sizes) < 1:
         raise UserError(f"expected batch sizes of at least 1; got {list(batch_sizes)}")
     run, place = Run(path), pick_device(device)
-    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
-    if load > BUSY * cpus:
-        tell(f"other work is running here (load {load:.1f} on {cpus} cores): the times mean little")
+    warn_if_busy()
     others = {name: _other(name, run, place) for name in static}
     model, splits = run.model(place), run.splits()
     networks, policies, cut = _networks(model, splits, budgets, place, run.settings.workers)
@@ -175,7 +172,10 @@ def bench(
 def _networks(
     model: StagedModel, splits: Splits, budgets: Sequence[float], place: torch.device, workers: int
 ) -> tuple[list[Network], dict[Network, ExitPolicy], int]:
-    """Full, early and static, the policies of the early ones, and the exit that the static one is cut at."""
+    """Full, early and static, the policies of the early ones, and the exit that the static one is cut at.
+
+    There is no static one where no exit but the last is as accurate by itself.
+    """
     from exitwise.workflow import collect
 
     costs = count_cost(model).macs
@@ -187,15 +187,15 @@ def _networks(
         )
     accuracies = anytime(test)
     last = model.exits - 1
-    full = Network("full network", "full", accuracies[-1], count_alone(model, last))
+    full = Network("without exits", "full", accuracies[-1], count_alone(model, last))
     policies = {}
     for budget in reachable:
         policy, _ = calibrate_macs(calibration.confidences, costs, budget * costs[-1])
         point = operate(test, policy, costs)
         policies[Network(f"early exits, {100 * budget:.0f} %", "early", point.accuracy, point.macs)] = policy
     cut = _as_accurate(calibration, list(policies.values())[len(policies) // 2], costs)
-    static = Network(f"exit {cut + 1} alone", "static", accuracies[cut], count_alone(model, cut))
-    return [full, *policies, static], policies, cut
+    static = [Network(f"exit {cut + 1} alone", "static", accuracies[cut], count_alone(model, cut))]
+    return [full, *policies, *(static if cut < last else [])], policies, cut
 
 
 def _as_accurate(calibration: Outputs, policy: ExitPolicy, costs: Sequence[int]) -> int:
@@ -215,10 +215,10 @@ def _form(
     place: torch.device,
 ) -> Iterator[Calls]:
     """What to call for each network in a form."""
-    full, static = networks[0], networks[-1]
     middle = list(policies)[len(policies) // 2]
     costs = count_cost(model).macs
-    alone = {full: partial(model.forward_only, exit=model.exits - 1), static: partial(model.forward_only, exit=cut)}
+    cuts = {n: cut if n.kind == "static" else model.exits - 1 for n in networks if n.kind != "early"}
+    alone = {network: partial(model.forward_only, exit=exit) for network, exit in cuts.items()}
     calls: Calls
     if form == "onnx":
         from exitwise.export.onnx import export_onnx, onnx_of_exit
@@ -231,7 +231,7 @@ def _form(
                 on_cpu, policies[middle], out, classes=run.classes, preprocessing=preprocessing, exit_macs=costs
             )
             calls = {middle: OnnxRunner(out)}
-        for network, exit in ((full, model.exits - 1), (static, cut)):
+        for network, exit in cuts.items():
             session = open_session(onnx_of_exit(on_cpu, exit))
             calls[network] = partial(_run_session, session)
     elif form == "compiled":
@@ -317,9 +317,10 @@ def verdict(rows: Sequence[Row]) -> str:
     gain, saved = full.mean / early.mean, 1 - early.mean / full.mean
     promised = 1 - (early.network.macs or 0) / (full.network.macs or 1)
     more = round(100 * (least - (full.network.accuracy or 0)), 1)
-    what = f"{early.network.name} ({early.form}): {gain:.2f}x as fast as the full network ({full.form}), "
+    what = f"{early.network.name} ({early.form}): {gain:.2f}x as fast as the network without exits ({full.form}), "
     what += f"{abs(more)} points of accuracy {'more' if more > 0 else 'less'}" if more else "as accurate"
-    saves = f"it saves {100 * promised:.0f} % of the MACs and {100 * saved:.0f} % of the time"
+    saves = f"{abs(100 * promised):.0f} % {'fewer' if promised >= 0 else 'more'} MACs and "
+    saves += f"{abs(100 * saved):.0f} % {'less' if saved >= 0 else 'more'} time"
     if promised < 1 - 1 / WORTH:
         return f"not worth it: {what}; {saves}: too few images leave early"
     if gain < WORTH:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from exitwise.errors import ExitwiseWarning
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runtime import EarlyExitRunner
 from exitwise.models.staged import StagedModel, evaluating
+
+BUSY = 0.7
+"""Load per core, before anything is timed, from which times mean little."""
+
+
+class BusyWarning(ExitwiseWarning):
+    """Times are taken beside other work."""
+
 
 NEVER, ALWAYS = 2.0, -1.0
 """Thresholds that no confidence, and that every confidence, reaches."""
@@ -75,8 +87,10 @@ def measure_speedups(
 def measure_exit_seconds(model: StagedModel, rounds: int = 30) -> tuple[float, ...]:
     """Median seconds to leave at each exit, one image at a time, earlier exits' own cost included.
 
-    On random images, where the network lies, as this machine is now.
+    On random images, where the network lies, as this machine is now; a later exit is never taken for quicker than an
+    earlier one. Warns where the machine is busy (:func:`warn_if_busy`).
     """
+    warn_if_busy()
     device = next(model.parameters()).device
     image = torch.randn(1, *model.input_shape, device=device)
     runners = {
@@ -84,7 +98,18 @@ def measure_exit_seconds(model: StagedModel, rounds: int = 30) -> tuple[float, .
         for k in range(model.exits)
     }
     functions = {k: partial(runner, image) for k, runner in runners.items()}
-    return tuple(interleaved_medians(functions, rounds).values())
+    return tuple(accumulate(interleaved_medians(functions, rounds).values(), max))
+
+
+def load() -> str:
+    """Work on this machine over the last minute, as people say it."""
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count() or 1} cores"
+
+
+def warn_if_busy() -> None:
+    """Raise a :class:`BusyWarning` where other work takes so much of the cores that times mean little."""
+    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        warnings.warn(f"other work is running here ({load()}): the times mean little", BusyWarning, stacklevel=3)
 
 
 def _wait() -> None:

@@ -12,9 +12,7 @@ from exitwise.evaluation import collect_logits
 from exitwise.exiting.confidence import fit_temperatures
 from exitwise.report.gather import gather, spread_out
 from exitwise.runs import Run
-
-RISING = (0.002, 0.002, 0.004, 0.008)
-"""The stand-ins for measured times, a later exit never quicker than an earlier one."""
+from hostile_runs import SECONDS
 
 
 def probabilities(run, split, temperatures=None):
@@ -47,7 +45,7 @@ def test_figures_under_the_calibrated_policy(report, runs, number):
     assert figures.calibrated.point.accuracy == pytest.approx(sum(right) / n)
     macs = [each.macs for each in figures.exits]
     assert figures.calibrated.point.macs == pytest.approx(sum(s * m for s, m in zip(shares, macs, strict=True)))
-    assert figures.calibrated.seconds == pytest.approx(sum(s * t for s, t in zip(shares, RISING, strict=True)))
+    assert figures.calibrated.seconds == pytest.approx(sum(s * t for s, t in zip(shares, SECONDS, strict=True)))
     for label, row in enumerate(figures.classes):
         mine = [i for i in range(n) if targets[i] == label]
         assert (row.name, row.size) == (runs.splits.classes[label], len(mine))
@@ -72,7 +70,7 @@ def test_exits_are_read_before_and_after_temperatures_of_the_calibration_images(
             assert sum(each.size * each.accuracy for each in diagram.bins) == pytest.approx(right)
             assert exit.accuracy == pytest.approx(right / len(targets))
     assert [exit.temperature for exit in report.runs[1].exits] == pytest.approx(temperatures)
-    assert [exit.seconds for exit in report.runs[1].exits] == list(RISING)
+    assert [exit.seconds for exit in report.runs[1].exits] == list(SECONDS)
 
 
 def test_budgets_are_those_on_record(report, runs):
@@ -82,7 +80,9 @@ def test_budgets_are_those_on_record(report, runs):
     for budget, point in zip(report.runs[0].budgets, recorded, strict=True):
         assert (budget.p, list(budget.thresholds)) == (point["p"], point["thresholds"])
         assert (budget.point.accuracy, budget.point.macs) == (point["test"]["accuracy"], point["test"]["macs"])
-        assert budget.seconds == pytest.approx(sum(s * t for s, t in zip(point["test"]["shares"], RISING, strict=True)))
+        assert budget.seconds == pytest.approx(
+            sum(s * t for s, t in zip(point["test"]["shares"], SECONDS, strict=True))
+        )
 
 
 def test_lines_weights_and_names(report, runs):

@@ -18,7 +18,7 @@ from torch import Tensor
 from exitwise import workflow
 from exitwise.data import Split, Splits
 from exitwise.errors import UserError
-from exitwise.evaluation import OperatingPoint, Outputs, collect_logits, operate
+from exitwise.evaluation import EVALUATION_BATCH, OperatingPoint, Outputs, collect_logits, operate
 from exitwise.exiting.confidence import Confidence, fit_temperatures
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.staged import StagedModel
@@ -63,7 +63,7 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
         model = run.model(place)
         key = _network_key(run)
         if key not in times:
-            times[key] = workflow.rising(measure_exit_seconds(model))
+            times[key] = measure_exit_seconds(model)
         test = _Outputs.collect(run, model, splits or run.splits(), place)
         figures.append(_run_figures(run, name, record, test, times[key], pictures))
     return Report(
@@ -119,7 +119,7 @@ class _Outputs(NamedTuple):
     @classmethod
     def collect(cls, run: Run, model: StagedModel, splits: Splits, device: torch.device) -> _Outputs:
         calibration, test = (
-            collect_logits(model, split.batches(workflow.EVALUATION_BATCH, run.settings.workers), device)
+            collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), device)
             for split in (splits.calibration, splits.test)
         )
         return cls(splits.test, *test, fit_temperatures(*calibration))
