@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -24,7 +27,7 @@ from exitwise.config import explain
 from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
 from exitwise.version import __version__
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 app = App(
     name="exitwise",
@@ -45,12 +48,13 @@ def main(tokens: Sequence[str] | None = None) -> None:
     """
     warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files, which are refused or read all the same
-    with _warnings_in_one_line():
-        _run(tokens)
+    trains = next(iter(sys.argv[1:] if tokens is None else tokens), "") == "train"
+    with _warnings_in_one_line(), nullcontext() if trains else _unwound_by_sigterm():
+        _run(tokens, " (the same `train` command continues from its last checkpoint)" if trains else "")
     sys.exit(0)
 
 
-def _run(tokens: Sequence[str] | None) -> None:
+def _run(tokens: Sequence[str] | None, continues: str) -> None:
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -66,8 +70,31 @@ def _run(tokens: Sequence[str] | None) -> None:
         _stop(f"{error}; the same command continues from the last checkpoint", FAILED)
     except Interrupted as error:
         _stop(f"{error}; all steps are saved, and the same `train` command continues", 128 + error.number)
+    except _Terminated:
+        _stop("ended by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
-        _stop("interrupted (the same `train` command continues from its last checkpoint)", INTERRUPTED)
+        _stop(f"interrupted{continues}", INTERRUPTED)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came to a command that does not listen for it itself, as training does."""
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as an exception does, so that it removes what it has half written."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
 
 
 @contextmanager
