@@ -142,7 +142,7 @@ class Fields(BaseModel):
         False, description="Several processes: BatchNorm statistics over the images of all of them."
     )
     process_timeout: Positive = Field(
-        300.0, description="Several processes: seconds to wait for one that does not answer before the job ends."
+        300.0, description="Several processes: seconds within which the job ends when one does not answer."
     )
 
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")

@@ -3,6 +3,7 @@
 They are forked from a server that has imported everything, so that starting one takes no seconds.
 """
 
+import math
 import os
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context, set_start_method
@@ -156,3 +157,12 @@ def same(first, second):
     except AssertionError:
         return False
     return metrics[0] == metrics[1] and not debris(first)
+
+
+def all_finite(tree):
+    """Whether no number in a checkpoint is infinite or none."""
+    if isinstance(tree, torch.Tensor):
+        return bool(tree.isfinite().all())
+    if isinstance(tree, (dict, list)):
+        return all(map(all_finite, tree.values() if isinstance(tree, dict) else tree))
+    return not isinstance(tree, float) or math.isfinite(tree)

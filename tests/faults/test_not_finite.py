@@ -3,8 +3,7 @@
 import math
 
 import pytest
-import torch
-from children import tiny_network
+from children import all_finite, tiny_network
 
 from exitwise import workflow
 from exitwise.data import TrainingBatches
@@ -61,14 +60,6 @@ def inject(kind, method, spoil, monkeypatch):
         gradient_of = shared_step.weight_gradient
         monkeypatch.setattr(shared_step, "weight_gradient", lambda *args: spoil(gradient_of(*args)))
     return 1
-
-
-def all_finite(tree):
-    if isinstance(tree, torch.Tensor):
-        return bool(tree.isfinite().all())
-    if isinstance(tree, (dict, list)):
-        return all(map(all_finite, tree.values() if isinstance(tree, dict) else tree))
-    return not isinstance(tree, float) or math.isfinite(tree)
 
 
 @pytest.mark.parametrize(("kind", "method"), [(kind, method) for kind, methods in KINDS.items() for method in methods])

@@ -27,6 +27,9 @@ from exitwise.ranks import ALONE, Ranks
 BUCKET_BYTES = 4 << 20
 """So much of the gradients is sent at once."""
 
+WINDING_UP = 10.0
+"""Seconds that a job takes at most to end once a process has given up another; half of a timeout below their double."""
+
 
 @dataclass(eq=False)
 class Clock:
@@ -134,7 +137,8 @@ def joined(device: torch.device, timeout: float, together: bool = False) -> Iter
 
     Args:
         device: where this process trains: gloo connects processes on a CPU, NCCL those with a GPU each.
-        timeout: seconds that a process waits for the others before it gives up.
+        timeout: seconds within which the job ends when a process does not answer; the others give it up ``WINDING_UP``
+            seconds earlier.
         together: see :class:`~exitwise.ranks.Ranks`.
 
     Raises:
@@ -146,7 +150,8 @@ def joined(device: torch.device, timeout: float, together: bool = False) -> Iter
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        patience = timeout - min(WINDING_UP, timeout / 2)
+        dist.init_process_group(backend, timeout=timedelta(seconds=patience))
         yield Processes(rank, size, together, neighbours=_neighbours())
         dist.destroy_process_group()  # not after an error, when the others may wait for something else
     except Exception as error:
