@@ -8,7 +8,7 @@ channel is repeated along the line. Knows tensors, and neither networks nor trai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -102,23 +102,24 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return _unfold(torch.addcmul(shift, lines, scale), x)
 
 
-class FoldedNorm(TorchFunctionMode):
-    """Within this context, BatchNorm in training mode is computed by this file wherever :func:`folds` says so.
+class BatchNormMode(TorchFunctionMode):
+    """Within this context, BatchNorm in training mode is computed by :meth:`normalise`.
 
     It cannot be differentiated twice.
 
     Attributes:
-        depth: how many such contexts are open.
+        depth: how many contexts of a subclass are open.
     """
 
     depth = 0
 
-    def __enter__(self) -> FoldedNorm:
-        FoldedNorm.depth += 1
-        return super().__enter__()
+    def __enter__(self) -> Self:
+        type(self).depth += 1
+        super().__enter__()
+        return self
 
     def __exit__(self, *exception: Any) -> None:
-        FoldedNorm.depth -= 1
+        type(self).depth -= 1
         super().__exit__(*exception)
 
     def __torch_function__(
@@ -126,9 +127,21 @@ class FoldedNorm(TorchFunctionMode):
     ) -> Any:
         if func is F.batch_norm:
             call = BatchNormCall(*args, **(kwargs or {}))
-            if call.training and folds(call.input):
-                return _batch_norm(call)
+            result = self.normalise(call) if call.training else None
+            if result is not None:
+                return result
         return func(*args, **(kwargs or {}))
+
+    def normalise(self, call: BatchNormCall) -> Tensor | None:
+        """What a call in training mode gives; None: let torch compute it."""
+        raise NotImplementedError
+
+
+class FoldedNorm(BatchNormMode):
+    """Within this context, BatchNorm in training mode is computed by this file wherever :func:`folds` says so."""
+
+    def normalise(self, call: BatchNormCall) -> Tensor | None:
+        return _batch_norm(call) if folds(call.input) else None
 
 
 def _batch_norm(call: BatchNormCall) -> Tensor:

@@ -6,53 +6,27 @@ nothing of networks or training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
 import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from exitwise.models.norm import BatchNormCall, affine
+from exitwise.models.norm import BatchNormCall, BatchNormMode, affine
 from exitwise.ranks import Ranks
 
 
-class SyncedNorm(TorchFunctionMode):
+class SyncedNorm(BatchNormMode):
     """Within this context, BatchNorm in training mode takes its statistics over the images of all processes.
-
-    It cannot be differentiated twice.
 
     Args:
         ranks: the processes, with the batch at hand; each must normalise the same layers in the same order.
-
-    Attributes:
-        depth: how many such contexts are open.
     """
-
-    depth = 0
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__()
         self.ranks = ranks
 
-    def __enter__(self) -> SyncedNorm:
-        SyncedNorm.depth += 1
-        return super().__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        SyncedNorm.depth -= 1
-        super().__exit__(*exception)
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.batch_norm:
-            call = BatchNormCall(*args, **(kwargs or {}))
-            if call.training:
-                return _batch_norm(call, self.ranks)
-        return func(*args, **(kwargs or {}))
+    def normalise(self, call: BatchNormCall) -> Tensor | None:
+        return _batch_norm(call, self.ranks)
 
 
 def _batch_norm(call: BatchNormCall, ranks: Ranks) -> Tensor:
