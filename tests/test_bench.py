@@ -97,6 +97,7 @@ def test_the_verdict_follows_from_the_times(rows, says):
     [
         (["--forms", "tpu"], "expected forms among eager, compiled, onnx; got tpu"),
         (["--batch-sizes", "0"], "expected batch sizes of at least 1; got [0]"),
+        (["--batch-sizes", "1.7"], "expected whole numbers for batch sizes; got 1.7"),
         (["--batch-sizes", "many"], "expected numbers for batch sizes"),
         (["--budgets", "0.001"], "expected a budget from 0."),
         (["--seconds", "-1"], "expected a positive number of seconds; got -1"),

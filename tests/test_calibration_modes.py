@@ -112,6 +112,10 @@ def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
         (["--max-accuracy-drop", "1.5"], "max_accuracy_drop must be a share from 0 to 1"),
         (["--max-accuracy-drop", "0.1", "--confidence", "2"], "confidence must lie between 0 and 1; got 2"),
         (["--budget", "0.001"], "a budget must lie between"),
+        (
+            ["--max-accuracy-drop", "0", "--confidence", "0.9"],
+            "max_accuracy_drop with confidence must lie between 0 and",
+        ),
         (["--max-accuracy-drop", "0.01", "--risk", "disagreement"], "a risk is what confidence guarantees; got"),
         (["--budget", "0.5", "--measure", "luck"], "luck"),
     ],

@@ -93,7 +93,11 @@ def test_thresholds_can_be_changed_while_it_runs(run, bundle):
     onnx.thresholds = (0.0, None, None)
     assert onnx(images).exit.tolist() == [0] * 50
     assert onnx(images[:1]).exit.tolist() == [0]
-    for wrong, message in (([0.5], "expected 3 thresholds"), ([float("nan")] * 3, "must be finite numbers")):
+    for wrong, message in (
+        ([0.5], "expected 3 thresholds"),
+        ([float("nan")] * 3, "must be finite"),
+        ([10**400] * 3, "must be"),
+    ):
         with pytest.raises(ValueError, match=message):
             onnx.thresholds = wrong
     with pytest.raises(ValueError, match="expected a monitor of 4 exits; got one of 2"):
@@ -215,20 +219,24 @@ def resealed(change):
 
     def apply(folder):
         edit(change)(folder)
-        props = seal(json.loads((folder / "manifest.json").read_text()))
-
-        def props_set(content):
-            model = onnx.load_from_string(content)
-            onnx.helper.set_model_props(model, props)
-            return model.SerializeToString()
-
+        manifest = json.loads((folder / "manifest.json").read_text())
         for file in folder.glob("*.onnx"):
-            resigned(file.name, props_set)(folder)
+            model = onnx.load(file)
+            onnx.helper.set_model_props(model, seal(manifest, file.name))
+            resigned(file.name, lambda _, model=model: model.SerializeToString())(folder)
 
     return apply
 
 
 CRAFTED = {
+    "stages that are a number": (edit(lambda m: m.update(stages=5)), "expected a file for each stage"),
+    "no single": (edit(lambda m: m.update(single=None)), "expected a file for each stage and a single one"),
+    "a stage for the single": (edit(lambda m: m.update(single=m["stages"][0])), "disagrees with the manifest: it was"),
+    "no stage": (edit(lambda m: m["stages"].__setitem__(0, {})), "expected the name of a file"),
+    "no shape": (edit(lambda m: m.update(input_shape=[])), "expected an input_shape"),
+    "cost beyond numbers": (edit(lambda m: m["exit_macs"].__setitem__(3, 10**400)), "expected exit_macs that rise"),
+    "endless reference": (resealed(lambda m: m["reference"].update(images=float("inf"))), "in the reference of"),
+    "empty reference": (resealed(lambda m: m["reference"].update(shares=[])), "in the reference of"),
     "another threshold": (edit(lambda m: m["thresholds"].__setitem__(0, 0.123)), "disagrees with the manifest"),
     "another measure": (edit(lambda m: m.update(measure="entropy")), "disagrees with the manifest"),
     "temperatures": (edit(lambda m: m.update(temperatures=[2, 2, 2, 2])), "disagrees with the manifest"),

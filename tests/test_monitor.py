@@ -75,6 +75,13 @@ def test_surer_inputs_alarm_though_all_leave_where_they_did():
     assert "left at the exits" not in monitor.warned[0]
 
 
+def test_no_number_is_least_sure():
+    reference = Reference(1000, (1.0, 0.0, 0.0), (0.5,), (0.5, 0.5))
+    monitor = Monitor(3, reference, window=60)
+    with pytest.warns(DriftWarning, match="confidences between 0.50: 100/0 %"):
+        monitor.add(np.zeros(60, int), np.full(60, np.nan), np.ones(60), 0.1)
+
+
 def test_few_images_say_nothing():
     monitor = Monitor.of_all(3, Reference(1000, (1.0, 0.0, 0.0), (0.5,), (0.5, 0.5)), 4)
     monitor.add(np.array([2] * 4), np.array([0.1] * 4), np.array([4.0] * 4), 0.1)
@@ -92,6 +99,11 @@ def test_bad_settings_are_refused():
         Monitor(3, window=3)
     with pytest.raises(ValueError, match="expected a reference of 3 exits; got one of 2"):
         Monitor(3, Reference(10, (0.5, 0.5), (), (1.0,)))
+    for wrong in ((0, (1.0,), (), (1.0,)), (9, (), (), (1.0,)), (9, (1.0,), (float("nan"),), (1.0, 0.0))):
+        with pytest.raises(ValueError, match="expected a positive number of images, and shares"):
+            Reference(*wrong)
+    with pytest.raises(ValueError, match="expected one bin more than the 1 edges; got 1"):
+        Reference(9, (1.0,), (0.5,), (1.0,))
     with pytest.raises(ValueError, match="expected a monitor of 4 exits; got one of 3"):
         EarlyExitRunner(create_model("msdnet_small"), ExitPolicy([None] * 3), monitor=Monitor(3))
 

@@ -27,6 +27,9 @@ _KEYS = {
 }
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
+MOST = 1e30
+"""Largest number that a manifest may have."""
+
 LARGEST = 8192
 """Side of an image that a bundle may ask for."""
 
@@ -34,10 +37,15 @@ LARGEST = 8192
 _FILES, _SEAL = ("stages", "single"), "exitwise.manifest"
 
 
-def seal(manifest: dict[str, Any]) -> dict[str, str]:
-    """What each ONNX file says of the manifest it belongs to: the SHA-256 of all in it but the list of files."""
+def seal(manifest: dict[str, Any], file: str) -> dict[str, str]:
+    """What an ONNX file says of itself: its part, and the SHA-256 of all in its manifest but the list of files."""
     said = {key: value for key, value in manifest.items() if key not in _FILES}
-    return {_SEAL: hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+    return {"exitwise.file": file, _SEAL: hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+
+
+def stage_file(stage: int) -> str:
+    """The file of a stage (0-based)."""
+    return f"stage_{stage}.onnx"
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -77,14 +85,15 @@ def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """
     path = folder / MANIFEST
     manifest = _read_manifest(path)
-    contents = {entry["file"]: _checked(folder, entry) for entry in (*manifest["stages"], manifest["single"])}
-    for name, content in contents.items():
-        if seal(manifest).items() - metadata(content).items():
-            raise BundleError(f"{name} disagrees with the manifest: {path} is not the one that it was exported with")
+    entries = {stage_file(k): entry for k, entry in enumerate(manifest["stages"])} | {SINGLE: manifest["single"]}
+    contents = {entry.get("file"): _checked(folder, entry) for entry in entries.values()}
+    for part, entry in entries.items():
+        if seal(manifest, part).items() - metadata(contents[entry["file"]]).items():
+            raise BundleError(f"{entry['file']} disagrees with the manifest: it was not exported with {path} as {part}")
     try:
         reference = manifest.get("reference")
         manifest["reference"] = None if reference is None else Reference.from_dict(reference)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleError(f"expected images, shares, edges and bins in the reference of {path}; {error!r}") from error
     return manifest, contents
 
@@ -105,6 +114,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     missing = sorted(_KEYS - set(manifest))
     if missing:
         raise BundleError(f"expected {missing[0]} in {path}; it is missing")
+    entries = [*manifest["stages"], manifest["single"]] if isinstance(manifest["stages"], list) else []
+    if len(entries) < 2 or not all(isinstance(entry, dict) for entry in entries):
+        raise BundleError(f"expected a file for each stage and a single one in {path}; got something else")
     exits = len(manifest["stages"])
     lengths = {"thresholds": exits - 1, "exit_macs": exits}
     for key, length in lengths.items():
@@ -121,7 +133,7 @@ def _check_values(manifest: dict[str, Any], path: Path) -> None:
     shape, wish = manifest["input_shape"], manifest["preprocessing"]
     if not isinstance(wish, dict) or not isinstance(shape, list):
         raise BundleError(f"expected an input_shape and its preprocessing in {path}; got {shape!r} and {wish!r}")
-    costs, size = manifest["exit_macs"], wish.get("image_size")
+    costs, size, channels = manifest["exit_macs"], wish.get("image_size"), next(iter(shape), None)
     numbers = {key: wish.get(key) for key in ("mean", "std")}
     rules = {
         "thresholds as numbers or null": all(t is None or _is_number(t) for t in manifest["thresholds"]),
@@ -129,7 +141,7 @@ def _check_values(manifest: dict[str, Any], path: Path) -> None:
         == len(manifest["classes"]),
         "exit_macs that rise": all(map(_is_number, costs)) and costs[0] >= 0 and costs == sorted(costs),
         "an input_shape of 1 or 3 channels and image_size": len(shape) == 3
-        and shape[0] in (1, 3)
+        and channels in (1, 3)
         and shape[1:] == [size, size]
         and isinstance(size, int)
         and 0 < size <= LARGEST,
@@ -139,7 +151,7 @@ def _check_values(manifest: dict[str, Any], path: Path) -> None:
         "an interpolation bilinear, bicubic or nearest": wish.get("interpolation") in _INTERPOLATIONS,
         **{
             f"{key} as a number per channel": isinstance(values, list)
-            and len(values) == shape[0]
+            and len(values) == channels
             and all(map(_is_number, values))
             and (key == "mean" or 0 not in values)
             for key, values in numbers.items()
@@ -151,7 +163,7 @@ def _check_values(manifest: dict[str, Any], path: Path) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def _checked(folder: Path, entry: dict[str, Any]) -> bytes:

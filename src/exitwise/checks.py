@@ -14,6 +14,8 @@ from typing import Any
 from exitwise.backbone_names import check_defined
 from exitwise.errors import DataError, UserError, near_match
 
+LARGEST_FLOAT32 = 3.4e38
+
 Thresholds = tuple[float | None, ...]
 """One per exit but the last; None where nobody can leave."""
 
@@ -157,6 +159,7 @@ def check_wish(
     if name == "max_accuracy_drop":
         check_drop(value)
     if confidence is not None:
+        check_open_share("max_accuracy_drop with confidence", value)
         check_open_share("confidence", confidence)
     return given
 
@@ -167,7 +170,6 @@ def finite_thresholds(thresholds: Sequence[float | None]) -> Thresholds:
     Raises:
         ValueError: for one that is not a finite number.
     """
-    values = tuple(None if t is None else float(t) for t in thresholds)
-    if any(t is not None and not abs(t) < float("inf") for t in values):
-        raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {values}")
-    return values
+    if any(t is not None and not abs(t) <= LARGEST_FLOAT32 for t in thresholds):
+        raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {list(thresholds)}")
+    return tuple(None if t is None else float(t) for t in thresholds)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exitwise.checks import Thresholds
+from exitwise.checks import Thresholds, finite_thresholds
 from exitwise.errors import ExitwiseWarning
 
 BINS = 10
@@ -41,6 +41,9 @@ class Reference:
         edges: of confidence at the exit taken, between bins, ascending.
         bins: share of the images in each bin, one more than edges.
         thresholds: they left by, K - 1 numbers or None; None: not recorded.
+
+    Raises:
+        ValueError: for numbers that cannot be these.
     """
 
     images: int
@@ -48,6 +51,13 @@ class Reference:
     edges: tuple[float, ...]
     bins: tuple[float, ...]
     thresholds: Thresholds | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (*self.shares, *self.edges, *self.bins)
+        if self.images < 1 or not self.shares or not all(0 <= number <= 1 for number in numbers):
+            raise ValueError("expected a positive number of images, and shares and edges from 0 to 1")
+        if len(self.bins) != len(self.edges) + 1:
+            raise ValueError(f"expected one bin more than the {len(self.edges)} edges; got {len(self.bins)}")
 
     @classmethod
     def of(
@@ -69,7 +79,7 @@ class Reference:
         """From what :meth:`to_dict` gave."""
         shares, edges, bins = (tuple(map(float, content[key])) for key in ("shares", "edges", "bins"))
         limits = content.get("thresholds")
-        return cls(int(content["images"]), shares, edges, bins, None if limits is None else tuple(limits))
+        return cls(int(content["images"]), shares, edges, bins, None if limits is None else finite_thresholds(limits))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -171,7 +181,7 @@ class Monitor:
             return None
         exits, confidences = (np.concatenate(parts) for parts in zip(*self._recent, strict=True))
         shares = np.bincount(exits, minlength=len(self.counts)) / len(exits)
-        places = np.searchsorted(reference.edges, confidences, side="right")
+        places = np.searchsorted(reference.edges, np.nan_to_num(confidences, nan=-1.0), side="right")
         bins = np.bincount(places, minlength=len(reference.bins)) / len(exits)
         parts = []
         if _moved(shares, reference.shares, size, reference.images):

@@ -44,7 +44,7 @@ class OnnxRunner:
     Args:
         folder: what ``exitwise export`` wrote.
         threads: of onnxruntime; its own choice if None.
-        monitor: told of every call.
+        monitor: told of every call of the runner itself.
 
     Attributes:
         classes: names, in the order of the logits.

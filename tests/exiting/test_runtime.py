@@ -106,7 +106,19 @@ def test_a_call_keeps_the_policy_it_began_with():
         runner.policy = ExitPolicy([0.5] * 2)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 3, 8, 8), (0, 1, 8, 8), (2, 64)])
-def test_what_is_no_batch_of_images_is_refused(model, shape):
-    with pytest.raises(ValueError, match=r"expected images \(B, 1, 8, 8\); got"):
-        EarlyExitRunner(model, ExitPolicy([None] * 3))(torch.zeros(shape))
+@pytest.mark.parametrize(
+    "images",
+    [
+        *(torch.zeros(shape) for shape in [(1, 8, 8), (2, 3, 8, 8), (0, 1, 8, 8), (2, 64), (2, 1, 9, 9)]),
+        torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
+        [1, 2],
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(model, images):
+    with pytest.raises(ValueError, match=r"expected floating-point images \(B, 1, 8, 8\) as a tensor; got"):
+        EarlyExitRunner(model, ExitPolicy([None] * 3))(images)
+
+
+def test_costs_of_another_number_of_exits_are_refused(model):
+    with pytest.raises(ValueError, match="expected exit_macs of 4 exits; got 2"):
+        EarlyExitRunner(model, ExitPolicy([None] * 3), (1, 2))

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from exitwise.cli.progress import plain_console
 from exitwise.cli.results import parse_numbers
+from exitwise.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,6 +53,8 @@ def bench(
         auto, cpu, cuda, ...
     """
     sizes = parse_numbers(batch_sizes, "batch sizes") if batch_sizes else [1, 8, 64]
+    if any(size != int(size) for size in sizes):
+        raise UserError(f"expected whole numbers for batch sizes; got {' '.join(batch_sizes or [])}")
     shares = parse_numbers(budgets, "budgets") if budgets else [0.3, 0.5, 0.7]
     names = [name for text in forms for name in text.split(",") if name] if forms else ["eager", "compiled", "onnx"]
 

@@ -138,12 +138,11 @@ def describe_guarantee(calibration: Calibration) -> str:
         "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
     }[guarantee["risk"]]
     if guarantee["holds"]:
-        return (
-            f"guaranteed with probability {guarantee['confidence']:g}: {what} (tested on {guarantee['tested']} images)"
-        )
+        with_probability = f"guaranteed with probability {guarantee['confidence']:.12g}"
+        return f"{with_probability}: {what} (tested on {guarantee['tested']} images)"
     return (
         f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
-        f"probability {guarantee['confidence']:g}; nobody leaves early"
+        f"probability {guarantee['confidence']:.12g}; nobody leaves early"
     )
 
 
@@ -276,10 +275,10 @@ def parse_macs(text: str) -> float:
     Raises:
         UserError: if the text is no positive amount.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kMG]?)\s*(?:MACs)?\s*", text)
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kKMG]?)\s*(?:MACs)?\s*", text)
     try:
         if match:
-            return float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+            return float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
     except ValueError:
         pass
     raise UserError(f"expected MACs as a number with k, M or G, such as 20M; got {text!r}")

@@ -47,8 +47,8 @@ class EarlyExitRunner:
         policy: may be exchanged while it runs, as a budget dial; a call keeps the one it began with.
 
     Raises:
-        ValueError: if the policy or the monitor is for another number of exits, or what it is called with is no batch
-            of images.
+        ValueError: if the policy, the monitor or the costs are for another number of exits, or what it is called with
+            is no batch of images.
     """
 
     def __init__(
@@ -66,6 +66,8 @@ class EarlyExitRunner:
             monitor.check(policy.exits)
         self.monitor = monitor
         self.exit_macs = exit_macs or count_cost(model).macs
+        if len(self.exit_macs) != model.exits:
+            raise ValueError(f"expected exit_macs of {model.exits} exits; got {len(self.exit_macs)}")
         stages = cast("list[Stage]", list(model.stages))
         self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
             (compiled(stage.body), compiled(stage.head)) if compile else (stage.body, stage.head) for stage in stages
@@ -83,9 +85,7 @@ class EarlyExitRunner:
 
     def __call__(self, images: Tensor) -> ExitResult:
         """Classify images (B, channels, height, width), each as deep as it needs."""
-        wanted = self.model.input_shape
-        if images.ndim != 4 or images.shape[1] != wanted[0] or not len(images):
-            raise ValueError(f"expected images (B, {', '.join(map(str, wanted))}); got {tuple(images.shape)}")
+        self._check(images)
         start = time.perf_counter()
         policy = self.policy
         with torch.inference_mode(), evaluating(self.model):
@@ -94,6 +94,15 @@ class EarlyExitRunner:
             exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
             self.monitor.add(exit, confidence, macs, time.perf_counter() - start, policy.thresholds)
         return result
+
+    def _check(self, images: Tensor) -> None:
+        shape = self.model.input_shape
+        right = isinstance(images, Tensor) and images.is_floating_point() and images.shape[1:] == shape
+        if not right or len(images) == 0:
+            found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(
+                f"expected floating-point images (B, {', '.join(map(str, shape))}) as a tensor; got {found}"
+            )
 
     def stream(self, batches: Iterable[Tensor | Sequence[Any]]) -> Iterator[ExitResult]:
         """Classify what a data loader gives: images, or tuples that begin with them, on any device."""

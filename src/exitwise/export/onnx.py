@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exitwise.bundle import MANIFEST, SINGLE, VERSION, seal
+from exitwise.bundle import MANIFEST, SINGLE, VERSION, seal, stage_file
 from exitwise.data.transforms import Preprocessing
 from exitwise.errors import UserError
 from exitwise.exiting.policy import ExitPolicy
@@ -68,14 +68,14 @@ def export_onnx(
                 _export(stage.graph, stage.tensors, stage.inputs, stage.outputs, k)
                 for k, stage in enumerate(flat_stages(model, policy.confidence))
             ]
-        files = {f"stage_{k}.onnx": graph for k, graph in enumerate(graphs)}
+        files = {stage_file(k): graph for k, graph in enumerate(graphs)}
         said = {
             "format": "exitwise-onnx",
             "version": VERSION,
             **describe(model, policy, classes, preprocessing, exit_macs, name, reference),
         }
         for file, graph in {**files, SINGLE: _single_graph(onnx, graphs, policy)}.items():
-            onnx.helper.set_model_props(graph, seal(said))
+            onnx.helper.set_model_props(graph, seal(said, file))
             onnx.checker.check_model(graph)
             onnx.save(graph, temporary / file)
         manifest = {

@@ -147,7 +147,7 @@ def calibrated_for(run: RunFigures) -> str:
     parts = [f"{key} {text_of(value)}" for key, value in calibration.budget.items()]
     if calibration.guarantee is not None:
         holds = "guaranteed" if calibration.guarantee["holds"] else "not guaranteed"
-        parts.append(f"{holds} with probability {calibration.guarantee['confidence']:g}")
+        parts.append(f"{holds} with probability {calibration.guarantee['confidence']:.12g}")
     return ", ".join([*parts, f"by {reading.measure}", *(["with temperatures"] if reading.temperatures else [])])
 
 
