@@ -1,6 +1,8 @@
 """Wrong settings, in files and as flags, each with what is said of it (a regular expression)."""
 
 FILES = {
+    "list for a key": ("? [a]\n: 1", "expected YAML in .*c.yaml; line 1: expected a name as key"),
+    "beyond float32": ("lr: 1e+308", "c.yaml: setting lr: input should be a number from -1e.30 to 1e.30; got '1e.308'"),
     "unknown key": ("epochz: 3", "c.yaml: unknown setting 'epochz'; did you mean 'epochs'?"),
     "key of another type": ("3: x", "c.yaml: unknown setting 3; known: data, "),
     "word for a number": ("epochs: many", "c.yaml: setting epochs: input should be a valid integer.*; got 'many'"),

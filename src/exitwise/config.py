@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from exitwise.checks import BACKBONE_EXITS, NETWORKS, check_count, check_device, check_network, check_shape
 from exitwise.errors import UserError, near_match
+
+MOST = 1e30
+"""Largest number: float32 ends at 3.4e38."""
 
 
 def _no_boolean(value: Any) -> Any:
@@ -25,7 +28,13 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
-Real = Annotated[float, BeforeValidator(_no_boolean)]
+def _within_float32(value: float) -> float:
+    if MOST < abs(value) < float("inf"):
+        raise PydanticCustomError("number", f"Input should be a number from {-MOST:g} to {MOST:g}")
+    return value
+
+
+Real = Annotated[float, BeforeValidator(_no_boolean), AfterValidator(_within_float32)]
 Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
@@ -308,9 +317,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(None, None, "expected a name as key", key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -267,7 +267,7 @@ class Run:
                 content["guarantee"],
                 Reference.from_dict(content["reference"]) if content.get("reference") else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"expected thresholds of exits in {path}; {error!r}") from error
         if calibration.policy.exits != len(calibration.proportions):
             raise UserError(
@@ -319,6 +319,9 @@ def read_skipped(path: Path) -> list[Skipped]:
 
 def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> None:
     """Raise UserError unless a run with these settings can be started or, unless ``never``, continued at ``path``."""
+    images = Path(settings.data)
+    if images.is_dir() and path.resolve().is_relative_to(images.resolve()):
+        raise UserError(f"expected a run folder outside the images' folder {images}; got {path}")
     if (path / "config.yaml").is_file():
         if resume == "never":
             raise UserError(f"{path} holds a run: continue it with --resume auto, or choose another --out")

@@ -126,6 +126,7 @@ def train(
     if settings.gradient == "double-backward" and settings.method != "uniform" and launched()[1] > 1:
         raise UserError("gradient double-backward is for one process; use gradient forward, or leave it out")
     with joined(device, settings.process_timeout, together=settings.allocation == "global") as ranks:
+        _check_same(settings, ranks)
         with first(ranks):
             if ranks.rank == 0:
                 check_vacant(out, settings, resume)
@@ -197,11 +198,25 @@ def _train(
     return TrainingResult(run, history, resumed, splits)
 
 
+def _check_same(settings: Settings, ranks: Ranks) -> None:
+    """Raise UserError unless all processes have the settings of the first, but for those of their machine."""
+    ours = settings.model_dump(mode="json", exclude={"data_root", "workers"})
+    for rank, theirs in enumerate(_told(ours, ranks)):
+        other = [f"{key} {ours[key]!r} and {value!r}" for key, value in theirs.items() if value != ours[key]]
+        if other:
+            raise UserError(f"expected the same settings in all processes; got {', '.join(other)} (rank {rank})")
+
+
 def _of_all(skipped: Iterable[Skipped], ranks: Ranks) -> list[Skipped]:
     """The images that any of the processes has skipped."""
-    lines = json.dumps(list(skipped)) + "\n"
-    everyone, _ = ranks.gather(torch.tensor(list(lines.encode()), dtype=torch.uint8))
-    return [Skipped(*each) for line in bytes(everyone.tolist()).splitlines() for each in json.loads(line)]
+    return [Skipped(*each) for theirs in _told(list(skipped), ranks) for each in theirs]
+
+
+def _told(content: Any, ranks: Ranks) -> list[Any]:
+    """What each process says, in plain values, in the order of ranks."""
+    line = json.dumps(content) + "\n"
+    everyone, _ = ranks.gather(torch.tensor(list(line.encode()), dtype=torch.uint8))
+    return [json.loads(each) for each in bytes(everyone.tolist()).splitlines()]
 
 
 def build_method(settings: Settings, exits: int) -> Method:

@@ -231,6 +231,13 @@ def test_a_run_is_continued_unless_that_is_forbidden(copied, capsys):
     assert_refused(code, errors, "--resume.*auto.*never")
 
 
+def test_a_run_among_its_images_is_refused(copied, capsys):
+    data, _ = copied
+    code, _, errors = call(capsys, "train", "--data", data, "--out", data / "run", *TINY_RUN)
+    assert_refused(code, errors, "expected a run folder outside the images' folder .*; got .*run")
+    assert not (data / "run").exists()
+
+
 def test_a_run_that_another_process_writes_to_is_refused(copied, capsys):
     data, run = copied
     hold = f"import time; from pathlib import Path; from exitwise.lock import locked\nwith locked(Path({str(run)!r})):"

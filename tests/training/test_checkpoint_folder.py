@@ -68,3 +68,21 @@ def test_what_a_killed_process_left_is_removed(filled):
         (filled.root / name / "tensors.safetensors").write_bytes(b"half")
     filled.tidy()
     assert names(filled.root) == ["last-00000020", "last-00000100"]
+
+
+def test_what_is_no_checkpoint_is_left_alone(filled):
+    folder, newest = filled, filled.latest("last")
+    strange = [".DS_Store", "last-notes.txt", f"{newest.name}-backup", f"{newest.name}.bak"]
+    for name in strange:
+        (folder.root / name).mkdir() if "backup" in name else (folder.root / name).write_text("")
+    folder.tidy()
+    assert folder.latest("last") == newest
+    folder.save("last", 99, {"a": torch.ones(1)})
+    assert {path.name for path in folder.root.iterdir()} >= {*strange, "last-00000099"}
+
+
+def test_json_within_json_without_end_is_damage(filled):
+    newest = filled.latest("last")
+    (newest / "state.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.warns(ExitwiseWarning, match="is damaged: .*; continuing from"):
+        assert filled.load("last").path != newest

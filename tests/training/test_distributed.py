@@ -7,11 +7,11 @@ from exitwise import workflow
 from exitwise.cli import main
 from exitwise.config import resolve
 from exitwise.data.sampling import EpochBatches
-from exitwise.errors import UserError
-from exitwise.ranks import ALONE
+from exitwise.errors import PeerError, UserError
+from exitwise.ranks import ALONE, Ranks
 from exitwise.training import distributed
 from exitwise.training.distributed import joined, launched, own_device
-from two_processes import CASES, CPU, METHODS, SPOILED, fit, split, steps
+from two_processes import CASES, CPU, METHODS, SPOILED, fit, free_ports, split, steps
 
 pytestmark = pytest.mark.slow
 
@@ -139,6 +139,39 @@ def test_half_an_environment_is_refused(monkeypatch):
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with pytest.raises(UserError, match="as torchrun sets them; MASTER_PORT is missing"):
         launched()
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "5"}, {"RANK": "2"}, {"WORLD_SIZE": "many"}])
+def test_ranks_that_cannot_be_are_refused(monkeypatch, variables):
+    right = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in {**right, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="expected RANK, from 0, below WORLD_SIZE as torchrun sets them; got"):
+        launched()
+
+
+def test_one_that_waits_in_vain_says_so(monkeypatch):
+    (port,) = free_ports(1)
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**variables, "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PeerError, match="the 2 processes of this job have not met at"), joined(CPU, 2):
+        pass
+
+
+class Other(Ranks):
+    """One of two processes, of which the other says the same but for its learning rate."""
+
+    def gather(self, tensor):
+        theirs = bytes(tensor.tolist()).replace(b'"lr": 0.1', b'"lr": 0.001')
+        return torch.cat([tensor, torch.tensor(list(theirs), dtype=torch.uint8)]), slice(len(tensor))
+
+
+def test_other_settings_in_another_process_are_refused():
+    settings = resolve({"lr": 0.1})
+    workflow._check_same(settings, ALONE)
+    with pytest.raises(UserError, match=r"the same settings in all processes; got lr 0.1 and 0.001 \(rank 1\)"):
+        workflow._check_same(settings, Other())
 
 
 def test_a_gpu_for_each_process(monkeypatch):

@@ -89,7 +89,7 @@ def load_checkpoint(folder: Path) -> Any:
         if hashlib.sha256(skeleton.encode()).hexdigest() != digests["tree"]:
             raise CheckpointError(f"the checkpoint at {folder} is damaged: {_STATE} does not match its SHA-256")
         return _decode(json.loads(skeleton), load_file(folder / _TENSORS))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"the checkpoint at {folder} is damaged: {error}") from error

@@ -5,6 +5,7 @@ Knows nothing of what they hold. One process writes at a time.
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -79,7 +80,9 @@ class CheckpointFolder:
     def tidy(self) -> None:
         """Remove what a killed process left of checkpoints that it was writing or removing."""
         for path in self.root.glob(".*"):
-            shutil.rmtree(path)
+            if re.fullmatch(r"\.\w+-\d{8,}\.\w+", path.name):
+                shutil.rmtree(path)
 
     def _folders(self, kind: str) -> list[Path]:
-        return sorted(self.root.glob(f"{kind}-*"))
+        """Checkpoints of a kind, oldest first. What else lies there, such as a copy of someone's, is left alone."""
+        return sorted(path for path in self.root.glob(f"{kind}-*") if re.fullmatch(rf"{kind}-\d{{8,}}", path.name))

@@ -151,8 +151,13 @@ def joined(device: torch.device, timeout: float, together: bool = False) -> Iter
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         patience = timeout - min(WINDING_UP, timeout / 2)
-        dist.init_process_group(backend, timeout=timedelta(seconds=patience))
-        yield Processes(rank, size, together, neighbours=_neighbours())
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=patience))
+            neighbours = _neighbours()
+        except RuntimeError as error:  # torch.distributed's errors are RuntimeErrors
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise PeerError(f"the {size} processes of this job have not met at {place} in {patience:g} s") from error
+        yield Processes(rank, size, together, neighbours=neighbours)
         dist.destroy_process_group()  # not after an error, when the others may wait for something else
     except Exception as error:
         error.add_note(f"rank {rank} of {size}")
@@ -170,7 +175,12 @@ def launched() -> tuple[int, int]:
         return 0, 1
     if missing := set(_VARIABLES).difference(given):
         raise UserError(f"expected {', '.join(_VARIABLES)} as torchrun sets them; {min(missing)} is missing")
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    numbers = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    wrong = [f"{name}={value}" for name, value in numbers.items() if not value.isdecimal()]
+    if wrong or not int(numbers["RANK"]) < int(numbers["WORLD_SIZE"]):
+        found = ", ".join(wrong or [f"{name}={value}" for name, value in numbers.items()])
+        raise UserError(f"expected RANK, from 0, below WORLD_SIZE as torchrun sets them; got {found}")
+    return int(numbers["RANK"]), int(numbers["WORLD_SIZE"])
 
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
