@@ -92,6 +92,20 @@ def test_resuming_gives_the_uninterrupted_run_bit_for_bit(split, uninterrupted, 
     assert again.samples.rows() == whole.samples.rows()
 
 
+def test_resuming_keeps_the_memory_format_of_a_half_that_waits(split, tmp_path):
+    """Sums depend on it in their last bits."""
+    options = {"channels_last": True, "checkpoints": CheckpointFolder(tmp_path), "checkpoint_every": 3}
+    whole = trainer(split, "meta-weighted-shared", channels_last=True)
+    history = whole.fit()
+    with pytest.raises(Stop):
+        trainer(split, "meta-weighted-shared", reporter=StopAfter(4), **options).fit()
+    again = trainer(split, "meta-weighted-shared", **options)
+    assert again.resume()
+    assert again.method.loaded is not None
+    assert again.fit() == history
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+
+
 def test_the_record_of_weights_survives_a_stop_after_an_epoch(split, tmp_path):
     whole = trainer(split, "meta-weighted")
     whole.fit()

@@ -6,6 +6,7 @@ meta half of a half batch is the next one in the chain, also across loaded batch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,7 +64,7 @@ class SharedStep(MetaWeighted):
 
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         if self.loaded is not None:
-            self.pending, self.loaded = _unpack(self.loaded, run), None
+            self.pending, self.loaded = _unpack(self.loaded, run, trainable(model)), None
         loss, finite = (None, None) if self.pending is None else self._learn(model, self.pending, run)
         self.pending = None
         if self.updates_at(index):
@@ -135,15 +136,23 @@ def _pack(pending: Pending) -> dict[str, Any]:
     }
 
 
-def _unpack(state: dict[str, Any], like: TrainPass) -> Pending:
-    """This process's share of a pending half, on the device and among the processes of another pass."""
+def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]) -> Pending:
+    """This process's share of a pending half, on the device and among the processes of another pass.
+
+    Tensors get the memory format that the run's inputs and ``params`` have: sums depend on it in their last bits.
+    """
     device = like.inputs.device
     ranks = like.ranks if len(state["run"]["targets"]) >= 2 * like.ranks.size else like.ranks.repeated()
 
     def move(value: Any) -> Any:
         return value.to(device) if isinstance(value, Tensor) else value
 
+    def as_param(name: str, value: Any) -> Any:
+        return torch.empty_like(params[name]).copy_(value) if isinstance(value, Tensor) else value
+
     parts = {name: move(_share(tensor, ranks)) for name, tensor in state["run"].items()}
+    if like.inputs.dim() == 4 and like.inputs.is_contiguous(memory_format=torch.channels_last):
+        parts["inputs"] = parts["inputs"].contiguous(memory_format=torch.channels_last)
     run = TrainPass(
         **parts,
         label_smoothing=state["label_smoothing"],
@@ -151,7 +160,7 @@ def _unpack(state: dict[str, Any], like: TrainPass) -> Pending:
         ranks=ranks,
         share=ranks.share(parts["confidences"]),
     )
-    moved = ({name: move(value) for name, value in state[key].items()} for key in ("params", "gain"))
+    moved = ({name: as_param(name, value) for name, value in state[key].items()} for key in ("params", "gain"))
     return Pending(run, next(moved), {}, next(moved), move(state["taken"]))
 
 
