@@ -257,3 +257,18 @@ def test_unknown_mode():
     run = train_pass(model, *train)
     with pytest.raises(ValueError, match="forward, double-backward, finite-difference; got 'reverse'"):
         meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [0.4, 0.3, 0.3], mode="reverse")
+
+
+@pytest.mark.parametrize("mode", ["forward", "double-backward", "finite-difference"])
+def test_a_layer_under_two_names_is_refused_and_shared_parameters_are_not(mode):
+    shared = Dropping()
+    shared.heads[1].weight = shared.heads[0].weight
+    model, optimizer, train, meta = case("sgd", shared, shape=(6,))
+    run = train_pass(model, *train)
+    meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [0.5, 0.5], mode=mode)
+    assert isinstance(model.heads[0].weight, nn.Parameter)
+    model.heads[1] = model.heads[0]
+    run = train_pass(model, *train)
+    with pytest.raises(ValueError, match=r"a layer stands in the network as 'heads.0' and as 'heads.1': let two"):
+        meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [0.5, 0.5], mode=mode)
+    assert isinstance(model.heads[0].weight, nn.Parameter)

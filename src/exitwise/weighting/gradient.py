@@ -342,9 +342,25 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def call_with(model: nn.Module, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """Logits (B, K, C) of ``model`` with some parameters replaced; its buffers are left untouched."""
+    """Logits (B, K, C) of ``model`` with some parameters replaced; its buffers are left untouched.
+
+    Raises:
+        ValueError: if a layer with parameters or buffers stands in the network under two names.
+    """
+    _check_stands_once(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     return _stacked(functional_call(model, {**params, **buffers}, (inputs,)))
+
+
+def _check_stands_once(model: nn.Module) -> None:
+    """torch.func.functional_call would leave plain tensors in the place of such a layer's parameters."""
+    seen: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if (module._parameters or module._buffers) and seen.setdefault(module, name) != name:
+            raise ValueError(
+                f"a layer stands in the network as {seen[module]!r} and as {name!r}: let two layers share their "
+                f"parameters instead ({name}.weight = {seen[module]}.weight)"
+            )
 
 
 def _stacked(outputs: Iterable[Tensor]) -> Tensor:
