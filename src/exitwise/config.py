@@ -195,8 +195,8 @@ class Settings(Fields):
             raise ValueError("p_range and proportions exclude one another; got both")
         if self.gradient != "forward" and self.method != "uniform":
             alternative = "use gradient forward, or leave it out"
-            if self.precision == "bf16" and self.gradient == "finite-difference":
-                raise ValueError(f"precision bf16 drowns a finite difference in rounding; {alternative}")
+            if self.precision != "float32" and self.gradient == "finite-difference":
+                raise ValueError(f"precision {self.precision} drowns a finite difference in rounding; {alternative}")
             if self.compile and self.gradient == "double-backward":
                 raise ValueError(f"compile cannot be differentiated twice (gradient double-backward); {alternative}")
             if self.channels_last and self.gradient == "double-backward":

@@ -119,6 +119,10 @@ def test_compile_without_a_compiler_is_refused(monkeypatch):
     ("values", "message"),
     [
         (
+            {"precision": "tf32", "gradient": "finite-difference"},
+            "tf32 drowns a finite difference .* gradient forward",
+        ),
+        (
             {"precision": "bf16", "gradient": "finite-difference"},
             "bf16 drowns a finite difference .* gradient forward",
         ),
