@@ -5,6 +5,7 @@ They are forked from a server that has imported everything, so that starting one
 
 import math
 import os
+import signal
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context, set_start_method
 from pathlib import Path
@@ -85,6 +86,7 @@ class Child:
 
 def _train(flags, log, pipe):
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     set_start_method(get_all_start_methods()[0], force=True)  # reading workers start as they would without a server
     for descriptor, path in ((1, log), (2, log.with_suffix(".err"))):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)

@@ -19,7 +19,7 @@ from images import cut, encoded, make_folder, write_files
 from two_processes import CASES, steps
 
 PROGRAM = str(Path(__file__).with_name("rank.py"))
-TIMEOUT = 20
+TIMEOUT = 30
 PHOTOS = ["--recipe", "digits", "--device", "cpu", "--wpn-hidden", "16", "--epochs", "2", "--batch-size", "10"]
 PHOTOS += ["--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--augment", "resize", "--max-broken", "0.9"]
 FLAGS = [*DIGITS, "--method", "meta-weighted-shared", "--centering", "all", "--process-timeout", str(TIMEOUT)]

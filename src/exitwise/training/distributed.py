@@ -27,7 +27,7 @@ from exitwise.ranks import ALONE, Ranks
 BUCKET_BYTES = 4 << 20
 """So much of the gradients is sent at once."""
 
-WINDING_UP = 10.0
+WINDING_UP = 15.0
 """Seconds that a job takes at most to end once a process has given up another; half of a timeout below their double."""
 
 
