@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from exitwise.checks import MOST
 from exitwise.errors import UserError
 from exitwise.monitor import Reference
 from exitwise.protobuf import BundleError, external_data, metadata
@@ -26,9 +27,6 @@ _KEYS = {
     "thresholds",
 }
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-
-MOST = 1e30
-"""Largest number that a manifest may have."""
 
 LARGEST = 8192
 """Side of an image that a bundle may ask for."""

@@ -14,7 +14,8 @@ from typing import Any
 from exitwise.backbone_names import check_defined
 from exitwise.errors import DataError, UserError, near_match
 
-LARGEST_FLOAT32 = 3.4e38
+MOST = 1e30
+"""Largest number that anyone may give: float32 ends at 3.4e38."""
 
 Thresholds = tuple[float | None, ...]
 """One per exit but the last; None where nobody can leave."""
@@ -170,6 +171,6 @@ def finite_thresholds(thresholds: Sequence[float | None]) -> Thresholds:
     Raises:
         ValueError: for one that is not a finite number.
     """
-    if any(t is not None and not abs(t) <= LARGEST_FLOAT32 for t in thresholds):
+    if any(t is not None and not abs(t) <= MOST for t in thresholds):
         raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {list(thresholds)}")
     return tuple(None if t is None else float(t) for t in thresholds)

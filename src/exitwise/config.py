@@ -14,11 +14,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from exitwise.checks import BACKBONE_EXITS, NETWORKS, check_count, check_device, check_network, check_shape
+from exitwise.checks import BACKBONE_EXITS, MOST, NETWORKS, check_count, check_device, check_network, check_shape
 from exitwise.errors import UserError, near_match
-
-MOST = 1e30
-"""Largest number: float32 ends at 3.4e38."""
 
 
 def _no_boolean(value: Any) -> Any:
