@@ -1,3 +1,8 @@
+import multiprocessing
+import signal
+import subprocess
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +68,19 @@ def test_images_of_any_size_are_resized_on_request(tmp_path):
     assert targets.tolist() == splits.test.targets.tolist()
     batches = TrainingBatches(splits.train, 8, seed=0)
     assert next(iter(batches))[0].shape == (8, 3, 16, 16)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_told_to_end_first_disturbs_no_one(number, tmp_path):
+    splits = load(str(make_folder(tmp_path)), Preprocessing(8, (0.5,) * 3, (0.5,) * 3, "resize"))
+    before = set(multiprocessing.active_children())
+    batches = iter(TrainingBatches(splits.train, 8, seed=0, workers=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)  # not by its parent
+    worker.join(10)
+    time.sleep(0.1)  # here torch would raise
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize("augment", ["none", "shift", "crop", "resize"])

@@ -6,6 +6,7 @@ They are forked from a server that has imported everything, so that starting one
 import math
 import os
 import signal
+import time
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context, set_start_method
 from pathlib import Path
@@ -69,8 +70,11 @@ class Child:
     def signal(self, number):
         """To the training and its reading workers, as a terminal and batch systems do; to the workers first."""
         pid = self.process.pid
-        for each in (*Path(f"/proc/{pid}/task/{pid}/children").read_text().split(), pid):
-            os.kill(int(each), number)
+        for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(each), number)
+            time.sleep(0.05)  # enough for it to be gone
+        os.kill(pid, number)
 
     def end(self):
         """Let it go on to its end; its exit code (negative: the signal that ended it)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from exitwise.data.ledger import ImageLedger
-from exitwise.data.reading import ImagesByKey, ImagesInOrder, collate
+from exitwise.data.reading import ImagesByKey, ImagesInOrder, Reading, collate, end_at_sigterm, start
 from exitwise.data.sampling import EpochBatches, derive_seed, random_keys
 from exitwise.data.sources import ArraySource, Source, Sources, open_source
 from exitwise.data.transforms import Preprocessing
@@ -72,12 +72,13 @@ class Split:
             batch_size,
             num_workers=workers,
             collate_fn=collate,
+            worker_init_fn=end_at_sigterm,
             generator=torch.Generator(),
         )
         return self._readable(loader)
 
-    def _readable(self, loader: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, faults in loader:
+    def _readable(self, loader: DataLoader[Reading]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch, faults in start(loader):
             self.source.ledger.skip(faults)
             if batch is not None:
                 images, targets = batch
@@ -207,6 +208,7 @@ class TrainingBatches:
                 batch_sampler=self.sampler,
                 collate_fn=collate,
                 num_workers=workers,
+                worker_init_fn=end_at_sigterm,
                 persistent_workers=workers > 0,
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # else each epoch would draw a seed from the global generator
@@ -232,7 +234,7 @@ class TrainingBatches:
                 positions = positions.to(self.device, non_blocking=True)
                 yield positions, self.images[positions], self.targets[positions]
         else:
-            for batch, faults in self.loader:
+            for batch, faults in start(self.loader):
                 self.ledger.skip(faults)
                 positions, images, targets = (part.to(self.device, non_blocking=True) for part in batch)
                 yield positions, images, targets

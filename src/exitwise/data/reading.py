@@ -6,11 +6,13 @@ workers.
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import Key, derive_seed
@@ -96,3 +98,22 @@ def collate(readings: list[Reading]) -> tuple[list[Tensor] | None, list[Skipped]
     samples = [reading.sample for reading in readings if reading.sample is not None]
     faults = [reading.fault for reading in readings if reading.fault is not None]
     return (default_collate(samples) if samples else None), faults
+
+
+def start(loader: DataLoader[Reading]) -> Iterator[Any]:
+    """The loader's batches; its workers, if they begin with :func:`end_at_sigterm`, do not hear SIGTERM before that."""
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+def end_at_sigterm(worker: int) -> None:
+    """Let a worker end by SIGTERM as it does by SIGINT: without an error.
+
+    Both signals come to all processes of a training, and may come to a worker first: of its error torch would tell the
+    training amidst a step.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
