@@ -78,10 +78,29 @@ def test_parameters_without_gradient_or_optimizer_stay():
     assert set(ahead.gain) == {"a"}
 
 
+class Renamed(torch.optim.SGD):
+    """Steps as SGD does."""
+
+
+class Clipping(torch.optim.SGD):
+    """Does not."""
+
+    def step(self, closure=None):
+        torch.nn.utils.clip_grad_norm_([param for group in self.param_groups for param in group["params"]], 1.0)
+        return super().step(closure)
+
+
+def test_a_subclass_that_steps_as_its_base_has_its_look_ahead():
+    param = torch.ones(2, requires_grad=True)
+    ahead = look_ahead(Renamed([param], lr=0.5), {"a": param}, {"a": torch.ones(2)})
+    assert ahead.params["a"].tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda p: torch.optim.RMSprop(p), "SGD, Adam and AdamW; got RMSprop"),
+        (lambda p: Clipping(p, lr=1.0), "SGD, Adam and AdamW; got Clipping"),
         (lambda p: torch.optim.Adam(p, amsgrad=True), "amsgrad=False"),
         (lambda p: torch.optim.SGD(p, lr=1.0, maximize=True), "maximize=False"),
     ],

@@ -6,6 +6,7 @@ and AdamW as torch.optim defines them, and nothing of networks or losses.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -198,8 +199,9 @@ def _adam_rule(
 
 def check_optimizer(optimizer: Optimizer) -> None:
     """Raise ValueError unless :func:`look_ahead` knows this optimizer and its options."""
-    if not isinstance(optimizer, (SGD, Adam, AdamW)):
-        raise ValueError(f"look-ahead knows SGD, Adam and AdamW; got {type(optimizer).__name__}")
+    own = inspect.unwrap(type(optimizer).step)
+    if all(own is not inspect.unwrap(known.step) for known in (SGD, Adam, AdamW)):
+        raise ValueError(f"look-ahead knows the steps of SGD, Adam and AdamW; got {type(optimizer).__name__}")
     for option in ("amsgrad", "maximize"):
         if any(group.get(option) for group in optimizer.param_groups):
             raise ValueError(f"look-ahead expects {option}=False; got {type(optimizer).__name__}({option}=True)")
