@@ -153,7 +153,7 @@ def _train(
     batches = TrainingBatches(
         splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
     )
-    method = build_method(settings, model.exits)
+    method = build_method(settings, model.exits, fused=device.type == "cuda")
     if settings.backbone_epochs is not None:
         method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
     method = method.to(device)
@@ -219,8 +219,11 @@ def _told(content: Any, ranks: Ranks) -> list[Any]:
     return [json.loads(each) for each in bytes(everyone.tolist()).splitlines()]
 
 
-def build_method(settings: Settings, exits: int) -> Method:
-    """The training method that the settings name, for a network with that many exits."""
+def build_method(settings: Settings, exits: int, fused: bool = False) -> Method:
+    """The training method that the settings name, for a network with that many exits.
+
+    With ``fused``, optimizers skip a step without waiting for the GPU.
+    """
     if settings.method == "uniform":
         check_count("exit_weights", settings.exit_weights, exits)
         return create_method("uniform", exit_weights=settings.exit_weights)
@@ -236,6 +239,7 @@ def build_method(settings: Settings, exits: int) -> Method:
         zero_init=settings.wpn_zero_init,
         lr=settings.wpn_lr,
         weight_decay=settings.wpn_weight_decay,
+        fused=fused,
         objective=settings.objective,
         mode=settings.gradient,
         meta_interval=settings.meta_interval,
@@ -246,14 +250,16 @@ def build_method(settings: Settings, exits: int) -> Method:
 def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optimizer:
     """The network's optimizer that the settings name, over what is to be trained."""
     groups = _parameter_groups(settings, model)
+    fused = next(model.parameters()).is_cuda  # so that a step is skipped without waiting for the GPU
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     return torch.optim.SGD(
         groups,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
+        fused=fused,
     )
 
 

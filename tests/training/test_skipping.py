@@ -92,6 +92,31 @@ def test_a_gradient_that_overflows_skips_the_step_too():
     assert torch.equal(model.weight.detach(), torch.zeros(1, 3))
 
 
+@pytest.mark.parametrize("updates", [0, 2])
+@pytest.mark.parametrize("name", ["meta-weighted", "meta-weighted-shared"])
+def test_where_a_gradient_alone_overflows_the_weight_network_unlearns(name, updates, monkeypatch):
+    torch.manual_seed(0)
+    model = create_model("msdnet_small").train()
+    method = METHODS[name]()
+    training = model, torch.optim.SGD(model.parameters(), lr=0.05), method
+    if name == "meta-weighted-shared":
+        half_step(*training, *halves(9), 0)  # of which it learns a half step later
+    for seed in range(updates):
+        half_step(*training, *halves(seed), 0)
+    before = state(*training)
+    steps = []
+    method.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    monkeypatch.setattr("exitwise.training.step.finite_gradients", lambda params: torch.tensor(False))
+    assert not half_step(*training, *halves(5), 0).taken
+    assert len(steps) == 1
+    after = state(*training)
+    torch.testing.assert_close(after[:2], before[:2], rtol=0, atol=0)
+    torch.testing.assert_close(after[2]["network"], before[2]["network"], rtol=0, atol=0)
+    for index, entry in after[2]["optimizer"]["state"].items():
+        fresh = {key: torch.zeros_like(value) for key, value in entry.items()}
+        torch.testing.assert_close(entry, before[2]["optimizer"]["state"].get(index, fresh), rtol=0, atol=0)
+
+
 def test_the_shared_step_learns_nothing_from_a_step_that_was_skipped():
     """As if the spoiled half had not been in the chain, except that the half before it goes unjudged."""
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from exitwise.methods.base import Weighting
 from exitwise.weighting.allocation import Objective, check_proportions, exit_proportions
 from exitwise.weighting.gradient import Batch, GradientMode, TrainPass, meta_gradient
-from exitwise.weighting.guard import all_finite, step_if
+from exitwise.weighting.guard import Undo, all_finite, step_if
 from exitwise.weighting.network import WeightInput, WeightNetwork
 from exitwise.weighting.normalize import Centering
 
@@ -56,6 +56,7 @@ class MetaWeighted:
         self.meta_interval = meta_interval
         self.p_range = p_range
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
+        self._learned: Undo | None = None
 
     @classmethod
     def create(
@@ -70,14 +71,16 @@ class MetaWeighted:
         zero_init: bool = True,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
+        fused: bool = False,
         **options: Any,
     ) -> MetaWeighted:
         """From plain numbers: a fresh :class:`WeightNetwork` with Adam; ``options`` are the class's own.
 
-        The paper's settings are ``zero_init=False``, ``lr=1e-4`` and ``objective="per-exit"``.
+        The paper's settings are ``zero_init=False``, ``lr=1e-4`` and ``objective="per-exit"``. With ``fused`` (see
+        :class:`torch.optim.Adam`) a step can be skipped without waiting for a GPU.
         """
         network = WeightNetwork(len(proportions), hidden, layers, inputs, epsilon, centering, zero_init)
-        optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
+        optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
         return cls(network, optimizer, proportions, **options)
 
     def updates_at(self, index: int) -> bool:
@@ -110,16 +113,22 @@ class MetaWeighted:
             return Weighting(self.network(losses, run.confidences, run.ranks.scope), meta_loss, finite)
 
     def learn(self, run: TrainPass, gradient: Tensor, ok: Tensor) -> None:
-        """Step the weight-prediction network, given d meta loss / d weights (B, K) of that half batch, if ``ok``."""
+        """Step the weight-prediction network, given d meta loss / d weights (B, K) of that half batch, if ``ok``.
+
+        :meth:`stepped` takes it back where the network's own step is skipped.
+        """
         self.optimizer.zero_grad()
         self.network(run.losses, run.confidences, run.ranks.scope).backward(gradient * run.share)
         grads = [param.grad for param in self.network.parameters() if param.grad is not None]
         if run.ranks.size > 1:
             torch._foreach_copy_(grads, run.ranks.total(grads))
+        self._learned = Undo(self.optimizer)
         step_if(ok, self.optimizer)
 
     def stepped(self, model: nn.Module, taken: Tensor) -> None:
-        pass
+        if self._learned is not None:
+            self._learned.unless(taken)
+        self._learned = None
 
     def to(self, device: torch.device) -> MetaWeighted:
         self.network.to(device)

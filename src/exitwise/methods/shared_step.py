@@ -75,6 +75,7 @@ class SharedStep(MetaWeighted):
             return Weighting(self.network(run.losses, run.confidences, run.ranks.scope), loss, finite)
 
     def stepped(self, model: nn.Module, taken: Tensor) -> None:
+        super().stepped(model, taken)
         if self.pending is not None:
             grads = {name: param.grad for name, param in trainable(model).items()}
             self.pending.gain = {

@@ -262,7 +262,8 @@ def loss_tangents(
             ``h = sqrt(machine epsilon) / ||tangents||``, 3.5e-4 over the norm in float32. It is off by some
             percent in float32: too large a step bends, too small a one drowns in rounding.
 
-    Autocast and torch.compile are left aside here: tangents are computed in the parameters' precision.
+    Autocast is left aside here, since tangents are computed in the parameters' precision, and in forward mode
+    torch.compile too.
 
     Raises:
         ValueError: for an unknown mode, or finite differences of losses in half precision.

@@ -38,5 +38,32 @@ def restore_unless(ok: Tensor, tensors: Sequence[Tensor], copies: Sequence[Tenso
     """Write the copies back into the tensors unless ``ok``."""
     if ok.device.type == "cpu" and ok:
         return
-    for tensor, copy in zip(tensors, copies, strict=True):
-        torch.where(ok, tensor, copy, out=tensor)
+    with torch.no_grad():
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor.copy_(torch.where(ok.to(tensor.device), tensor, copy))
+
+
+class Undo:
+    """What an optimizer's step will change, as it is now, for a step that may have to be taken back.
+
+    State that the step makes counts as 0 before, as moments and step counts are.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._params = [param for group in optimizer.param_groups for param in group["params"]]
+        self._copies = [param.detach().clone() for param in self._params]
+        self._state = [
+            {key: value.clone() for key, value in optimizer.state.get(param, {}).items() if isinstance(value, Tensor)}
+            for param in self._params
+        ]
+
+    def unless(self, ok: Tensor) -> None:
+        """Take back what the optimizer has done since, unless ``ok``, a bool scalar."""
+        tensors, copies = list(self._params), list(self._copies)
+        for param, before in zip(self._params, self._state, strict=True):
+            for key, value in self._optimizer.state.get(param, {}).items():
+                if isinstance(value, Tensor):
+                    tensors.append(value)
+                    copies.append(before[key] if key in before else torch.zeros_like(value))
+        restore_unless(ok, tensors, copies)
