@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exitwise.models.norm import FoldedNorm, folds, input_gradient, normalized
+from exitwise.models.norm import FoldedNorm, folds, normalized, output_tangent, statistics_of
 from exitwise.weighting.gradient import check_mode
 
 SHAPES = [(4, 6, 5, 5), (2, 16, 8, 4), (3, 1, 6, 6), (5, 7, 1, 3)]
@@ -44,18 +44,24 @@ def test_output_gradients_and_running_statistics_equal_torchs(shape, affine):
 
 def test_a_mean_far_from_zero_costs_no_digits():
     x = channels_last((8, 6, 8, 8), offset=1000.0, dtype=torch.float32)
-    output, _ = normalized(x, None, None, 1e-5)
+    output = normalized(x, None, None, statistics_of(x, 1e-5))
     exact = F.batch_norm(x.double(), None, None, training=True)
     own = F.batch_norm(x, None, None, training=True)
     assert (output - exact).abs().max() <= 2 * (own - exact).abs().max()
 
 
-def test_the_tangent_is_the_gradients_formula():
+@pytest.mark.parametrize("affine", [True, False])
+def test_tangents_equal_torchs(affine):
     torch.manual_seed(0)
-    x, direction, weight = channels_last((3, 4, 5, 5)), channels_last((3, 4, 5, 5)), torch.randn(4).double()
-    _, statistics = normalized(x, weight, None, 1e-5)
-    _, expected = torch.func.jvp(lambda v: F.batch_norm(v, None, None, weight, training=True), (x,), (direction,))
-    torch.testing.assert_close(input_gradient(direction, x, weight, statistics)[0], expected)
+    x, dx = channels_last((3, 4, 5, 5), offset=3.0), channels_last((3, 4, 5, 5))
+    weight, dw, bias, db = torch.randn(4, 4).double() if affine else [None] * 4
+
+    def norm(x, *parts):
+        return F.batch_norm(x, None, None, *parts, training=True)
+
+    primals, tangents = ((x, weight, bias), (dx, dw, db)) if affine else ((x,), (dx,))
+    _, expected = torch.func.jvp(norm, primals, tangents)
+    torch.testing.assert_close(output_tangent(x, dx, weight, dw, db, statistics_of(x, 1e-5)), expected)
 
 
 def test_only_channels_last_images_on_a_cpu_are_folded():

@@ -2,7 +2,8 @@
 
 torch's kernel works along the channels, of which a narrow layer has 6 or 12. Here a row of the image and its channels
 are folded into one long line, so that elementwise operations and sums run over whole vectors, and what belongs to a
-channel is repeated along the line. Knows tensors, and neither networks nor training.
+channel is repeated along the line; torch's kernels for statistics and sums of columns do the rest. Knows tensors, and
+neither networks nor training.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C import DisableTorchFunction  # so that no mode is asked about each small operator
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
@@ -49,47 +51,93 @@ def folds(x: Tensor) -> bool:
     )
 
 
-def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Statistics]:
-    """BatchNorm's output in training mode, and the statistics of the batch.
+def statistics_of(x: Tensor, eps: float) -> Statistics:
+    """Statistics of the batch ``x``, (B, C, H, W) and channels-last."""
+    lines, width = _fold(x)
+    means, variances = torch.batch_norm_update_stats(lines, None, None, 0.0)
+    between, mean = torch.var_mean(means.view(width, -1), 0, correction=0)
+    variance = variances.view(width, -1).mean(0).add_(between)
+    return Statistics(mean, variance, torch.rsqrt(variance + eps))
+
+
+def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Statistics) -> Tensor:
+    """BatchNorm's output in training mode.
 
     Args:
         x: (B, C, H, W), channels-last.
         weight, bias: (C), or None for 1 and 0.
-        eps: added to the variance.
+        statistics: of ``x``.
     """
     lines, width = _fold(x)
-    count = len(lines) * width
-    mean = _per_channel(lines.sum(0), width) / count
-    output = torch.empty_like(x)  # not a view, so that what follows may write to it
-    centred = torch.sub(lines, _line(mean, width), out=_fold(output)[0])
-    variance = _per_channel((centred * centred).sum(0), width) / count
-    inverse_std = torch.rsqrt(variance + eps)
-    centred.mul_(_line(inverse_std if weight is None else inverse_std * weight, width))
-    if bias is not None:
-        centred.add_(_line(bias, width))
-    return output, Statistics(mean, variance, inverse_std)
+    scale = statistics.inverse_std if weight is None else statistics.inverse_std * weight
+    shift = -statistics.mean * scale if bias is None else torch.addcmul(bias, statistics.mean, scale, value=-1)
+    scale, shift = _lines(width, scale, shift)
+    output = torch.empty_like(x)  # no view, so that what follows may write to it
+    torch.addcmul(shift, lines, scale, out=_fold(output)[0])
+    return output
 
 
 def input_gradient(
     gradient: Tensor, x: Tensor, weight: Tensor | None, statistics: Statistics
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients with respect to input, weight and bias.
+    """The gradients with respect to input, weight and bias."""
+    weight_gradient, bias_gradient = _sums(gradient, x, statistics)
+    result = _projected(gradient, x, weight, statistics, weight_gradient, bias_gradient)
+    return result, weight_gradient, bias_gradient
 
-    BatchNorm's Jacobian with respect to its input is symmetric: given a tangent of the input in place of a gradient,
-    the first result is the tangent of the output.
+
+def output_tangent(
+    x: Tensor,
+    dx: Tensor,
+    weight: Tensor | None,
+    weight_tangent: Tensor | None,
+    bias_tangent: Tensor | None,
+    statistics: Statistics,
+) -> Tensor:
+    """The directional derivative of the output along the tangents.
+
+    BatchNorm's Jacobian with respect to its input is symmetric, so that this is :func:`input_gradient`'s formula.
     """
+    sums = _sums(dx, x, statistics)
+    return _projected(dx, x, weight, statistics, *sums, weight_tangent, bias_tangent)
+
+
+def _sums(gradient: Tensor, x: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """Per channel: sum of gradient times normalised ``x``, and of the gradient."""
     lines, width = _fold(x)
-    grads, _ = _fold(gradient)
-    count = len(lines) * width
+    mean, inverse_std = _lines(width, statistics.mean, statistics.inverse_std)
+    one = torch.ones_like(mean)
+    _, products, gradients = torch.ops.aten.native_batch_norm_backward(
+        _fold(gradient)[0], lines, None, mean, one, None, None, False, 0.0, [False, True, True]
+    )
+    products *= inverse_std
+    return products.view(width, -1).sum(0), gradients.view(width, -1).sum(0)
+
+
+def _projected(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    statistics: Statistics,
+    products: Tensor,
+    gradients: Tensor,
+    weight_tangent: Tensor | None = None,
+    bias_tangent: Tensor | None = None,
+) -> Tensor:
+    """BatchNorm's Jacobian times ``gradient``, whose sums are given, plus what the tangents add."""
+    lines, width = _fold(x)
+    count = x.numel() // x.shape[1]
     mean, _, inverse_std = statistics
-    bias_gradient = _per_channel(grads.sum(0), width)
-    weight_gradient = _per_channel((lines - _line(mean, width)).mul_(grads).sum(0), width) * inverse_std
     scale = inverse_std if weight is None else inverse_std * weight
-    slope = -scale * inverse_std * weight_gradient / count
-    constant = -scale * bias_gradient / count - slope * mean
-    constant, slope, scale = _line(torch.stack([constant, slope, scale]), width)
-    result = torch.addcmul(constant, lines, slope).addcmul_(grads, scale)
-    return _unfold(result, x), weight_gradient, bias_gradient
+    slope = (products * scale).div_(-count)
+    if weight_tangent is not None:
+        slope += weight_tangent
+    slope *= inverse_std
+    constant = torch.addcmul((gradients * scale).div_(-count), slope, mean, value=-1)
+    if bias_tangent is not None:
+        constant += bias_tangent
+    constant, slope, scale = _lines(width, constant, slope, scale)
+    return _unfold(torch.addcmul(constant, lines, slope).addcmul_(_fold(gradient)[0], scale), x)
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -98,8 +146,21 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         shape = (-1, *[1] * (x.dim() - 2))
         return torch.addcmul(shift.view(shape), x, scale.view(shape))
     lines, width = _fold(x)
-    scale, shift = _line(torch.stack([scale, shift]), width)
+    scale, shift = _lines(width, scale, shift)
     return _unfold(torch.addcmul(shift, lines, scale), x)
+
+
+def batch_norm(call: BatchNormCall) -> tuple[Tensor, Statistics]:
+    """BatchNorm in training mode of what :func:`folds`: output and statistics; running statistics are updated."""
+    x = call.input
+    with DisableTorchFunction():
+        output, *parts = _Folded.apply(x, call.weight, call.bias, call.eps)
+        statistics = Statistics(*parts)
+        if call.running_mean is not None and call.running_var is not None:
+            count = x.numel() // x.shape[1]
+            call.running_mean.lerp_(statistics.mean, call.momentum)
+            call.running_var.lerp_(statistics.variance * (count / (count - 1)), call.momentum)
+    return output, statistics
 
 
 class BatchNormMode(TorchFunctionMode):
@@ -141,34 +202,23 @@ class FoldedNorm(BatchNormMode):
     """Within this context, BatchNorm in training mode is computed by this file wherever :func:`folds` says so."""
 
     def normalise(self, call: BatchNormCall) -> Tensor | None:
-        return _batch_norm(call) if folds(call.input) else None
-
-
-def _batch_norm(call: BatchNormCall) -> Tensor:
-    x = call.input
-    output, mean, variance = _Folded.apply(x, call.weight, call.bias, call.eps)
-    if call.running_mean is not None and call.running_var is not None:
-        count = x.numel() // x.shape[1]
-        call.running_mean.lerp_(mean, call.momentum)
-        call.running_var.lerp_(variance * (count / (count - 1)), call.momentum)
-    return output
+        return batch_norm(call)[0] if folds(call.input) else None
 
 
 class _Folded(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        output, statistics = normalized(x, weight, bias, eps)
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+        statistics = statistics_of(x, eps)
         ctx.save_for_backward(x, weight, *statistics)
-        ctx.mark_non_differentiable(statistics.mean, statistics.variance)
-        return output, statistics.mean, statistics.variance
+        ctx.mark_non_differentiable(*statistics)
+        return normalized(x, weight, bias, statistics), *statistics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, *statistics = ctx.saved_tensors
-        gradients = input_gradient(gradient, x, weight, Statistics(*statistics))
+        with DisableTorchFunction():
+            gradients = input_gradient(gradient, x, weight, Statistics(*statistics))
         return *(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False)), None
 
 
@@ -183,10 +233,6 @@ def _unfold(lines: Tensor, like: Tensor) -> Tensor:
     return lines.view(samples, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _line(per_channel: Tensor, width: int) -> Tensor:
-    """(..., C), repeated to (..., W * C)."""
-    return per_channel.repeat(*[1] * (per_channel.dim() - 1), width)
-
-
-def _per_channel(line: Tensor, width: int) -> Tensor:
-    return line.view(width, -1).sum(0)
+def _lines(width: int, *per_channel: Tensor) -> Tensor:
+    """(N, W * C): N tensors (C), each repeated along a line."""
+    return torch.stack(per_channel)[:, None].expand(-1, width, -1).flatten(1)

@@ -2,7 +2,8 @@
 
 Two things are saved. A convolution or linear layer makes three products in forward mode, of which one is its ordinary
 output: the pass that is differentiated has computed it already and can keep it, and so with concatenations. And
-BatchNorm's Jacobian with respect to its input is symmetric: its tangent is one call of the fused backward kernel.
+BatchNorm's Jacobian with respect to its input is symmetric: its tangent is one call of the fused backward kernel, or of
+:mod:`exitwise.models.norm`.
 
 Knows torch functions and dual tensors, and nothing of networks, losses or weights.
 """
@@ -17,9 +18,20 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 
-from exitwise.models.norm import BatchNormCall, affine, folds, input_gradient, normalized
+from exitwise.models.norm import (
+    BatchNormCall,
+    FoldedNorm,
+    Statistics,
+    affine,
+    batch_norm,
+    folds,
+    normalized,
+    output_tangent,
+    statistics_of,
+)
 from exitwise.models.synced_norm import SyncedNorm
 
 _PRODUCTS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear})
@@ -30,17 +42,28 @@ class KeptOutputs(TorchFunctionMode):
     """Within this context, outputs of convolutions, linear layers and concatenations are kept, in order.
 
     Where the next operator saves its input for the backward pass, as BatchNorm and convolutions do, this costs no
-    memory while the graph lives.
+    memory while the graph lives. Of BatchNorm that is folded its statistics are kept.
+
+    Attributes:
+        statistics: of each BatchNorm in training mode, in order; None where it was not folded.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._kept: list[tuple[Tensor, int]] = []
+        self.statistics: list[Statistics | None] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        output = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if call := _batch_norm_call(func, args, kwargs):
+            output, statistics = None, None
+            if FoldedNorm.depth and folds(call.input):
+                output, statistics = batch_norm(call)
+            self.statistics.append(statistics)
+            return func(*args, **kwargs) if output is None else output
+        output = func(*args, **kwargs)
         if func in _KEPT:
             self._kept.append((output.detach(), output._version))
         return output
@@ -56,26 +79,27 @@ class TangentRules(TorchFunctionMode):
     BatchNorm's running statistics are not updated.
 
     Args:
-        kept: outputs of the same calls in the same order, at the same primal values; None to compute them anew.
+        kept: what the same calls gave in the same order, at the same primal values; None to compute it anew.
     """
 
     def __init__(self, kept: KeptOutputs | None = None) -> None:
         super().__init__()
         self._outputs: deque[Tensor | None] = deque() if kept is None else kept.unchanged()
+        self._statistics: deque[Statistics | None] = deque(() if kept is None else kept.statistics)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _KEPT:
-            output = self._outputs.popleft() if self._outputs else None
-            if func in _PRODUCTS:
-                return _product(func, output, *args, **kwargs)
-            if kwargs.keys() <= {"tensors", "dim"}:  # not out=, or another name for dim
-                return _cat(output, *args, **kwargs)
-            return func(*args, **kwargs)
-        if func is F.batch_norm and not SyncedNorm.depth and (call := BatchNormCall(*args, **kwargs)).training:
-            return _batch_norm(call)
+        with DisableTorchFunction():
+            if func in _KEPT:
+                output = self._outputs.popleft() if self._outputs else None
+                if func in _PRODUCTS:
+                    return _product(func, output, *args, **kwargs)
+                if kwargs.keys() <= {"tensors", "dim"}:  # not out=, or another name for dim
+                    return _cat(output, *args, **kwargs)
+            elif call := _batch_norm_call(func, args, kwargs):
+                return _batch_norm(call, self._statistics.popleft() if self._statistics else None)
         return func(*args, **kwargs)
 
 
@@ -112,16 +136,25 @@ def _cat(output: Tensor | None, tensors: Sequence[Tensor], dim: int = 0) -> Tens
     return forward_ad.make_dual(output, torch.cat(filled, dim))
 
 
-def _batch_norm(call: BatchNormCall) -> Tensor:
+def _batch_norm_call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> BatchNormCall | None:
+    """The call, if it is BatchNorm's in training mode on the images of one process."""
+    if func is not F.batch_norm or SyncedNorm.depth:
+        return None
+    call = BatchNormCall(*args, **kwargs)
+    return call if call.training else None
+
+
+def _batch_norm(call: BatchNormCall, statistics: Statistics | None) -> Tensor:
     (x, dx), (w, dw), (b, db) = _unpack(call.input), _unpack(call.weight), _unpack(call.bias)
     eps = call.eps
     assert x is not None
     terms = []
     if folds(x):
-        output, statistics = normalized(x, w, b, eps)
-        mean, inverse_std = statistics.mean, statistics.inverse_std
+        statistics = statistics or statistics_of(x, eps)
+        output = normalized(x, w, b, statistics)
         if dx is not None:
-            terms.append(input_gradient(dx, x, w, statistics)[0])
+            return forward_ad.make_dual(output, output_tangent(x, dx, w, dw, db, statistics))
+        mean, inverse_std = statistics.mean, statistics.inverse_std
     else:
         output, mean, inverse_std = torch.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
         if dx is not None:
