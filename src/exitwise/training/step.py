@@ -22,7 +22,7 @@ class HalfStep(NamedTuple):
     """What one update did.
 
     Attributes:
-        run: the forward pass over this process's share of the train half; its graph is spent.
+        run: the forward pass over this process's share of the train half; its graph is spent, and nothing kept.
         weights: the sample weights used there, (B, K).
         loss: the weighted training loss, a detached scalar; like all that follows, over all processes' shares.
         meta_loss: a detached scalar, or None.
@@ -76,6 +76,7 @@ def half_step(
     copies = [buffer.clone() for buffer in model.buffers()]
     run = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index), ranks=ranks)
     weighting = method.weigh(model, optimizer, run, meta, index)
+    run = replace(run, kept=None)  # as much as the graph, and the caller may hold on to it
     optimizer.zero_grad()
     loss = weighted_loss(run.losses, weighting.weights) * run.share
     with ranks.adding(model.parameters()):
