@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from exitwise.data.ledger import ImageLedger
-from exitwise.data.reading import ImagesByKey, ImagesInOrder, Reading, collate, end_at_sigterm, start
+from exitwise.data.reading import ImagesByKey, ImagesInOrder, Reading, collate, end_quietly, start
 from exitwise.data.sampling import EpochBatches, derive_seed, random_keys
 from exitwise.data.sources import ArraySource, Source, Sources, open_source
 from exitwise.data.transforms import Preprocessing
@@ -72,7 +72,7 @@ class Split:
             batch_size,
             num_workers=workers,
             collate_fn=collate,
-            worker_init_fn=end_at_sigterm,
+            worker_init_fn=end_quietly,
             generator=torch.Generator(),
         )
         return self._readable(loader)
@@ -208,7 +208,7 @@ class TrainingBatches:
                 batch_sampler=self.sampler,
                 collate_fn=collate,
                 num_workers=workers,
-                worker_init_fn=end_at_sigterm,
+                worker_init_fn=end_quietly,
                 persistent_workers=workers > 0,
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # else each epoch would draw a seed from the global generator

@@ -6,6 +6,8 @@ workers.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +24,9 @@ from exitwise.images import BrokenImageError
 
 if TYPE_CHECKING:
     from exitwise.data import Split
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Reading(NamedTuple):
@@ -101,19 +106,23 @@ def collate(readings: list[Reading]) -> tuple[list[Tensor] | None, list[Skipped]
 
 
 def start(loader: DataLoader[Reading]) -> Iterator[Any]:
-    """The loader's batches; its workers, if they begin with :func:`end_at_sigterm`, do not hear SIGTERM before that."""
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """The loader's batches; workers that are forked here hear no signal before :func:`end_quietly`."""
+    if multiprocessing.get_start_method() != "fork":
+        return iter(loader)
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
-def end_at_sigterm(worker: int) -> None:
-    """Let a worker end by SIGTERM as it does by SIGINT: without an error.
+def end_quietly(worker: int) -> None:
+    """Let SIGTERM and SIGINT end a worker without an error.
 
-    Both signals come to all processes of a training, and may come to a worker first: of its error torch would tell the
-    training amidst a step.
+    They come to all processes of a training, and may come to a worker first: of its error torch would tell the training
+    amidst a step.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -17,7 +17,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """Notes the first SIGTERM or SIGINT while it is entered; a second one does what it would have done before.
 
-    A signal that is ignored stays ignored. Only the main thread can listen; elsewhere signals act as ever.
+    A signal that is ignored stays ignored. Only the main thread can listen; elsewhere signals act as ever. Once one has
+    come, the death of a child process is no longer an error: it may have got the same signal.
 
     Attributes:
         signal: the one that came; None so far.
@@ -54,6 +55,7 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()
+        self._former = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, signal.SIG_DFL)}
         if self._raising:
             raise Interrupted(self.signal)
 
