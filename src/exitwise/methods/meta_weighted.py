@@ -28,7 +28,7 @@ class MetaWeighted:
 
     Args:
         network: the weight-prediction network.
-        optimizer: its optimizer (the paper's is Adam).
+        optimizer: its optimizer (the paper's is Adam), whose state begins at 0, as that of SGD, Adam and AdamW does.
         proportions: share of samples leaving at each exit under the budget to train for.
         objective: ``share-weighted`` or the authors' ``per-exit``.
         mode: how the gradient is computed; see :func:`~exitwise.weighting.gradient.meta_gradient`.

@@ -26,10 +26,15 @@ def step_if(ok: Tensor, optimizer: Optimizer) -> None:
     """``optimizer.step()`` if ``ok``, a bool scalar; otherwise parameters and state stay as they are."""
     if all(group.get("fused") for group in optimizer.param_groups):
         # What torch.amp.GradScaler does: the fused kernels look at found_inf on the device.
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        fresh = [param for param in params if not optimizer.state.get(param)]
         optimizer.found_inf = torch.logical_not(ok).float()  # type: ignore[attr-defined]
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.step()
         del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
+        for param in fresh:  # a momentum buffer that is made in a skipped step is not written to
+            state = [value for value in optimizer.state.get(param, {}).values() if isinstance(value, Tensor)]
+            restore_unless(ok, state, [torch.zeros_like(value) for value in state])
     elif ok:
         optimizer.step()
 
