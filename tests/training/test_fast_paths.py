@@ -1,6 +1,7 @@
 """Fast paths give what the plain path gives, within their precision."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -109,9 +110,11 @@ def test_a_compiled_network_trains_as_the_plain_one(method):
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
 
 
-def test_forward_mode_uses_what_a_compiled_network_has_computed():
+@pytest.mark.parametrize("between", [nn.Tanh, partial(nn.SiLU, inplace=True)])
+def test_forward_mode_uses_what_a_compiled_network_has_computed(between):
     torch.manual_seed(0)
     model = Two()
+    model.body.insert(1, between())
     x, y = torch.randn(6, 1, 6, 6), torch.randint(3, (6,))
     params = trainable(model)
     directions = {name: torch.randn_like(param) for name, param in params.items()}
@@ -122,6 +125,16 @@ def test_forward_mode_uses_what_a_compiled_network_has_computed():
     torch.testing.assert_close(convolution, model.body[0](x).detach())
     assert len(logits) == 2
     torch.testing.assert_close(loss_tangents(model, params, directions, run), expected)
+
+
+def test_what_was_computed_with_a_mask_of_its_own_is_not_used():
+    torch.manual_seed(0)
+    model = Two()
+    model.body.append(nn.Dropout())
+    x, y = torch.randn(6, 1, 6, 6), torch.randint(3, (6,))
+    assert train_pass(model, x, y, keep=True).kept is not None
+    compile_network(model)
+    assert train_pass(model, x, y, keep=True).kept is None
 
 
 def test_compile_without_a_compiler_is_refused(monkeypatch):

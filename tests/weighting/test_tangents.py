@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.models.norm import FoldedNorm
 from exitwise.weighting.tangents import KeptOutputs, TangentRules
 
 
@@ -49,6 +50,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "concatenation by axis": lambda: nn.Sequential(conv(3, 2), CatByAxis(), conv(4, 2)),
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 7), nn.GELU(), nn.Linear(7, 4), nn.BatchNorm1d(4)),
     "convolution along a line": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3), nn.Tanh()),
+}
+FOLDED: dict[str, Callable[[], nn.Module]] = {
+    "two norms of one width": lambda: nn.Sequential(
+        nn.BatchNorm2d(3), conv(3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), conv(3, 4), nn.BatchNorm2d(4)
+    ),
+    "norm without affine": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4, affine=False), nn.Tanh(), conv(4, 2)),
+    "one norm in eval mode": lambda: nn.Sequential(
+        conv(3, 4), nn.BatchNorm2d(4).eval(), conv(4, 4), nn.BatchNorm2d(4), nn.Tanh()
+    ),
 }
 FROZEN = {"nothing": (), "weights": ("weight",), "biases": ("bias",)}
 
@@ -113,3 +123,25 @@ def test_running_statistics_stay() -> None:
     with torch.no_grad(), forward_ad.dual_level(), TangentRules():
         norm(forward_ad.make_dual(x, torch.randn_like(x)))
     assert torch.equal(norm.running_mean, torch.zeros(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frozen", FROZEN)
+@pytest.mark.parametrize("kind", FOLDED)
+def test_folded_norm_equals_torchs_own_forward_mode(kind: str, frozen: str) -> None:
+    torch.manual_seed(0)
+    model = FOLDED[kind]().double()
+    for param in model.parameters():
+        nn.init.normal_(param)
+    x = torch.randn(5, 3, 6, 6, dtype=torch.float64) + 1
+    directions = {
+        name: torch.randn_like(param) for name, param in model.named_parameters() if not name.endswith(FROZEN[frozen])
+    }
+    expected = tangent(model, directions, x)
+    model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    with FoldedNorm(), KeptOutputs() as kept:
+        model(x)
+    assert len(kept.statistics) == sum(isinstance(m, nn.BatchNorm2d) and m.training for m in model.modules())
+    assert None not in kept.statistics
+    for rules in (TangentRules(kept), TangentRules()):
+        with rules:
+            torch.testing.assert_close(tangent(model, directions, x), expected)

@@ -41,7 +41,8 @@ class TrainPass:
         losses: cross-entropy of each sample at each exit, (B, K), with graph.
         confidences: max softmax of each sample at each exit, (B, K), detached.
         label_smoothing: the smoothing that ``losses`` were computed with.
-        random_state: generator states before the pass, so that dropout can be replayed.
+        random_state: generator states before the pass, so that dropout can be replayed (not that of a compiled network,
+            which draws its own numbers).
         kept: outputs of its layers that forward mode need not compute again; None if they were not kept.
         ranks: the processes to which the half batch was dealt; this is the pass over one share.
         share: which part of the half batch that is.
@@ -96,12 +97,14 @@ def train_pass(
         ValueError: if the model returns a single tensor.
     """
     random_state = RandomState.capture(inputs.device)
-    keep = keep and not torch.is_autocast_enabled(inputs.device.type)  # of whose values forward mode knows nothing
+    keep = keep and not torch.is_autocast_enabled(inputs.device.type)  # whose products have another precision
     kept = KeptOutputs() if keep else None
     with kept or nullcontext():
         outputs = model(inputs)
     if isinstance(outputs, Tensor):
         raise ValueError(f"expected a model that returns a list of logits, one per exit; got a tensor {outputs.shape}")
+    if is_compiled(model) and not random_state.is_current():
+        kept = None  # compiled code draws its own random numbers: forward mode will have another dropout mask
     logits = _stacked(outputs)
     losses = exit_losses(logits, targets, label_smoothing)
     confidences = exit_confidences(logits)
@@ -421,6 +424,13 @@ class RandomState:
     def capture(cls, device: torch.device) -> RandomState:
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return cls(torch.get_rng_state(), device, cuda)
+
+    def is_current(self) -> bool:
+        """Whether nothing has been drawn since."""
+        now = RandomState.capture(self.device)
+        if self.cuda is not None and now.cuda is not None and not torch.equal(self.cuda, now.cuda):
+            return False
+        return torch.equal(self.cpu, now.cpu)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

@@ -42,7 +42,7 @@ class KeptOutputs(TorchFunctionMode):
     """Within this context, outputs of convolutions, linear layers and concatenations are kept, in order.
 
     Where the next operator saves its input for the backward pass, as BatchNorm and convolutions do, this costs no
-    memory while the graph lives. Of BatchNorm that is folded its statistics are kept.
+    memory while the graph lives (a compiled network returns copies). Of folded BatchNorm the statistics are kept.
 
     Attributes:
         statistics: of each BatchNorm in training mode, in order; None where it was not folded.
@@ -65,7 +65,9 @@ class KeptOutputs(TorchFunctionMode):
             return func(*args, **kwargs) if output is None else output
         output = func(*args, **kwargs)
         if func in _KEPT:
-            self._kept.append((output.detach(), output._version))
+            # Compiled code is free of writes to tensors, and would return what an in-place operator makes of this one.
+            kept = output.detach().clone() if torch.compiler.is_compiling() else output.detach()
+            self._kept.append((kept, kept._version))
         return output
 
     def unchanged(self) -> deque[Tensor | None]:
