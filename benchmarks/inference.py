@@ -5,11 +5,15 @@
 32x32 images, one by one and in batches of 64; the network is trained on nothing, and thresholds are set so that images
 leave as a budget of half the MACs has it. Saving is 1 - cost / cost of the full network in the same form and batch
 size; the full network has all its exits, as budgets count it. What it costs without its early exits, a fifth of the
-MACs less, is the column "plain".
+MACs less, is the column "plain". Each form has a process of its own, as it would where it is deployed: threads and
+memory of another one cost it a tenth and more.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +35,9 @@ from exitwise.runtime import OnnxRunner
 
 IMAGES = {1: 64, 64: 256}
 """Images in the stream, by batch size."""
+BARS = {1: 0.95, 64: 0.9}
+FORMS = ["eager", "compiled", "onnx"]
+COLUMNS = ("full ms", "plain ms", "early ms", "saved", "stages", "MACs", "of stages", "of MACs")
 
 
 def compiled(model: StagedModel, policy: ExitPolicy, exit_macs: tuple[int, ...]) -> Form:
@@ -96,53 +103,70 @@ def onnx(
     return Form(session(False), session(True), runner, steps), calls
 
 
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--rounds", type=int, default=9, help="times that the images are run")
-    arguments.add_argument("--forms", nargs="*", default=["eager", "compiled", "onnx"])
-    options = arguments.parse_args()
+def rows_of(name: str, rounds: int) -> dict[str, dict[str, float]]:
+    """What one form saves at each batch size."""
     torch.manual_seed(0)
     model = create_model("msdnet_cifar_5").eval()
     with torch.no_grad():  # statistics of some images, so that confidences differ
         model.train()(torch.randn(256, 3, 32, 32))
         model.eval()
     costs = count_cost(model).macs
-    results, bars = {}, []
-    columns = ("full ms", "plain ms", "early ms", "saved", "stages", "MACs", "of stages", "of MACs")
-    print(f"{'':10}{'batch':>6}" + "".join(f"{column:>10}" for column in columns))
-    for batch_size, bar in ((1, 0.95), (64, 0.9)):
+    rows = {}
+    for batch_size in IMAGES:
         images = torch.randn(IMAGES[batch_size], 3, 32, 32)
         targets = torch.zeros(len(images), dtype=torch.int64)
         policy, _ = calibrate_macs(collect_outputs(model, [(images, targets)]).confidences, costs, 0.5 * costs[-1])
-        tensors = list(images.split(batch_size))
-        arrays = [np.ascontiguousarray(batch.numpy()) for batch in tensors]
-        savings = {}
+        batches: list[Any] = list(images.split(batch_size))
         with torch.inference_mode():
-            calls = stage_calls(model, policy, tensors)
-            if "eager" in options.forms:
-                form = eager(model, policy, costs)
-                savings["eager"] = measure_savings(form, tensors, calls, costs, options.rounds)
-            if "compiled" in options.forms:
-                form = compiled(model, policy, costs)
-                savings["compiled"] = measure_savings(form, tensors, calls, costs, options.rounds)
-        if "onnx" in options.forms:
-            form, calls = onnx(model, policy, arrays, costs)
-            savings["onnx"] = measure_savings(form, arrays, calls, costs, options.rounds)
-        for name, saving in savings.items():
-            of_stages, of_macs = saving.measured / saving.by_stages, saving.measured / saving.by_macs
-            row = [*(1000 * seconds for seconds in saving[:3]), *saving[3:], of_stages, of_macs]
-            results[f"{name}, batch {batch_size}"] = dict(zip(columns, row, strict=True))
-            print(f"{name:10}{batch_size:6}" + "".join(f"{value:10.3f}" for value in row), flush=True)
-        if "eager" in savings:
-            routing = savings["eager"].measured / savings["eager"].by_stages
-            bars.append(Bar(f"batch {batch_size}: eager, measured / by stages", routing, bar, at_most=False))
-        fastest = min(savings, key=lambda name: savings[name].early)
-        gets = savings[fastest].measured / savings[fastest].by_macs
-        bars.append(Bar(f"batch {batch_size}: {fastest} (the fastest), measured / by MACs", gets, 0.9, at_most=False))
-        if {"eager", "onnx"} <= set(savings):
-            ratio = savings["eager"].early / savings["onnx"].early
-            bars.append(Bar(f"batch {batch_size}: eager / ONNX stages, time", ratio, 1.0, at_most=False))
-    finish(options, {"rounds": options.rounds, "rows": results}, bars)
+            calls = stage_calls(model, policy, batches)
+        if name == "onnx":
+            batches = [np.ascontiguousarray(batch.numpy()) for batch in batches]
+            form, calls = onnx(model, policy, batches, costs)
+        else:
+            form = {"eager": eager, "compiled": compiled}[name](model, policy, costs)
+        with torch.inference_mode():
+            saving = measure_savings(form, batches, calls, costs, rounds)
+        parts = saving.measured / saving.by_stages, saving.measured / saving.by_macs
+        figures = [*(1000 * seconds for seconds in saving[:3]), *saving[3:], *parts]
+        rows[f"{name}, batch {batch_size}"] = dict(zip(COLUMNS, figures, strict=True))
+    return rows
+
+
+def in_a_process(name: str, rounds: int) -> dict[str, dict[str, float]]:
+    """:func:`rows_of` in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        command = [sys.executable, __file__, "--rounds", str(rounds), "--forms", name, "--json", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(path.read_text())["figures"]["rows"]
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=9, help="times that the images are run")
+    arguments.add_argument("--forms", nargs="*", default=FORMS, choices=FORMS)
+    options = arguments.parse_args()
+    rows: dict[str, dict[str, float]] = {}
+    print(f"{'':20}" + "".join(f"{column:>10}" for column in COLUMNS))
+    for name in options.forms:
+        measure = rows_of if len(options.forms) == 1 else in_a_process
+        measured = measure(name, options.rounds)
+        rows |= measured
+        for form, row in measured.items():
+            print(f"{form:20}" + "".join(f"{value:10.3f}" for value in row.values()), flush=True)
+    bars = []
+    for batch_size, bar in BARS.items():
+        size = f"batch {batch_size}"
+        at = {name: rows[f"{name}, {size}"] for name in options.forms}
+        if "eager" in at:
+            bars.append(Bar(f"{size}: eager, measured / by stages", at["eager"]["of stages"], bar, at_most=False))
+        fastest = min(at, key=lambda name: at[name]["early ms"])
+        gets = at[fastest]["of MACs"]
+        bars.append(Bar(f"{size}: {fastest} (the fastest), measured / by MACs", gets, 0.9, at_most=False))
+        if {"eager", "onnx"} <= set(at):
+            ratio = at["eager"]["early ms"] / at["onnx"]["early ms"]
+            bars.append(Bar(f"{size}: eager / ONNX stages, time", ratio, 1.0, at_most=False))
+    finish(options, {"rounds": options.rounds, "rows": rows}, bars)
 
 
 if __name__ == "__main__":
