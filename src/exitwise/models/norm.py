@@ -20,10 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class Statistics(NamedTuple):
-    """Mean, biased variance and inverse standard deviation per channel, each (C)."""
+    """Mean and inverse standard deviation per channel, each (C)."""
 
     mean: Tensor
-    variance: Tensor
     inverse_std: Tensor
 
 
@@ -51,13 +50,13 @@ def folds(x: Tensor) -> bool:
     )
 
 
-def statistics_of(x: Tensor, eps: float) -> Statistics:
-    """Statistics of the batch ``x``, (B, C, H, W) and channels-last."""
+def statistics_of(x: Tensor, eps: float) -> tuple[Statistics, Tensor]:
+    """Statistics of the batch ``x``, (B, C, H, W) and channels-last, and its biased variance per channel, (C)."""
     lines, width = _fold(x)
     means, variances = torch.batch_norm_update_stats(lines, None, None, 0.0)
     between, mean = torch.var_mean(means.view(width, -1), 0, correction=0)
     variance = variances.view(width, -1).mean(0).add_(between)
-    return Statistics(mean, variance, torch.rsqrt(variance + eps))
+    return Statistics(mean, torch.rsqrt(variance + eps)), variance
 
 
 def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Statistics) -> Tensor:
@@ -105,12 +104,10 @@ def output_tangent(
 def _sums(gradient: Tensor, x: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
     """Per channel: sum of gradient times normalised ``x``, and of the gradient."""
     lines, width = _fold(x)
-    mean, inverse_std = _lines(width, statistics.mean, statistics.inverse_std)
-    one = torch.ones_like(mean)
+    mean, inverse_std = _lines(width, *statistics)
     _, products, gradients = torch.ops.aten.native_batch_norm_backward(
-        _fold(gradient)[0], lines, None, mean, one, None, None, False, 0.0, [False, True, True]
+        _fold(gradient)[0], lines, None, None, None, mean, inverse_std, True, 0.0, [False, True, True]
     )
-    products *= inverse_std
     return products.view(width, -1).sum(0), gradients.view(width, -1).sum(0)
 
 
@@ -127,13 +124,14 @@ def _projected(
     """BatchNorm's Jacobian times ``gradient``, whose sums are given, plus what the tangents add."""
     lines, width = _fold(x)
     count = x.numel() // x.shape[1]
-    mean, _, inverse_std = statistics
+    mean, inverse_std = statistics
     scale = inverse_std if weight is None else inverse_std * weight
-    slope = (products * scale).div_(-count)
+    share = scale / -count
+    slope = products * share
     if weight_tangent is not None:
         slope += weight_tangent
     slope *= inverse_std
-    constant = torch.addcmul((gradients * scale).div_(-count), slope, mean, value=-1)
+    constant = torch.addcmul(gradients * share, slope, mean, value=-1)
     if bias_tangent is not None:
         constant += bias_tangent
     constant, slope, scale = _lines(width, constant, slope, scale)
@@ -154,13 +152,12 @@ def batch_norm(call: BatchNormCall) -> tuple[Tensor, Statistics]:
     """BatchNorm in training mode of what :func:`folds`: output and statistics; running statistics are updated."""
     x = call.input
     with DisableTorchFunction():
-        output, *parts = _Folded.apply(x, call.weight, call.bias, call.eps)
-        statistics = Statistics(*parts)
+        output, mean, inverse_std, variance = _Folded.apply(x, call.weight, call.bias, call.eps)
         if call.running_mean is not None and call.running_var is not None:
             count = x.numel() // x.shape[1]
-            call.running_mean.lerp_(statistics.mean, call.momentum)
-            call.running_var.lerp_(statistics.variance * (count / (count - 1)), call.momentum)
-    return output, statistics
+            call.running_mean.lerp_(mean, call.momentum)
+            call.running_var.lerp_(variance * (count / (count - 1)), call.momentum)
+    return output, Statistics(mean, inverse_std)
 
 
 class BatchNormMode(TorchFunctionMode):
@@ -220,10 +217,10 @@ class FoldedNorm(BatchNormMode):
 class _Folded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
-        statistics = statistics_of(x, eps)
+        statistics, variance = statistics_of(x, eps)
         ctx.save_for_backward(x, weight, *statistics)
-        ctx.mark_non_differentiable(*statistics)
-        return normalized(x, weight, bias, statistics), *statistics
+        ctx.mark_non_differentiable(*statistics, variance)
+        return normalized(x, weight, bias, statistics), *statistics, variance
 
     @staticmethod
     @once_differentiable

@@ -291,11 +291,12 @@ def _losses_at(model: nn.Module, params: Mapping[str, Tensor], run: TrainPass) -
 def _forward_mode(
     model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
 ) -> Tensor:
-    # Of the attention kernels, only the plain one has a forward-mode rule.
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), uncompiled(), TangentRules(run.kept):
+    with torch.no_grad(), forward_ad.dual_level():
         duals = {name: forward_ad.make_dual(params[name].detach(), tangent) for name, tangent in tangents.items()}
         try:
-            losses = _losses_at(model, {**params, **duals}, run)
+            # Of the attention kernels, only the plain one has a forward-mode rule.
+            with sdpa_kernel(SDPBackend.MATH), uncompiled(), TangentRules(run.kept):
+                losses = _losses_at(model, {**params, **duals}, run)
         except NotImplementedError as error:
             raise ValueError(
                 f"forward mode met an operator without a rule for it: {str(error).splitlines()[0]} "

@@ -1,8 +1,8 @@
 """Forward-mode rules that cost less than torch's own and give the same tangents.
 
 Two things are saved. A convolution or linear layer makes three products in forward mode, of which one is its ordinary
-output: the pass that is differentiated has computed it already and can keep it, and so with concatenations. And
-BatchNorm's Jacobian with respect to its input is symmetric: its tangent is one call of the fused backward kernel, or of
+output: the pass that is differentiated has computed it already and can keep it, and so with concatenations, and with
+BatchNorm where an in-place ReLU follows. And BatchNorm's Jacobian with respect to its input is symmetric: its tangent is one call of the fused backward kernel, or of
 :mod:`exitwise.models.norm`.
 
 Knows torch functions and dual tensors, and nothing of networks, losses or weights.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,41 +39,65 @@ _PRODUCTS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear})
 _KEPT = _PRODUCTS | {torch.cat}
 
 
+@dataclass
+class Kept:
+    """What one call left.
+
+    Attributes:
+        output: of BatchNorm, as the in-place ReLU that came next has left it, else None.
+        version: the output's, to tell whether it has been written to since.
+        statistics: of BatchNorm, where they are known.
+    """
+
+    output: Tensor | None = None
+    version: int = 0
+    statistics: Statistics | None = None
+
+    def keep(self, output: Tensor) -> None:
+        # Compiled code is free of writes to tensors, and would return what an in-place operator makes of this one.
+        self.output = output.detach().clone() if torch.compiler.is_compiling() else output.detach()
+        self.version = self.output._version
+
+    @property
+    def unchanged(self) -> Tensor | None:
+        """The output, unless it has been written to."""
+        return None if self.output is None or self.output._version != self.version else self.output
+
+
 class KeptOutputs(TorchFunctionMode):
     """Within this context, outputs of convolutions, linear layers and concatenations are kept, in order.
 
     Where the next operator saves its input for the backward pass, as BatchNorm and convolutions do, this costs no
-    memory while the graph lives (a compiled network returns copies). Of folded BatchNorm the statistics are kept.
+    memory while the graph lives (a compiled network returns copies). On a CPU, BatchNorm in training mode leaves its
+    statistics, and its output if an in-place ReLU comes next, which saves that itself.
 
     Attributes:
-        statistics: of each BatchNorm in training mode, in order; None where it was not folded.
+        calls: what each call left.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: list[tuple[Tensor, int]] = []
-        self.statistics: list[Statistics | None] = []
+        self.calls: list[Kept] = []
+        self._normalised: Tensor | None = None  # by the call before
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        normalised, self._normalised = self._normalised, None
         if call := _batch_norm_call(func, args, kwargs):
-            output, statistics = None, None
-            if FoldedNorm.depth and folds(call.input):
-                output, statistics = batch_norm(call)
-            self.statistics.append(statistics)
-            return func(*args, **kwargs) if output is None else output
+            output, statistics = _with_statistics(call) or (func(*args, **kwargs), None)
+            self.calls.append(Kept(statistics=statistics))
+            if statistics is not None:
+                self._normalised = output
+            return output
         output = func(*args, **kwargs)
         if func in _KEPT:
-            # Compiled code is free of writes to tensors, and would return what an in-place operator makes of this one.
-            kept = output.detach().clone() if torch.compiler.is_compiling() else output.detach()
-            self._kept.append((kept, kept._version))
+            self.calls.append(Kept())
+            self.calls[-1].keep(output)
+        elif func is F.relu and output is normalised:
+            self.calls[-1].keep(output)
         return output
-
-    def unchanged(self) -> deque[Tensor | None]:
-        """The outputs in order; None for those written to since."""
-        return deque(output if output._version == version else None for output, version in self._kept)
 
 
 class TangentRules(TorchFunctionMode):
@@ -86,8 +111,8 @@ class TangentRules(TorchFunctionMode):
 
     def __init__(self, kept: KeptOutputs | None = None) -> None:
         super().__init__()
-        self._outputs: deque[Tensor | None] = deque() if kept is None else kept.unchanged()
-        self._statistics: deque[Statistics | None] = deque(() if kept is None else kept.statistics)
+        self._calls = deque(() if kept is None else kept.calls)
+        self._rectified: Tensor | None = None  # by the call before, with a tangent that is not yet
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -95,14 +120,22 @@ class TangentRules(TorchFunctionMode):
         kwargs = kwargs or {}
         with DisableTorchFunction():
             if func in _KEPT:
-                output = self._outputs.popleft() if self._outputs else None
+                output = self._left().unchanged
                 if func in _PRODUCTS:
                     return _product(func, output, *args, **kwargs)
                 if kwargs.keys() <= {"tensors", "dim"}:  # not out=, or another name for dim
                     return _cat(output, *args, **kwargs)
             elif call := _batch_norm_call(func, args, kwargs):
-                return _batch_norm(call, self._statistics.popleft() if self._statistics else None)
+                left = self._left()
+                output = _batch_norm(call, left)
+                self._rectified = None if left.unchanged is None else output
+                return output
+            elif func is F.relu and args and args[0] is self._rectified:
+                return _rectify_tangent(args[0])
         return func(*args, **kwargs)
+
+    def _left(self) -> Kept:
+        return self._calls.popleft() if self._calls else Kept()
 
 
 def _product(
@@ -146,27 +179,49 @@ def _batch_norm_call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     return call if call.training else None
 
 
-def _batch_norm(call: BatchNormCall, statistics: Statistics | None) -> Tensor:
+def _with_statistics(call: BatchNormCall) -> tuple[Tensor, Statistics] | None:
+    """BatchNorm's output and statistics; None where torch does not give them."""
+    x = call.input
+    if FoldedNorm.depth and folds(x):
+        return batch_norm(call)
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == x.shape[1]:
+        return None
+    output, *statistics = torch.native_batch_norm(
+        x, call.weight, call.bias, call.running_mean, call.running_var, True, call.momentum, call.eps
+    )
+    return output, Statistics(*statistics)
+
+
+def _batch_norm(call: BatchNormCall, left: Kept) -> Tensor:
     (x, dx), (w, dw), (b, db) = _unpack(call.input), _unpack(call.weight), _unpack(call.bias)
-    eps = call.eps
     assert x is not None
-    terms = []
+    output, statistics = left.unchanged, left.statistics
     if folds(x):
-        statistics = statistics or statistics_of(x, eps)
-        output = normalized(x, w, b, statistics)
-        if dx is not None:
-            return forward_ad.make_dual(output, output_tangent(x, dx, w, dw, db, statistics))
-        mean, inverse_std = statistics.mean, statistics.inverse_std
-    else:
-        output, mean, inverse_std = torch.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
-        if dx is not None:
-            backward = torch.ops.aten.native_batch_norm_backward
-            terms.append(backward(dx, x, w, None, None, mean, inverse_std, True, eps, [True, False, False])[0])
+        statistics = statistics or statistics_of(x, call.eps)[0]
+        output = normalized(x, w, b, statistics) if output is None else output
+    elif output is None or statistics is None:
+        output, *parts = torch.native_batch_norm(x, w, b, None, None, True, 0.0, call.eps)
+        statistics = Statistics(*parts)
+    mean, inverse_std = statistics
+    terms = []
+    if dx is not None and folds(x):
+        return forward_ad.make_dual(output, output_tangent(x, dx, w, dw, db, statistics))
+    if dx is not None:
+        backward = torch.ops.aten.native_batch_norm_backward
+        terms.append(backward(dx, x, w, None, None, mean, inverse_std, True, call.eps, [True, False, False])[0])
     if dw is not None or db is not None:
         scale = torch.zeros_like(mean) if dw is None else dw * inverse_std
         shift = (torch.zeros_like(mean) if db is None else db) - mean * scale
         terms.append(affine(x, scale, shift))
     return _dual(output, terms)
+
+
+def _rectify_tangent(x: Tensor) -> Tensor:
+    """In-place ReLU of a dual tensor whose primal is rectified already."""
+    primal, tangent = forward_ad.unpack_dual(x)
+    if tangent is not None:
+        torch.ops.aten.threshold_backward.grad_input(tangent, primal, 0, grad_input=tangent)
+    return x
 
 
 def _unpack(value: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
