@@ -1,11 +1,13 @@
 """Folded BatchNorm against torch's own."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exitwise.models.norm import FoldedNorm, folds, normalized, output_tangent, statistics_of
+from exitwise.models.norm import FoldedNorm, fold_norm, folds, jacobian_product, normalized
 from exitwise.weighting.gradient import check_mode
 
 SHAPES = [(4, 6, 5, 5), (2, 16, 8, 4), (3, 1, 6, 6), (5, 7, 1, 3)]
@@ -44,7 +46,7 @@ def test_output_gradients_and_running_statistics_equal_torchs(shape, affine):
 
 def test_a_mean_far_from_zero_costs_no_digits():
     x = channels_last((8, 6, 8, 8), offset=1000.0, dtype=torch.float32)
-    output = normalized(x, None, None, statistics_of(x, 1e-5)[0])
+    output = normalized(x, fold_norm(x, None, None, 1e-5)[0])
     exact = F.batch_norm(x.double(), None, None, training=True)
     own = F.batch_norm(x, None, None, training=True)
     assert (output - exact).abs().max() <= 2 * (own - exact).abs().max()
@@ -61,7 +63,8 @@ def test_tangents_equal_torchs(affine):
 
     primals, tangents = ((x, weight, bias), (dx, dw, db)) if affine else ((x,), (dx,))
     _, expected = torch.func.jvp(norm, primals, tangents)
-    torch.testing.assert_close(output_tangent(x, dx, weight, dw, db, statistics_of(x, 1e-5)[0]), expected)
+    norm, _ = fold_norm(x, weight, bias, 1e-5)
+    torch.testing.assert_close(jacobian_product(dx, x, norm, dw, db)[0], expected)
 
 
 def test_only_channels_last_images_on_a_cpu_are_folded():
@@ -73,6 +76,21 @@ def test_only_channels_last_images_on_a_cpu_are_folded():
     x = channels_last((2, 3, 4, 4), dtype=torch.float32)
     with FoldedNorm():
         assert torch.equal(norm(x), norm(x))
+
+
+def test_relu_behind_a_concatenation_gets_dense_gradients():
+    torch.manual_seed(0)
+    x = channels_last((2, 6, 4, 4)).requires_grad_()
+    strides, results = [], []
+    for mode in (nullcontext(), FoldedNorm()):
+        with mode:
+            output = F.relu(x)
+            output.grad_fn.register_prehook(lambda gradients: strides.append(gradients[0].stride()))
+            torch.cat([output, channels_last((2, 20, 4, 4))], dim=1).square().sum().backward()
+        results.append(x.grad)
+        x.grad = None
+    assert strides[1] == x.stride() != strides[0]
+    assert torch.equal(*results)
 
 
 def test_a_second_derivative_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -32,6 +33,17 @@ class CatByAxis(nn.Module):
         return torch.cat([x, x], axis=1)  # type: ignore[call-overload]
 
 
+class UsedBeforeItsReLU(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        z = y * 2
+        return F.relu(y, inplace=True) + z
+
+
 def conv(channels_in: int, channels_out: int, **options: int | bool | str) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, padding=1, **options)  # type: ignore[arg-type]
 
@@ -43,6 +55,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.Sequential(conv(3, 4, bias=False), nn.BatchNorm2d(4), nn.Tanh(), conv(4, 2)),
     "batch norm without affine": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4, affine=False), nn.Tanh()),
     "batch norm in eval mode": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4).eval(), conv(4, 2)),
+    "batch norm and in-place ReLU": lambda: nn.Sequential(
+        nn.BatchNorm2d(3), nn.ReLU(inplace=True), conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv(4, 2)
+    ),
+    "batch norm and ReLU": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 2)),
+    "batch norm used before its in-place ReLU": lambda: nn.Sequential(conv(3, 3), UsedBeforeItsReLU(), conv(3, 2)),
     "batch norm of the input": lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Tanh()),
     "in-place ReLU on a kept output": lambda: nn.Sequential(conv(3, 4), nn.ReLU(inplace=True), conv(4, 2)),
     "concatenation": lambda: nn.Sequential(Branches(conv(3, 2), nn.Tanh()), conv(5, 2)),
@@ -55,6 +72,7 @@ FOLDED: dict[str, Callable[[], nn.Module]] = {
     "two norms of one width": lambda: nn.Sequential(
         nn.BatchNorm2d(3), conv(3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), conv(3, 4), nn.BatchNorm2d(4)
     ),
+    "norm used before its in-place ReLU": lambda: nn.Sequential(conv(3, 3), UsedBeforeItsReLU(), conv(3, 2)),
     "norm without affine": lambda: nn.Sequential(conv(3, 4), nn.BatchNorm2d(4, affine=False), nn.Tanh(), conv(4, 2)),
     "one norm in eval mode": lambda: nn.Sequential(
         conv(3, 4), nn.BatchNorm2d(4).eval(), conv(4, 4), nn.BatchNorm2d(4), nn.Tanh()
@@ -115,6 +133,20 @@ def test_an_output_written_to_since_is_computed_anew() -> None:
     first, second = (call.unchanged for call in kept.calls)
     assert first is not None
     assert second is None
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_batch_norms_output_is_kept_where_an_in_place_relu_is_next(folded: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(inplace=True), UsedBeforeItsReLU(), nn.BatchNorm2d(3), nn.ReLU())
+    x = torch.randn(4, 3, 2, 2)
+    with FoldedNorm() if folded else nullcontext(), KeptOutputs() as kept:
+        output = model(x.contiguous(memory_format=torch.channels_last) if folded else x)
+    assert [call.unchanged is not None for call in kept.calls] == [True, False, False]
+    assert all(call.statistics is not None for call in kept.calls)
+    with TangentRules(kept):
+        tangent(model, {"0.weight": torch.ones(3)}, x)
+    output.sum().backward()  # the graph is as it was
 
 
 def test_running_statistics_stay() -> None:

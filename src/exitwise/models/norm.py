@@ -19,11 +19,19 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 
-class Statistics(NamedTuple):
-    """Mean and inverse standard deviation per channel, each (C)."""
+class Folded(NamedTuple):
+    """What normalises a batch of folded images.
+
+    Attributes:
+        mean, inverse_std: of the batch, per channel, (C).
+        scale: inverse_std times weight, (C).
+        lines: mean, inverse_std, scale, and shift (output = x * scale + shift), repeated along a line: (4, W * C).
+    """
 
     mean: Tensor
     inverse_std: Tensor
+    scale: Tensor
+    lines: Tensor
 
 
 class BatchNormCall(NamedTuple):
@@ -50,92 +58,71 @@ def folds(x: Tensor) -> bool:
     )
 
 
-def statistics_of(x: Tensor, eps: float) -> tuple[Statistics, Tensor]:
-    """Statistics of the batch ``x``, (B, C, H, W) and channels-last, and its biased variance per channel, (C)."""
+def fold_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Folded, Tensor]:
+    """What normalises the batch ``x``, (B, C, H, W) and channels-last, and its biased variance per channel, (C).
+
+    Args:
+        x: what :func:`folds`.
+        weight, bias: (C), or None for 1 and 0.
+        eps: added to the variance.
+    """
     lines, width = _fold(x)
     means, variances = torch.batch_norm_update_stats(lines, None, None, 0.0)
     between, mean = torch.var_mean(means.view(width, -1), 0, correction=0)
     variance = variances.view(width, -1).mean(0).add_(between)
-    return Statistics(mean, torch.rsqrt(variance + eps)), variance
+    inverse_std = torch.rsqrt(variance + eps)
+    scale = inverse_std if weight is None else inverse_std * weight
+    shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
+    return Folded(mean, inverse_std, scale, _lines(width, mean, inverse_std, scale, shift)), variance
 
 
-def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Statistics) -> Tensor:
-    """BatchNorm's output in training mode.
-
-    Args:
-        x: (B, C, H, W), channels-last.
-        weight, bias: (C), or None for 1 and 0.
-        statistics: of ``x``.
-    """
-    lines, width = _fold(x)
-    scale = statistics.inverse_std if weight is None else statistics.inverse_std * weight
-    shift = -statistics.mean * scale if bias is None else torch.addcmul(bias, statistics.mean, scale, value=-1)
-    scale, shift = _lines(width, scale, shift)
+def normalized(x: Tensor, norm: Folded) -> Tensor:
+    """BatchNorm's output in training mode for ``x``, (B, C, H, W)."""
+    _, _, scale, shift = norm.lines
     output = torch.empty_like(x)  # no view, so that what follows may write to it
-    torch.addcmul(shift, lines, scale, out=_fold(output)[0])
+    torch.addcmul(shift, _fold(x)[0], scale, out=_fold(output)[0])
     return output
 
 
-def input_gradient(
-    gradient: Tensor, x: Tensor, weight: Tensor | None, statistics: Statistics
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients with respect to input, weight and bias."""
-    weight_gradient, bias_gradient = _sums(gradient, x, statistics)
-    result = _projected(gradient, x, weight, statistics, weight_gradient, bias_gradient)
-    return result, weight_gradient, bias_gradient
-
-
-def output_tangent(
-    x: Tensor,
-    dx: Tensor,
-    weight: Tensor | None,
-    weight_tangent: Tensor | None,
-    bias_tangent: Tensor | None,
-    statistics: Statistics,
-) -> Tensor:
-    """The directional derivative of the output along the tangents.
-
-    BatchNorm's Jacobian with respect to its input is symmetric, so that this is :func:`input_gradient`'s formula.
-    """
-    sums = _sums(dx, x, statistics)
-    return _projected(dx, x, weight, statistics, *sums, weight_tangent, bias_tangent)
-
-
-def _sums(gradient: Tensor, x: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
-    """Per channel: sum of gradient times normalised ``x``, and of the gradient."""
-    lines, width = _fold(x)
-    mean, inverse_std = _lines(width, *statistics)
-    _, products, gradients = torch.ops.aten.native_batch_norm_backward(
-        _fold(gradient)[0], lines, None, None, None, mean, inverse_std, True, 0.0, [False, True, True]
-    )
-    return products.view(width, -1).sum(0), gradients.view(width, -1).sum(0)
-
-
-def _projected(
+def jacobian_product(
     gradient: Tensor,
     x: Tensor,
-    weight: Tensor | None,
-    statistics: Statistics,
-    products: Tensor,
-    gradients: Tensor,
+    norm: Folded,
     weight_tangent: Tensor | None = None,
     bias_tangent: Tensor | None = None,
-) -> Tensor:
-    """BatchNorm's Jacobian times ``gradient``, whose sums are given, plus what the tangents add."""
-    lines, width = _fold(x)
-    count = x.numel() // x.shape[1]
-    mean, inverse_std = statistics
-    scale = inverse_std if weight is None else inverse_std * weight
-    share = scale / -count
-    slope = products * share
+) -> tuple[Tensor, Tensor, Tensor]:
+    """BatchNorm's Jacobian with respect to its input, which is symmetric, times ``gradient``.
+
+    That is the gradient with respect to the input, or its tangent's share in the output's, to which tangents of weight
+    and bias add theirs.
+
+    Args:
+        gradient: of the output, or tangent of the input: (B, C, H, W).
+        x: the input.
+        norm: what :func:`fold_norm` made of it.
+        weight_tangent, bias_tangent: (C).
+
+    Returns:
+        The product, and the gradients with respect to weight and bias, (C).
+    """
+    images, width = _fold(x)
+    gradients = _fold(gradient)[0]
+    mean, inverse_std, scale, _ = norm.lines
+    _, *sums = torch.ops.aten.native_batch_norm_backward(
+        gradients, images, None, None, None, mean, inverse_std, True, 0.0, [False, True, True]
+    )
+    weight_gradient, bias_gradient = torch.stack(sums).view(2, width, -1).sum(1)
+    share = norm.scale * (-x.shape[1] / x.numel())
+    slope = weight_gradient * share
     if weight_tangent is not None:
         slope += weight_tangent
-    slope *= inverse_std
-    constant = torch.addcmul(gradients * share, slope, mean, value=-1)
+    slope *= norm.inverse_std
+    constant = torch.addcmul(bias_gradient * share, slope, norm.mean, value=-1)
     if bias_tangent is not None:
         constant += bias_tangent
-    constant, slope, scale = _lines(width, constant, slope, scale)
-    return _unfold(torch.addcmul(constant, lines, slope).addcmul_(_fold(gradient)[0], scale), x)
+    constant, slope = _lines(width, constant, slope)
+    product = torch.addcmul(constant, images, slope).addcmul_(gradients, scale)
+    return _unfold(product, x), weight_gradient, bias_gradient
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -148,16 +135,17 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return _unfold(torch.addcmul(shift, lines, scale), x)
 
 
-def batch_norm(call: BatchNormCall) -> tuple[Tensor, Statistics]:
+def batch_norm(call: BatchNormCall) -> tuple[Tensor, Folded]:
     """BatchNorm in training mode of what :func:`folds`: output and statistics; running statistics are updated."""
     x = call.input
     with DisableTorchFunction():
-        output, mean, inverse_std, variance = _Folded.apply(x, call.weight, call.bias, call.eps)
+        output, *parts, variance = _FoldedNorm.apply(x, call.weight, call.bias, call.eps)
+        norm = Folded(*parts)
         if call.running_mean is not None and call.running_var is not None:
             count = x.numel() // x.shape[1]
-            call.running_mean.lerp_(mean, call.momentum)
+            call.running_mean.lerp_(norm.mean, call.momentum)
             call.running_var.lerp_(variance * (count / (count - 1)), call.momentum)
-    return output, Statistics(mean, inverse_std)
+    return output, norm
 
 
 class BatchNormMode(TorchFunctionMode):
@@ -214,20 +202,20 @@ class FoldedNorm(BatchNormMode):
         return batch_norm(call)[0] if folds(call.input) else None
 
 
-class _Folded(torch.autograd.Function):
+class _FoldedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
-        statistics, variance = statistics_of(x, eps)
-        ctx.save_for_backward(x, weight, *statistics)
-        ctx.mark_non_differentiable(*statistics, variance)
-        return normalized(x, weight, bias, statistics), *statistics, variance
+        norm, variance = fold_norm(x, weight, bias, eps)
+        ctx.save_for_backward(x, *norm)
+        ctx.mark_non_differentiable(*norm, variance)
+        return normalized(x, norm), *norm, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, *statistics = ctx.saved_tensors
+        x, *norm = ctx.saved_tensors
         with DisableTorchFunction():
-            gradients = input_gradient(gradient, x, weight, Statistics(*statistics))
+            gradients = jacobian_product(gradient, x, Folded(*norm))
         return *(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False)), None
 
 

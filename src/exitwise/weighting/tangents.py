@@ -2,8 +2,8 @@
 
 Two things are saved. A convolution or linear layer makes three products in forward mode, of which one is its ordinary
 output: the pass that is differentiated has computed it already and can keep it, and so with concatenations, and with
-BatchNorm where an in-place ReLU follows. And BatchNorm's Jacobian with respect to its input is symmetric: its tangent is one call of the fused backward kernel, or of
-:mod:`exitwise.models.norm`.
+BatchNorm where an in-place ReLU follows. And BatchNorm's Jacobian with respect to its input is symmetric: its tangent
+is one call of the fused backward kernel, or of :mod:`exitwise.models.norm`.
 
 Knows torch functions and dual tensors, and nothing of networks, losses or weights.
 """
@@ -24,14 +24,14 @@ from torch.overrides import TorchFunctionMode
 
 from exitwise.models.norm import (
     BatchNormCall,
+    Folded,
     FoldedNorm,
-    Statistics,
     affine,
     batch_norm,
+    fold_norm,
     folds,
+    jacobian_product,
     normalized,
-    output_tangent,
-    statistics_of,
 )
 from exitwise.models.synced_norm import SyncedNorm
 
@@ -46,12 +46,13 @@ class Kept:
     Attributes:
         output: of BatchNorm, as the in-place ReLU that came next has left it, else None.
         version: the output's, to tell whether it has been written to since.
-        statistics: of BatchNorm, where they are known.
+        statistics: mean and inverse standard deviation of BatchNorm, (C), or what normalised folded images; None where
+            they are not known.
     """
 
     output: Tensor | None = None
     version: int = 0
-    statistics: Statistics | None = None
+    statistics: Folded | tuple[Tensor, Tensor] | None = None
 
     def keep(self, output: Tensor) -> None:
         # Compiled code is free of writes to tensors, and would return what an in-place operator makes of this one.
@@ -95,7 +96,7 @@ class KeptOutputs(TorchFunctionMode):
         if func in _KEPT:
             self.calls.append(Kept())
             self.calls[-1].keep(output)
-        elif func is F.relu and output is normalised:
+        elif normalised is not None and func is F.relu and output is normalised:
             self.calls[-1].keep(output)
         return output
 
@@ -112,12 +113,13 @@ class TangentRules(TorchFunctionMode):
     def __init__(self, kept: KeptOutputs | None = None) -> None:
         super().__init__()
         self._calls = deque(() if kept is None else kept.calls)
-        self._rectified: Tensor | None = None  # by the call before, with a tangent that is not yet
+        self._rectified: Tensor | None = None  # by the call before, but for its tangent
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        rectified, self._rectified = self._rectified, None
         with DisableTorchFunction():
             if func in _KEPT:
                 output = self._left().unchanged
@@ -130,8 +132,8 @@ class TangentRules(TorchFunctionMode):
                 output = _batch_norm(call, left)
                 self._rectified = None if left.unchanged is None else output
                 return output
-            elif func is F.relu and args and args[0] is self._rectified:
-                return _rectify_tangent(args[0])
+            elif rectified is not None and func is F.relu and args and args[0] is rectified:
+                return _rectify_tangent(rectified)
         return func(*args, **kwargs)
 
     def _left(self) -> Kept:
@@ -179,17 +181,17 @@ def _batch_norm_call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     return call if call.training else None
 
 
-def _with_statistics(call: BatchNormCall) -> tuple[Tensor, Statistics] | None:
+def _with_statistics(call: BatchNormCall) -> tuple[Tensor, Folded | tuple[Tensor, Tensor]] | None:
     """BatchNorm's output and statistics; None where torch does not give them."""
     x = call.input
     if FoldedNorm.depth and folds(x):
         return batch_norm(call)
     if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == x.shape[1]:
         return None
-    output, *statistics = torch.native_batch_norm(
+    output, mean, inverse_std = torch.native_batch_norm(
         x, call.weight, call.bias, call.running_mean, call.running_var, True, call.momentum, call.eps
     )
-    return output, Statistics(*statistics)
+    return output, (mean, inverse_std)
 
 
 def _batch_norm(call: BatchNormCall, left: Kept) -> Tensor:
@@ -197,15 +199,16 @@ def _batch_norm(call: BatchNormCall, left: Kept) -> Tensor:
     assert x is not None
     output, statistics = left.unchanged, left.statistics
     if folds(x):
-        statistics = statistics or statistics_of(x, call.eps)[0]
-        output = normalized(x, w, b, statistics) if output is None else output
+        norm = statistics if isinstance(statistics, Folded) else fold_norm(x, w, b, call.eps)[0]
+        output = normalized(x, norm) if output is None else output
+        if dx is not None:
+            return forward_ad.make_dual(output, jacobian_product(dx, x, norm, dw, db)[0])
+        mean, inverse_std = norm.mean, norm.inverse_std
     elif output is None or statistics is None:
-        output, *parts = torch.native_batch_norm(x, w, b, None, None, True, 0.0, call.eps)
-        statistics = Statistics(*parts)
-    mean, inverse_std = statistics
+        output, mean, inverse_std = torch.native_batch_norm(x, w, b, None, None, True, 0.0, call.eps)
+    else:
+        mean, inverse_std, *_ = statistics
     terms = []
-    if dx is not None and folds(x):
-        return forward_ad.make_dual(output, output_tangent(x, dx, w, dw, db, statistics))
     if dx is not None:
         backward = torch.ops.aten.native_batch_norm_backward
         terms.append(backward(dx, x, w, None, None, mean, inverse_std, True, call.eps, [True, False, False])[0])
