@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from exitwise.models.norm import FoldedNorm
+from exitwise.models.channels_last import ChannelsLast
 from exitwise.weighting.tangents import KeptOutputs, TangentRules
 
 
@@ -140,7 +140,7 @@ def test_batch_norms_output_is_kept_where_an_in_place_relu_is_next(folded: bool)
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(inplace=True), UsedBeforeItsReLU(), nn.BatchNorm2d(3), nn.ReLU())
     x = torch.randn(4, 3, 2, 2)
-    with FoldedNorm() if folded else nullcontext(), KeptOutputs() as kept:
+    with ChannelsLast() if folded else nullcontext(), KeptOutputs() as kept:
         output = model(x.contiguous(memory_format=torch.channels_last) if folded else x)
     assert [call.unchanged is not None for call in kept.calls] == [True, False, False]
     assert all(call.statistics is not None for call in kept.calls)
@@ -170,7 +170,7 @@ def test_folded_norm_equals_torchs_own_forward_mode(kind: str, frozen: str) -> N
     }
     expected = tangent(model, directions, x)
     model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
-    with FoldedNorm(), KeptOutputs() as kept:
+    with ChannelsLast(), KeptOutputs() as kept:
         model(x)
     with_statistics = sum(call.statistics is not None for call in kept.calls)
     assert with_statistics == sum(isinstance(m, nn.BatchNorm2d) and m.training for m in model.modules())

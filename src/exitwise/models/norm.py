@@ -183,31 +183,13 @@ class BatchNormMode(TorchFunctionMode):
         raise NotImplementedError
 
 
-class FoldedNorm(BatchNormMode):
-    """Within this context, BatchNorm in training mode is computed by this file wherever :func:`folds` says so.
-
-    Gradients of such images reach a ReLU as dense tensors: from a concatenation they come as slices of its channels,
-    which elementwise kernels read several times slower than a copy does where they are narrow.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        output = super().__torch_function__(func, types, args, kwargs)
-        if func is F.relu and output.requires_grad and folds(output):
-            output.register_hook(_dense)
-        return output
-
-    def normalise(self, call: BatchNormCall) -> Tensor | None:
-        return batch_norm(call)[0] if folds(call.input) else None
-
-
 class _FoldedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
         norm, variance = fold_norm(x, weight, bias, eps)
         ctx.save_for_backward(x, *norm)
         ctx.mark_non_differentiable(*norm, variance)
+        ctx.set_materialize_grads(False)
         return normalized(x, norm), *norm, variance
 
     @staticmethod
@@ -217,10 +199,6 @@ class _FoldedNorm(torch.autograd.Function):
         with DisableTorchFunction():
             gradients = jacobian_product(gradient, x, Folded(*norm))
         return *(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False)), None
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def _fold(x: Tensor) -> tuple[Tensor, int]:

@@ -18,7 +18,7 @@ from exitwise.data import TrainingBatches
 from exitwise.data.sampling import derive_seed
 from exitwise.errors import Interrupted, UserError
 from exitwise.methods.base import Method
-from exitwise.models.norm import FoldedNorm
+from exitwise.models.channels_last import ChannelsLast
 from exitwise.models.staged import StagedModel
 from exitwise.models.synced_norm import SyncedNorm
 from exitwise.ranks import ALONE, Ranks
@@ -312,7 +312,7 @@ class Trainer:
         if self.sync_batchnorm:
             return SyncedNorm(ranks)
         eager = self.format == torch.channels_last and not is_compiled(self.model)
-        return FoldedNorm() if eager else nullcontext()
+        return ChannelsLast() if eager else nullcontext()
 
     def _look_at_skipped(self) -> None:
         if self.patience.at_end:

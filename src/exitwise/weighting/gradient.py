@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from exitwise.models.norm import FoldedNorm
+from exitwise.models.channels_last import ChannelsLast
 from exitwise.ranks import ALONE, Ranks
 from exitwise.weighting.allocation import Objective, allocate, check_proportions, meta_loss
 from exitwise.weighting.lookahead import look_ahead
@@ -334,7 +334,7 @@ def _finite_difference(
 
 def check_mode(mode: str) -> None:
     """Raise ValueError unless ``mode`` is a :data:`GradientMode` that is possible here."""
-    if mode == "double-backward" and FoldedNorm.depth:
+    if mode == "double-backward" and ChannelsLast.depth:
         raise ValueError("folded BatchNorm cannot be differentiated twice (mode 'forward' is exact and cheaper)")
     if mode not in get_args(GradientMode):
         raise ValueError(f"mode must be one of {', '.join(get_args(GradientMode))}; got {mode!r}")

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 
+from exitwise.models.channels_last import ChannelsLast, convolve
 from exitwise.models.norm import (
     BatchNormCall,
     Folded,
-    FoldedNorm,
     affine,
     batch_norm,
     fold_norm,
@@ -150,6 +150,7 @@ def _product(
     **kwargs: Any,
 ) -> Tensor:
     """A function linear in its input and in (weight, bias)."""
+    func = convolve if func is F.conv2d else func
     (x, dx), (w, dw), (b, db) = _unpack(input), _unpack(weight), _unpack(bias)
     assert x is not None
     assert w is not None
@@ -184,7 +185,7 @@ def _batch_norm_call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
 def _with_statistics(call: BatchNormCall) -> tuple[Tensor, Folded | tuple[Tensor, Tensor]] | None:
     """BatchNorm's output and statistics; None where torch does not give them."""
     x = call.input
-    if FoldedNorm.depth and folds(x):
+    if ChannelsLast.depth and folds(x):
         return batch_norm(call)
     if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == x.shape[1]:
         return None
