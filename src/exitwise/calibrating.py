@@ -16,7 +16,7 @@ from exitwise.data import Split, Splits
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.evaluation import EVALUATION_BATCH, Outputs, anytime, collect_logits, operate
 from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
-from exitwise.exiting.confidence import TEMPERATURES, Confidence, Measure, fit_temperatures
+from exitwise.exiting.confidence import Confidence, Measure, bound_of, fit_temperatures
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.risk import Risk, control_risk
 from exitwise.exiting.search import ThresholdSearch
@@ -144,8 +144,7 @@ def _temperatures(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
     """A temperature per exit; warns of those that only the bounds of the search stopped."""
     temperatures = fit_temperatures(logits, targets)
     for k, temperature in enumerate(temperatures):
-        bound = next((bound for bound in TEMPERATURES if abs(temperature / bound - 1) < 0.01), None)
-        if bound is not None:
+        if (bound := bound_of(temperature)) is not None:
             warnings.warn(
                 f"the temperature of exit {k + 1} is at its bound {bound:g}: its confidences say little",
                 CalibrationWarning,

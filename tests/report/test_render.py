@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from exitwise.report.render import accuracy_range, render, threshold_text
@@ -61,6 +62,18 @@ def test_nothing_is_loaded_from_elsewhere(html):
     assert not [attrs for _, attrs in page.tags if "href" in attrs and not attrs["href"].startswith("#")]
     assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "object", "form")]
     assert len(html) < 6e6
+
+
+def test_a_temperature_at_a_bound_is_told(report):
+    def told(*temperatures):
+        run = report.runs[0]
+        exits = [replace(exit, temperature=t) for exit, t in zip(run.exits, temperatures, strict=True)]
+        page = render(replace(report, runs=[replace(run, exits=exits)], comparisons=report.comparisons[:1]))
+        return re.findall(r"temperature of exit (\d) is at its bound ([\d.]+):", page)
+
+    others = [1.0] * (len(report.runs[0].exits) - 2)
+    assert told(1.0, 0.06, *others) == []
+    assert told(19.99, 0.05, *others) == [("1", "20"), ("2", "0.05")]
 
 
 def test_two_reports_do_not_share_their_nonce(report):

@@ -116,6 +116,11 @@ def fit_temperatures(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
     return tuple(_fit(logits[:, k].double(), targets) for k in range(logits.shape[1]))
 
 
+def bound_of(temperature: float) -> float | None:
+    """The bound of the search that a fitted temperature lies at; its confidences say little then."""
+    return next((bound for bound in TEMPERATURES if abs(temperature / bound - 1) < 0.01), None)
+
+
 def _fit(logits: Tensor, targets: Tensor) -> float:
     """By golden section over log T: the likelihood has one peak, being concave in 1 / T."""
     low, high = map(math.log, TEMPERATURES)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exitwise.evaluation import OperatingPoint
+from exitwise.exiting.confidence import bound_of
 from exitwise.report.lines import Line
 from exitwise.report.pictures import ClassFigures
 from exitwise.report.reliability import Reliability
@@ -39,6 +40,11 @@ class ExitFigures:
     temperature: float
     before: Reliability
     after: Reliability
+
+    @property
+    def bound(self) -> float | None:
+        """Which bound the temperature lies at, if any."""
+        return bound_of(self.temperature)
 
 
 @dataclass(frozen=True)
