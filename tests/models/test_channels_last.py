@@ -48,7 +48,7 @@ def test_a_1x1_convolution_is_the_same_as_a_product(bias, shape, frozen):
     torch.testing.assert_close(results[1], results[0])
 
 
-@pytest.mark.parametrize("options", [{"stride": 2}, {"groups": 2}, {"padding": 1}, {"kernel_size": 3}])
+@pytest.mark.parametrize("options", [{"stride": 2}, {"groups": 2}, {"padding": 1}, {"kernel_size": 3}, {"dilation": 2}])
 def test_other_convolutions_are_torchs(options):
     layer = nn.Conv2d(4, 4, **{"kernel_size": 1, **options}).double()
     x = channels_last(2, 4, 4, 4)
@@ -58,10 +58,42 @@ def test_other_convolutions_are_torchs(options):
     assert torch.equal(output, layer(x))
 
 
+@pytest.mark.parametrize(("weight", "bias"), [((5, 3, 1, 1), 5), ((0, 4, 1, 1), 0), ((5, 4, 1, 1), 1)])
+def test_errors_of_convolutions_are_torchs(weight, bias):
+    with ChannelsLast(), pytest.raises(RuntimeError, match=r"weight|bias"):
+        F.conv2d(channels_last(2, 4, 3, 3).float(), torch.ones(weight), torch.ones(bias))
+
+
 def test_under_autocast_convolutions_are_torchs():
     x = channels_last(2, 4, 4, 4).float()
     with ChannelsLast(), torch.autocast("cpu", torch.bfloat16):
         assert nn.Conv2d(4, 4, 1)(x).dtype == torch.bfloat16
+
+
+class Stop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)])
+def test_no_gradient_is_no_gradient(layer):
+    x = channels_last(2, 4, 3, 3).float().requires_grad_()
+    with ChannelsLast():
+        Stop.apply(layer(x)).sum().backward()
+    assert x.grad is None or not x.grad.any()
+
+
+def test_gradients_of_weight_and_bias_are_tensors_of_their_own():
+    norm = nn.BatchNorm2d(4)
+    with ChannelsLast():
+        output = norm(channels_last(2, 4, 3, 3).float())
+    weight, bias = torch.autograd.grad(output.square().sum(), [norm.weight, norm.bias])
+    assert weight.untyped_storage().data_ptr() != bias.untyped_storage().data_ptr()
 
 
 def test_relu_behind_a_concatenation_gets_dense_gradients():

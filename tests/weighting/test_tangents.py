@@ -149,6 +149,32 @@ def test_batch_norms_output_is_kept_where_an_in_place_relu_is_next(folded: bool)
     output.sum().backward()  # the graph is as it was
 
 
+@pytest.mark.parametrize("folded", [True, False])
+def test_batch_norms_own_errors_stay(folded: bool) -> None:
+    x = torch.randn(8, 16, 4, 4).contiguous(memory_format=torch.channels_last if folded else torch.contiguous_format)
+    for norm in (nn.BatchNorm2d(3), nn.BatchNorm2d(16, track_running_stats=False)):
+        norm.weight = nn.Parameter(torch.ones(3))
+        with (
+            ChannelsLast() if folded else nullcontext(),
+            KeptOutputs(),
+            pytest.raises(RuntimeError, match="16 elements"),
+        ):
+            norm(x)
+    with KeptOutputs():
+        assert nn.BatchNorm2d(16)(x[:0]).shape == (0, 16, 4, 4)
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_what_no_graph_saves_is_not_kept(folded: bool) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.BatchNorm2d(3)).requires_grad_(False)
+    with ChannelsLast() if folded else nullcontext(), KeptOutputs() as kept:
+        model(
+            torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last if folded else torch.contiguous_format)
+        )
+    assert [call.output for call in kept.calls] == [None, None]
+    assert kept._normalised is None
+
+
 def test_running_statistics_stay() -> None:
     norm = nn.BatchNorm2d(3)
     x = torch.randn(4, 3, 2, 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._C import DisableTorchFunction
 from torch.autograd.function import once_differentiable
 
-from exitwise.models.norm import BatchNormCall, BatchNormMode, batch_norm, folds
+from exitwise.models.norm import BatchNormCall, BatchNormMode, batch_norm, folds, is_regular
 
 
 class ChannelsLast(BatchNormMode):
@@ -36,24 +36,33 @@ class ChannelsLast(BatchNormMode):
         return output
 
     def normalise(self, call: BatchNormCall) -> Tensor | None:
-        return batch_norm(call)[0] if folds(call.input) else None
+        return batch_norm(call)[0] if folds(call.input) and is_regular(call) else None
 
 
 def convolve(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
     """:func:`torch.nn.functional.conv2d`, as a matrix product where it is one of what :func:`folds`."""
-    if _is_product(input, weight, *args, **kwargs):
+    if _is_product(input, weight, bias, *args, **kwargs):
         with DisableTorchFunction():
             return _Product.apply(input, weight, bias)
     return F.conv2d(input, weight, bias, *args, **kwargs)
 
 
 def _is_product(
-    input: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> bool:
     return (
-        weight.shape[2:] == (1, 1)
+        weight.shape[1:] == (*input.shape[1:2], 1, 1)
+        and len(weight) > 0
+        and (bias is None or bias.shape == weight.shape[:1])
         and groups == 1
         and stride in (1, (1, 1))
+        and dilation in (1, (1, 1))
         and padding in (0, (0, 0), "valid", "same")
         and not torch.is_autocast_enabled("cpu")
         and folds(input)
@@ -95,5 +104,5 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.contiguous(memory_format=torch.channels_last)
+def _dense(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous(memory_format=torch.channels_last)

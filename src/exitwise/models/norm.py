@@ -58,6 +58,18 @@ def folds(x: Tensor) -> bool:
     )
 
 
+def is_regular(call: BatchNormCall) -> bool:
+    """Whether a call in training mode is one that torch computes: it has its own errors for others."""
+    x, *channels = call[:5]
+    return (
+        x.dim() > 1
+        and x.numel() > x.shape[1]
+        and all(each is None or each.numel() == x.shape[1] for each in channels)
+        and (call.running_mean is None) == (call.running_var is None)
+        and call.eps > 0
+    )
+
+
 def fold_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Folded, Tensor]:
     """What normalises the batch ``x``, (B, C, H, W) and channels-last, and its biased variance per channel, (C).
 
@@ -111,7 +123,7 @@ def jacobian_product(
     _, *sums = torch.ops.aten.native_batch_norm_backward(
         gradients, images, None, None, None, mean, inverse_std, True, 0.0, [False, True, True]
     )
-    weight_gradient, bias_gradient = torch.stack(sums).view(2, width, -1).sum(1)
+    weight_gradient, bias_gradient = (each.view(width, -1).sum(0) for each in sums)
     share = norm.scale * (-x.shape[1] / x.numel())
     slope = weight_gradient * share
     if weight_tangent is not None:
@@ -194,7 +206,9 @@ class _FoldedNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return None, None, None, None
         x, *norm = ctx.saved_tensors
         with DisableTorchFunction():
             gradients = jacobian_product(gradient, x, Folded(*norm))

@@ -335,7 +335,7 @@ def _finite_difference(
 def check_mode(mode: str) -> None:
     """Raise ValueError unless ``mode`` is a :data:`GradientMode` that is possible here."""
     if mode == "double-backward" and ChannelsLast.depth:
-        raise ValueError("folded BatchNorm cannot be differentiated twice (mode 'forward' is exact and cheaper)")
+        raise ValueError("channels-last operators cannot be differentiated twice (mode 'forward' is exact and cheaper)")
     if mode not in get_args(GradientMode):
         raise ValueError(f"mode must be one of {', '.join(get_args(GradientMode))}; got {mode!r}")
 

@@ -30,6 +30,7 @@ from exitwise.models.norm import (
     batch_norm,
     fold_norm,
     folds,
+    is_regular,
     jacobian_product,
     normalized,
 )
@@ -44,7 +45,7 @@ class Kept:
     """What one call left.
 
     Attributes:
-        output: of BatchNorm, as the in-place ReLU that came next has left it, else None.
+        output: of BatchNorm, as the in-place ReLU that came next has left it, else None; of other functions, their own.
         version: the output's, to tell whether it has been written to since.
         statistics: mean and inverse standard deviation of BatchNorm, (C), or what normalised folded images; None where
             they are not known.
@@ -70,7 +71,8 @@ class KeptOutputs(TorchFunctionMode):
 
     Where the next operator saves its input for the backward pass, as BatchNorm and convolutions do, this costs no
     memory while the graph lives (a compiled network returns copies). On a CPU, BatchNorm in training mode leaves its
-    statistics, and its output if an in-place ReLU comes next, which saves that itself.
+    statistics, and its output if an in-place ReLU comes next, which saves that itself. What a ``torch.jit.script``
+    function does is not seen: none may read BatchNorm's output before such a ReLU.
 
     Attributes:
         calls: what each call left.
@@ -80,6 +82,10 @@ class KeptOutputs(TorchFunctionMode):
         super().__init__()
         self.calls: list[Kept] = []
         self._normalised: Tensor | None = None  # by the call before
+
+    def __exit__(self, *exception: Any) -> None:
+        self._normalised = None
+        super().__exit__(*exception)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -96,7 +102,7 @@ class KeptOutputs(TorchFunctionMode):
         if func in _KEPT:
             self.calls.append(Kept())
             self.calls[-1].keep(output)
-        elif normalised is not None and func is F.relu and output is normalised:
+        elif normalised is not None and func is F.relu and output is normalised and output.requires_grad:
             self.calls[-1].keep(output)
         return output
 
@@ -132,7 +138,7 @@ class TangentRules(TorchFunctionMode):
                 output = _batch_norm(call, left)
                 self._rectified = None if left.unchanged is None else output
                 return output
-            elif rectified is not None and func is F.relu and args and args[0] is rectified:
+            elif rectified is not None and func is F.relu and args[0] is rectified:
                 return _rectify_tangent(rectified)
         return func(*args, **kwargs)
 
@@ -185,10 +191,10 @@ def _batch_norm_call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
 def _with_statistics(call: BatchNormCall) -> tuple[Tensor, Folded | tuple[Tensor, Tensor]] | None:
     """BatchNorm's output and statistics; None where torch does not give them."""
     x = call.input
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not is_regular(call):
+        return None
     if ChannelsLast.depth and folds(x):
         return batch_norm(call)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == x.shape[1]:
-        return None
     output, mean, inverse_std = torch.native_batch_norm(
         x, call.weight, call.bias, call.running_mean, call.running_var, True, call.momentum, call.eps
     )
