@@ -1,9 +1,9 @@
 """Forward-mode rules that cost less than torch's own and give the same tangents.
 
 Two things are saved. A convolution or linear layer makes three products in forward mode, of which one is its ordinary
-output: the pass that is differentiated has computed it already and can keep it, and so with concatenations, and with
-BatchNorm where an in-place ReLU follows. And BatchNorm's Jacobian with respect to its input is symmetric: its tangent
-is one call of the fused backward kernel, or of :mod:`exitwise.models.norm`.
+output: the pass that is differentiated has computed it already and can keep it, and so with concatenations and
+BatchNorm's statistics. And BatchNorm's Jacobian with respect to its input is symmetric: its tangent is one call of the
+fused backward kernel, or of :mod:`exitwise.models.norm`.
 
 Knows torch functions and dual tensors, and nothing of networks, losses or weights.
 """
@@ -45,7 +45,7 @@ class Kept:
     """What one call left.
 
     Attributes:
-        output: of BatchNorm, as the in-place ReLU that came next has left it, else None; of other functions, their own.
+        output: None of BatchNorm, whose output the ReLU after it writes to in most networks.
         version: the output's, to tell whether it has been written to since.
         statistics: mean and inverse standard deviation of BatchNorm, (C), or what normalised folded images; None where
             they are not known.
@@ -71,8 +71,7 @@ class KeptOutputs(TorchFunctionMode):
 
     Where the next operator saves its input for the backward pass, as BatchNorm and convolutions do, this costs no
     memory while the graph lives (a compiled network returns copies). On a CPU, BatchNorm in training mode leaves its
-    statistics, and its output if an in-place ReLU comes next, which saves that itself. What a ``torch.jit.script``
-    function does is not seen: none may read BatchNorm's output before such a ReLU.
+    statistics.
 
     Attributes:
         calls: what each call left.
@@ -81,28 +80,18 @@ class KeptOutputs(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Kept] = []
-        self._normalised: Tensor | None = None  # by the call before
-
-    def __exit__(self, *exception: Any) -> None:
-        self._normalised = None
-        super().__exit__(*exception)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        normalised, self._normalised = self._normalised, None
         if call := _batch_norm_call(func, args, kwargs):
             output, statistics = _with_statistics(call) or (func(*args, **kwargs), None)
             self.calls.append(Kept(statistics=statistics))
-            if statistics is not None:
-                self._normalised = output
             return output
         output = func(*args, **kwargs)
         if func in _KEPT:
             self.calls.append(Kept())
-            self.calls[-1].keep(output)
-        elif normalised is not None and func is F.relu and output is normalised and output.requires_grad:
             self.calls[-1].keep(output)
         return output
 
@@ -119,13 +108,11 @@ class TangentRules(TorchFunctionMode):
     def __init__(self, kept: KeptOutputs | None = None) -> None:
         super().__init__()
         self._calls = deque(() if kept is None else kept.calls)
-        self._rectified: Tensor | None = None  # by the call before, but for its tangent
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        rectified, self._rectified = self._rectified, None
         with DisableTorchFunction():
             if func in _KEPT:
                 output = self._left().unchanged
@@ -134,12 +121,9 @@ class TangentRules(TorchFunctionMode):
                 if kwargs.keys() <= {"tensors", "dim"}:  # not out=, or another name for dim
                     return _cat(output, *args, **kwargs)
             elif call := _batch_norm_call(func, args, kwargs):
-                left = self._left()
-                output = _batch_norm(call, left)
-                self._rectified = None if left.unchanged is None else output
-                return output
-            elif rectified is not None and func is F.relu and args[0] is rectified:
-                return _rectify_tangent(rectified)
+                return _batch_norm(call, self._left().statistics)
+            elif func is F.relu and args and (args[1:] == (True,) or kwargs == {"inplace": True}):
+                return _rectify(args[0])
         return func(*args, **kwargs)
 
     def _left(self) -> Kept:
@@ -201,20 +185,20 @@ def _with_statistics(call: BatchNormCall) -> tuple[Tensor, Folded | tuple[Tensor
     return output, (mean, inverse_std)
 
 
-def _batch_norm(call: BatchNormCall, left: Kept) -> Tensor:
+def _batch_norm(call: BatchNormCall, statistics: Folded | tuple[Tensor, Tensor] | None) -> Tensor:
     (x, dx), (w, dw), (b, db) = _unpack(call.input), _unpack(call.weight), _unpack(call.bias)
     assert x is not None
-    output, statistics = left.unchanged, left.statistics
     if folds(x):
         norm = statistics if isinstance(statistics, Folded) else fold_norm(x, w, b, call.eps)[0]
-        output = normalized(x, norm) if output is None else output
+        output = normalized(x, norm)
         if dx is not None:
             return forward_ad.make_dual(output, jacobian_product(dx, x, norm, dw, db)[0])
         mean, inverse_std = norm.mean, norm.inverse_std
-    elif output is None or statistics is None:
+    elif statistics is None:
         output, mean, inverse_std = torch.native_batch_norm(x, w, b, None, None, True, 0.0, call.eps)
     else:
         mean, inverse_std, *_ = statistics
+        output, *_ = torch.native_batch_norm(x, w, b, mean, inverse_std**-2, False, 0.0, 0.0)
     terms = []
     if dx is not None:
         backward = torch.ops.aten.native_batch_norm_backward
@@ -226,9 +210,10 @@ def _batch_norm(call: BatchNormCall, left: Kept) -> Tensor:
     return _dual(output, terms)
 
 
-def _rectify_tangent(x: Tensor) -> Tensor:
-    """In-place ReLU of a dual tensor whose primal is rectified already."""
+def _rectify(x: Tensor) -> Tensor:
+    """In-place ReLU, which torch's own forward mode makes of a copy of the tangent."""
     primal, tangent = forward_ad.unpack_dual(x)
+    primal.relu_()
     if tangent is not None:
         torch.ops.aten.threshold_backward.grad_input(tangent, primal, 0, grad_input=tangent)
     return x
