@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -59,6 +60,13 @@ class ExitPolicy:
             return torch.zeros_like(confidences, dtype=torch.bool)
         return confidences >= threshold
 
+    def leaves_alone(self, confidence: Tensor, exit: int) -> bool:
+        """:meth:`leaves` for a batch of one, as numbers: a comparison of tensors takes several times as long."""
+        if exit == self.exits - 1:
+            return True
+        threshold = self.thresholds[exit]
+        return threshold is not None and confidence.item() >= _rounded(threshold, confidence.dtype)
+
     def exit_of(self, confidences: Tensor) -> Tensor:
         """The exit (0-based) of each sample, int64 (N), from its confidences at all exits (N, K).
 
@@ -72,3 +80,9 @@ class ExitPolicy:
             if self.can_leave(k):
                 result.masked_fill_(self.leaves(confidences[:, k], k), k)
         return result
+
+
+@lru_cache(1024)
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    """What a comparison with tensors of ``dtype`` takes a number for."""
+    return torch.tensor(number, dtype=dtype).item()

@@ -88,8 +88,11 @@ class EarlyExitRunner:
         self._check(images)
         start = time.perf_counter()
         policy = self.policy
-        with torch.inference_mode(), evaluating(self.model):
+        if torch.is_inference_mode_enabled() and not self.model.training:  # which a single image would feel entering
             result = self._run(images, policy)
+        else:
+            with torch.inference_mode(), evaluating(self.model):
+                result = self._run(images, policy)
         if self.monitor is not None:
             exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
             self.monitor.add(exit, confidence, macs, time.perf_counter() - start, policy.thresholds)
@@ -119,14 +122,21 @@ class EarlyExitRunner:
         state: State = images
         for k, (body, head) in enumerate(self._parts):
             state = body(state)
-            if not (read.needs_every_exit or policy.can_leave(k)):
+            can_leave = policy.can_leave(k)
+            if not (can_leave or read.needs_every_exit):
                 continue
             reading = read.read(head(state), k, reading)
-            confident, label = reading.confidence, reading.prediction
-            if not policy.can_leave(k):
+            if not can_leave:
                 continue
-            last = k == policy.exits - 1
-            if last or (count := _count(leaves := policy.leaves(confident, k))) == len(label):
+            confident, label = reading.confidence, reading.prediction
+            if len(label) == 1:
+                count = int(policy.leaves_alone(confident, k))
+            elif k == policy.exits - 1:
+                count = len(label)
+            else:
+                leaves = policy.leaves(confident, k)
+                count = int(leaves.sum())  # the one wait for the device at an exit
+            if count == len(label):
                 left.append(_Left(k, inside, label, confident))
                 break
             if count:
@@ -166,11 +176,6 @@ def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     # The compiler limits the forms of each code object, of which all stages would share one.
     call.__code__ = call.__code__.replace()
     return torch.compile(call, dynamic=True)
-
-
-def _count(leaves: Tensor) -> int:
-    """How many leave: the one wait for the device at an exit. With one image even a sum would be felt."""
-    return int(leaves.sum() if len(leaves) > 1 else leaves)
 
 
 class _Left(NamedTuple):
