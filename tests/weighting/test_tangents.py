@@ -52,6 +52,21 @@ class UsedBeforeItsReLU(nn.Module):
         return F.relu(y, inplace=True) + z
 
 
+class WithoutGradients(nn.Module):
+    """A part of it is a constant to backward passes, convolution and all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.constant = conv(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        with torch.no_grad():
+            scale = F.relu(self.constant(y), inplace=True)
+        return y * scale
+
+
 def conv(channels_in: int, channels_out: int, **options: int | bool | str) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, padding=1, **options)  # type: ignore[arg-type]
 
@@ -97,9 +112,9 @@ FROZEN = {"nothing": (), "weights": ("weight",), "biases": ("bias",)}
 
 def tangent(model: nn.Module, directions: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad(), forward_ad.dual_level():
-        params = dict(model.named_parameters())
-        duals = {name: forward_ad.make_dual(params[name].detach(), d) for name, d in directions.items()}
+    with forward_ad.dual_level():
+        params = {name: param.detach() for name, param in model.named_parameters()}
+        duals = {name: forward_ad.make_dual(params[name], d) for name, d in directions.items()}
         dual = forward_ad.unpack_dual(functional_call(model, {**params, **duals, **buffers}, (x,)))
         return dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent
 
@@ -122,6 +137,7 @@ def test_rules_equal_torchs_own_forward_mode(kind: str, frozen: str) -> None:
         reused = tangent(model, directions, x)
     for result in (anew, reused):
         torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
+    assert torch.equal(anew[1], reused[1])  # on which resuming bit for bit rests
 
 
 def test_each_product_is_made_once_and_none_is_made_of_zeros() -> None:
@@ -177,10 +193,29 @@ def test_batch_norms_own_errors_stay(folded: bool) -> None:
         assert nn.BatchNorm2d(16)(x[:0]).shape == (0, 16, 4, 4)
 
 
+@pytest.mark.parametrize("folded", [True, False])
+def test_what_is_computed_without_gradients_has_no_tangent(folded: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 3), WithoutGradients(), conv(3, 2)).double()
+    directions = {name: torch.randn_like(param) for name, param in model.named_parameters()}
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last) if folded else x
+    with ChannelsLast() if folded else nullcontext(), KeptOutputs() as kept:
+        output = model(x)
+    cotangent = torch.randn_like(output)
+    gradients = torch.autograd.grad(output, list(model.parameters()), cotangent, allow_unused=True)
+    products = [(g * d).sum() for g, d in zip(gradients, directions.values(), strict=True) if g is not None]
+    for rules in (TangentRules(kept), TangentRules()):
+        with rules:
+            _, found = tangent(model, directions, x)
+        torch.testing.assert_close((found * cotangent).sum(), torch.stack(products).sum())
+
+
 def test_running_statistics_stay() -> None:
     norm = nn.BatchNorm2d(3)
     x = torch.randn(4, 3, 2, 2)
-    with torch.no_grad(), forward_ad.dual_level(), TangentRules():
+    norm.requires_grad_(False)
+    with forward_ad.dual_level(), TangentRules():
         norm(forward_ad.make_dual(x, torch.randn_like(x)))
     assert torch.equal(norm.running_mean, torch.zeros(3))  # type: ignore[arg-type]
 

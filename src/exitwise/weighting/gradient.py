@@ -41,8 +41,8 @@ class TrainPass:
         losses: cross-entropy of each sample at each exit, (B, K), with graph.
         confidences: max softmax of each sample at each exit, (B, K), detached.
         label_smoothing: the smoothing that ``losses`` were computed with.
-        random_state: generator states before the pass, so that dropout can be replayed (not that of a compiled network,
-            which draws its own numbers).
+        random_state: generator states before the pass, so that dropout can be replayed (not that of a network compiled
+            without the compiler's ``fallback_random``, which draws its own numbers).
         kept: outputs of its layers that forward mode need not compute again; None if they were not kept.
         ranks: the processes to which the half batch was dealt; this is the pass over one share.
         share: which part of the half batch that is.
@@ -103,8 +103,8 @@ def train_pass(
         outputs = model(inputs)
     if isinstance(outputs, Tensor):
         raise ValueError(f"expected a model that returns a list of logits, one per exit; got a tensor {outputs.shape}")
-    if is_compiled(model) and not random_state.is_current():
-        kept = None  # compiled code draws its own random numbers: forward mode will have another dropout mask
+    if not random_state.is_current() and any(map(is_compiled, model.modules())):
+        kept = None  # compiled code may draw its own random numbers: forward mode will have another dropout mask
     logits = _stacked(outputs)
     losses = exit_losses(logits, targets, label_smoothing)
     confidences = exit_confidences(logits)
@@ -291,12 +291,13 @@ def _losses_at(model: nn.Module, params: Mapping[str, Tensor], run: TrainPass) -
 def _forward_mode(
     model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
 ) -> Tensor:
-    with torch.no_grad(), forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(params[name].detach(), tangent) for name, tangent in tangents.items()}
+    with torch.enable_grad(), forward_ad.dual_level():  # nothing requires a gradient: no graph is made
+        constants = {name: param.detach() for name, param in params.items()}
+        duals = {name: forward_ad.make_dual(constants[name], tangent) for name, tangent in tangents.items()}
         try:
             # Of the attention kernels, only the plain one has a forward-mode rule.
             with sdpa_kernel(SDPBackend.MATH), uncompiled(), TangentRules(run.kept):
-                losses = _losses_at(model, {**params, **duals}, run)
+                losses = _losses_at(model, {**constants, **duals}, run)
         except NotImplementedError as error:
             raise ValueError(
                 f"forward mode met an operator without a rule for it: {str(error).splitlines()[0]} "

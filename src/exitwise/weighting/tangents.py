@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from exitwise.models.channels_last import ChannelsLast, convolve
 from exitwise.models.norm import (
@@ -99,7 +100,8 @@ class KeptOutputs(TorchFunctionMode):
 class TangentRules(TorchFunctionMode):
     """Within this context, dual tensors pass the kept functions and BatchNorm by the rules of this file.
 
-    BatchNorm's running statistics are not updated.
+    BatchNorm's running statistics are not updated. What a network computes under :class:`torch.no_grad` has no tangent,
+    of which torch's forward mode knows nothing: gradients must be enabled where the network is called.
 
     Args:
         kept: what the same calls gave in the same order, at the same primal values; None to compute it anew.
@@ -114,6 +116,8 @@ class TangentRules(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         with DisableTorchFunction():
+            if not torch.is_grad_enabled():
+                args, kwargs = tree_map_only(Tensor, _primal, (tuple(args), kwargs))
             if func in _KEPT:
                 output = self._left().unchanged
                 if func in _PRODUCTS:
@@ -175,7 +179,9 @@ def _batch_norm_call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
 def _with_statistics(call: BatchNormCall) -> tuple[Tensor, Folded | tuple[Tensor, Tensor]] | None:
     """BatchNorm's output and statistics; None where torch does not give them."""
     x = call.input
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not is_regular(call):
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return None
+    if torch.compiler.is_compiling() or not is_regular(call):
         return None
     if ChannelsLast.depth and folds(x):
         return batch_norm(call)
@@ -198,7 +204,8 @@ def _batch_norm(call: BatchNormCall, statistics: Folded | tuple[Tensor, Tensor] 
         output, mean, inverse_std = torch.native_batch_norm(x, w, b, None, None, True, 0.0, call.eps)
     else:
         mean, inverse_std, *_ = statistics
-        output, *_ = torch.native_batch_norm(x, w, b, mean, inverse_std**-2, False, 0.0, 0.0)
+        scale = inverse_std if w is None else inverse_std * w  # in the kernel's own order: the same to the last bit
+        output, *_ = torch.native_batch_norm(x, scale, b, mean, torch.ones_like(mean), False, 0.0, 0.0)
     terms = []
     if dx is not None:
         backward = torch.ops.aten.native_batch_norm_backward
@@ -217,6 +224,10 @@ def _rectify(x: Tensor) -> Tensor:
     if tangent is not None:
         torch.ops.aten.threshold_backward.grad_input(tangent, primal, 0, grad_input=tangent)
     return x
+
+
+def _primal(tensor: Tensor) -> Tensor:
+    return forward_ad.unpack_dual(tensor).primal
 
 
 def _unpack(value: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
