@@ -134,7 +134,15 @@ def test_what_was_computed_with_a_mask_of_its_own_is_not_used():
     x, y = torch.randn(6, 1, 6, 6), torch.randint(3, (6,))
     assert train_pass(model, x, y, keep=True).kept is not None
     compile_network(model)
-    assert train_pass(model, x, y, keep=True).kept is None
+    params = trainable(model)
+    directions = {name: torch.randn_like(param) for name, param in params.items()}
+    run = train_pass(model, x, y, keep=True)
+    assert run.kept is None
+    found = loss_tangents(model, params, directions, run)  # with the same mask nevertheless
+    for loss, tangent in zip(run.losses.flatten(), found.flatten(), strict=True):
+        gradients = torch.autograd.grad(loss, list(params.values()), retain_graph=True, allow_unused=True)
+        pairs = zip(gradients, directions.values(), strict=True)
+        torch.testing.assert_close(tangent, sum((g * d).sum() for g, d in pairs if g is not None))
 
 
 def test_compile_without_a_compiler_is_refused(monkeypatch):

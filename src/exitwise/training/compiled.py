@@ -36,4 +36,5 @@ def compile_network(model: nn.Module) -> None:
     check_compiler(next(model.parameters()).device)
     # Two backward passes go over one graph, so that its buffers cannot be given away in the first.
     torch._functorch.config.donated_buffer = False
-    model.compile(dynamic=False)
+    # Forward mode replays the pass as written, and with it the dropout masks: they must be drawn as there.
+    model.compile(dynamic=False, options={"fallback_random": True})
