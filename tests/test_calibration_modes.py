@@ -92,6 +92,15 @@ def test_what_is_stored_is_what_is_used(run):
     assert len(content["temperatures"]) == 4
 
 
+def test_what_tests_a_guarantee_has_not_shaped_the_temperatures(run, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(calibrating, "fit_temperatures", lambda _, targets: fitted.append(len(targets)) or (1.0,) * 4)
+    for confidence in (None, 0.9):
+        wish = {"max_accuracy_drop": 0.1, "confidence": confidence, "temperature": True}
+        found = workflow.calibrate(run.run.path, **wish, splits=run.splits)
+    assert fitted[0] == fitted[1] + found.guarantee["tested"]
+
+
 def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["calibrate", str(run.run.path), "--max-accuracy-drop", "0.001", "--confidence", "0.99"])

@@ -18,7 +18,7 @@ from exitwise.evaluation import EVALUATION_BATCH, Outputs, anytime, collect_logi
 from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
 from exitwise.exiting.confidence import Confidence, Measure, bound_of, fit_temperatures
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.risk import Risk, control_risk
+from exitwise.exiting.risk import Risk, control_risk, design_and_test
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.models import count_cost
 from exitwise.monitor import Reference
@@ -93,7 +93,11 @@ def calibrate(
     split = (splits or run.splits()).calibration
     _check_calibration_images(split, model.exits)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
-    reading = Confidence(measure, _temperatures(logits, targets) if temperature else None)
+    seed = run.settings.split_seed
+    seen: Tensor | slice = slice(None)
+    if confidence is not None:
+        seen, _ = design_and_test(len(targets), seed)  # what tests a guarantee must not have shaped what it tests
+    reading = Confidence(measure, _temperatures(logits[seen], targets[seen]) if temperature else None)
     outputs = Outputs.from_logits(logits, targets, reading)
     exit_seconds = None if latency is None else measure_exit_seconds(model)
     costs = exit_macs if exit_seconds is None else exit_seconds
@@ -106,7 +110,7 @@ def calibrate(
         policy = calibrate_proportions(outputs.confidences, proportions)
     elif max_accuracy_drop is not None and confidence is not None:
         risk = risk or "accuracy-drop"
-        result = control_risk(*outputs, max_accuracy_drop, confidence, risk=risk, seed=run.settings.split_seed)
+        result = control_risk(*outputs, max_accuracy_drop, confidence, risk=risk, seed=seed)
         policy, proportions = result.policy, result.proportions
         guarantee = {
             "risk": risk,

@@ -61,7 +61,8 @@ def control_risk(
     sequence does not depend on what tests it, no correction for many tests is needed.
 
     Args:
-        confidences, predictions: of N calibration samples at K exits, (N, K).
+        confidences, predictions: of N calibration samples at K exits, (N, K). Temperatures, if any, must have been
+            fitted on the first part of :func:`design_and_test` alone.
         targets: class indices (N).
         tolerance: in (0, 1).
         confidence: in (0, 1).
@@ -80,8 +81,7 @@ def control_risk(
     if risk not in get_args(Risk):
         raise ValueError(f"risk must be one of {', '.join(get_args(Risk))}; got {risk!r}")
     n, exits = confidences.shape
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    design, test = order.split([round(n * DESIGN_SHARE), n - round(n * DESIGN_SHARE)])
+    design, test = design_and_test(n, seed)
     nobody = [*[0.0] * (exits - 1), 1.0]
     chosen = RiskControlled(ExitPolicy([None] * (exits - 1)), nobody, False, len(test), 0.0)
     if len(design) == 0 or len(test) == 0:
@@ -96,6 +96,13 @@ def control_risk(
         return chosen
     best = passed - 1
     return RiskControlled(policies[best], sequence[best], True, len(test), losses[:, best].mean().item())
+
+
+def design_and_test(samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Which samples make the sequence of policies of :func:`control_risk`, and which test it: indices."""
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    design, test = order.tensor_split([round(samples * DESIGN_SHARE)])
+    return design, test
 
 
 def _losses(policy: ExitPolicy, confidences: Tensor, predictions: Tensor, targets: Tensor, risk: Risk) -> Tensor:
