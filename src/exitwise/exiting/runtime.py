@@ -37,7 +37,8 @@ class EarlyExitRunner:
     """Early-exit inference: call it with a batch of images.
 
     Args:
-        model: the network; it is run in eval mode and otherwise left as it is.
+        model: the network; it is run in eval mode and otherwise left as it is. One that is in eval mode itself is not
+            asked for the modes of its parts.
         policy: when a sample leaves.
         exit_macs: cost of leaving at each exit; counted on the network if not given.
         compile: torch.compile each stage, for any batch size; the first calls take minutes.
