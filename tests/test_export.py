@@ -19,7 +19,7 @@ from exitwise.evaluation import Outputs, collect_logits
 from exitwise.exiting.confidence import Confidence
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.monitor import Monitor
-from exitwise.protobuf import BundleError
+from exitwise.protobuf import BundleError, external_data
 from exitwise.runs import Run
 from exitwise.runtime import OnnxRunner
 from images import save_image
@@ -462,3 +462,19 @@ def test_a_stage_that_cannot_be_exported_is_named_and_nothing_is_left(tmp_path):
             model, ExitPolicy([]), tmp_path / "p", classes=list("abcd"), preprocessing=preprocessing, exit_macs=(1,)
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def nested(*fields: bytes) -> bytes:
+    """A model, in it a graph, in that a tensor: a protocol buffer of these fields."""
+    tensor = b"".join(fields)
+    graph = bytes([5 << 3 | 2, len(tensor)]) + tensor
+    return bytes([7 << 3 | 2, len(graph)]) + graph
+
+
+def test_a_field_cannot_hide_behind_a_number_too_large():
+    """The upper bits of a field's number, which another reader may drop, do not make external data something else."""
+    plain, entry = bytes([13 << 3 | 2]), bytes([0])
+    assert any(external_data(nested(plain, entry)))
+    assert any(external_data(nested(bytes([plain[0] | 0x80, 0x80, 0x80, 0x80, 0x00]), entry)))
+    with pytest.raises(BundleError, match="damaged"):
+        list(external_data(nested(bytes([plain[0] | 0x80, 0x80, 0x80, 0x80, 0x10]), entry)))

@@ -87,6 +87,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     view = memoryview(message)
     while at < end:
         key, at = _varint(view, at)
+        if key >= 2**32:  # of which other readers may drop the upper bits, and see another field
+            raise BundleError("an ONNX file is damaged: expected a protocol buffer")
         number, kind = key >> 3, key & 7
         if kind == 0:
             value, at = _varint(view, at)
