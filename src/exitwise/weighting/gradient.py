@@ -304,7 +304,7 @@ def _forward_mode(
                 "(mode 'double-backward' or 'finite-difference' may work)"
             ) from error
         tangent = forward_ad.unpack_dual(losses).tangent
-        return torch.zeros_like(losses) if tangent is None else tangent
+        return torch.zeros_like(losses) if tangent is None else tangent.detach()
 
 
 def _reverse_over_reverse(
