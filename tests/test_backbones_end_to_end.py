@@ -85,7 +85,7 @@ def test_only_the_exits_are_trained_on_a_frozen_backbone(photos, tmp_path):
 
 
 def test_the_backbone_alone_first(photos, tmp_path):
-    run = trained(photos, tmp_path / "run", regime="mixed", backbone_epochs=1, epochs=2)
+    run = trained(photos, tmp_path / "run", method="meta-weighted-shared", regime="mixed", backbone_epochs=1, epochs=2)
     rows = (run.path / "metrics.csv").read_text().splitlines()
     assert len(rows) == 3
     first, second = (dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:])

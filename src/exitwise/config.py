@@ -71,6 +71,9 @@ class Fields(BaseModel):
     crop: Annotated[Real, Field(gt=0, le=1)] = Field(
         0.875, description="With augment resize: share of the resized image that the centre crop keeps at evaluation."
     )
+    smallest_crop: Annotated[Real, Field(gt=0, le=1)] = Field(
+        0.08, description="With augment resize: least share of an image's area that a random crop in training keeps."
+    )
     calibration_fraction: Share = Field(0.1, description="Share of the training images held out for calibration.")
     test_fraction: Share = Field(0.2, description="Share held out for testing, where the data has no test images.")
     split_seed: Seed = Field(0, description="Seed of the choice of held-out images.")

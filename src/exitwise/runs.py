@@ -349,6 +349,7 @@ def preprocessing_of(settings: Settings) -> Preprocessing:
         settings.augment,
         settings.interpolation,
         settings.crop,
+        settings.smallest_crop,
     )
 
 

@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from exitwise import create_model
+from exitwise import add_exits, create_model
 from exitwise.errors import UserError
 from exitwise.models.zoo import DataConfig, create_backbone, data_config
 
@@ -74,6 +74,24 @@ def test_local_weights_with_another_classifier(tmp_path):
         other = create_backbone("timm/resnet10t", 4, None, tmp_path / file)
         assert torch.equal(other.layer4[0].conv1.weight, source.layer4[0].conv1.weight)
         assert other.fc.weight.shape[0] == 4
+        assert 0 < other.fc.weight.abs().max() < 0.01
+        assert not other.fc.bias.any()
+    del (state := source.state_dict())["fc.weight"], state["fc.bias"]
+    save_file(state, tmp_path / "features.safetensors")
+    features = create_backbone("timm/resnet10t", 4, None, tmp_path / "features.safetensors")
+    assert 0 < features.fc.weight.abs().max() < 0.01
+    with pytest.raises(UserError, match=r"it lacks fc\.bias"):
+        create_backbone("timm/resnet10t", None, None, tmp_path / "features.safetensors")
+
+
+@pytest.mark.parametrize("head", ["auto", "linear"])
+def test_new_exits_begin_with_equal_probabilities(head):
+    backbone = timm.create_model("tf_efficientnet_lite0", num_classes=5).eval()
+    model = add_exits(backbone, exits=3, input_shape=(3, 64, 64), head=head)
+    *early, last = model(torch.randn(8, 3, 64, 64))
+    for logits in early:
+        assert 0 < logits.std() < 0.1
+    assert last.std() > 0.1
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -29,6 +29,7 @@ class Preprocessing:
             images that have ``image_size`` already.
         interpolation: for resizing.
         crop: with ``resize``, share of the resized image's shorter side that the centre crop keeps.
+        smallest_crop: with ``resize``, least share of the image's area that a random crop keeps.
     """
 
     image_size: int
@@ -37,6 +38,7 @@ class Preprocessing:
     augment: Augment = "none"
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     crop: float = 0.875
+    smallest_crop: float = 0.08
 
     def __post_init__(self) -> None:
         if self.augment not in get_args(Augment):
@@ -56,9 +58,10 @@ class Preprocessing:
         """For ``resize``: one uint8 image of any size to (channels, image_size, image_size), with torch's generator."""
         if not self.any_size:
             return None
-        return v2.Compose(
-            [v2.RandomResizedCrop(self.image_size, interpolation=self._mode, antialias=True), v2.RandomHorizontalFlip()]
+        crop = v2.RandomResizedCrop(
+            self.image_size, scale=(self.smallest_crop, 1), interpolation=self._mode, antialias=True
         )
+        return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
     def augmented(self, images: Tensor, keys: Tensor) -> Tensor:
         """For ``shift`` and ``crop``: pad, crop and flip a batch on its device; others come back as they are.

@@ -90,6 +90,34 @@ def _has_ratio(size: Sequence[int], image: tuple[int, int]) -> bool:
     return abs(height - width * image[0] / image[1]) <= 1
 
 
+SMALL_STD = 1e-3
+"""Standard deviation of the weights that a new classifier starts from."""
+
+
+@torch.no_grad()
+def start_small(classifier: nn.Parameter | Tensor) -> None:
+    """Let a new classifier's weight or bias begin near zero, so that its first answers are equal probabilities.
+
+    Libraries draw classifiers much wider: timm's EfficientNets begin with logits of standard deviation 7 for five
+    classes, whose gradients undo what the layers below have learned. Not exactly zero, since some networks rectify
+    their logits (SqueezeNet), and a rectified zero has no gradient.
+
+    Args:
+        classifier: changed in place; a vector (a bias) becomes zero.
+    """
+    if classifier.dim() > 1:
+        classifier.normal_(0, SMALL_STD)
+    else:
+        classifier.zero_()
+
+
+def _classifier(channels: int, num_classes: int) -> nn.Linear:
+    linear = nn.Linear(channels, num_classes)
+    for param in linear.parameters():
+        start_small(param)
+    return linear
+
+
 HeadFactory = Callable[[Feature, int], nn.Module]
 """From a feature and the number of classes to a module that maps the one to logits (B, C)."""
 
@@ -117,7 +145,7 @@ class MapHead(nn.Module):
         depthwise = Conv2dNormActivation(feature.channels, feature.channels, 3, groups=feature.channels)
         self.conv = nn.Sequential(*layers, depthwise, Conv2dNormActivation(feature.channels, width, 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(width, num_classes)
+        self.linear = _classifier(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C)."""
@@ -137,7 +165,7 @@ class LinearHead(nn.Module):
         self.feature = feature
         width = feature.channels * (2 if feature.prefix else 1)
         self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, num_classes)
+        self.linear = _classifier(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from exitwise.checks import check_backbone
 from exitwise.errors import UserError, near_match
+from exitwise.models.heads import start_small
 from exitwise.models.weights import read_weights
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -73,27 +74,35 @@ def create_backbone(
         num_classes: number of classes C; the library's own if None.
         input_shape: (channels, height, width); the library's own if None. Networks that are built for a size get it.
         pretrained: True: the library's own weights, from its hub; a path: weights from a local file (or, for ``hf/``,
-            folder). Where the classifier is of another number of classes, it starts at random.
+            folder). A classifier for another number of classes starts near zero.
 
     Raises:
         UserError: for an unknown name, or weights that cannot be had or do not fit.
     """
     library, rest = _parts(name)
     library.check(rest)
-    from_hub = pretrained is True
     try:
         with _quiet_hub():
-            network = library.create(rest, num_classes, input_shape, from_hub)
+            network = library.create(rest, num_classes, input_shape, False)
     except (OSError, RuntimeError, ValueError) as error:
-        if not from_hub:
-            raise UserError(f"{name} could not be built: {_first_line(error)}") from error
+        raise UserError(f"{name} could not be built: {_first_line(error)}") from error
+    if pretrained is True:
+        load_weights(network, _from_hub(name, input_shape), name, num_classes)
+    elif pretrained is not False:
+        load_weights(network, read_weights(pretrained), str(pretrained), num_classes)
+    return network
+
+
+def _from_hub(name: str, input_shape: Sequence[int] | None) -> dict[str, Tensor]:
+    library, rest = _parts(name)
+    try:
+        with _quiet_hub():
+            return library.create(rest, None, input_shape, True).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"expected to download the weights of {name}; {_first_line(error)} (pretrained takes a local file too, or "
             "none for random weights)"
         ) from error
-    if not isinstance(pretrained, bool):
-        load_weights(network, read_weights(pretrained), str(pretrained), num_classes)
-    return network
 
 
 @contextmanager
@@ -109,7 +118,7 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def load_weights(network: nn.Module, state: dict[str, Tensor], source: str, num_classes: int | None = None) -> None:
-    """Load weights by name; a classifier for another number of classes than ``num_classes`` keeps its own.
+    """Load weights by name; a classifier for another number of classes than ``num_classes`` starts near zero.
 
     Raises:
         UserError: if anything but the classifier does not fit; nothing is changed then.
@@ -119,6 +128,8 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], source: str, num_
     other = {name for name in expected if name in state and state[name].shape != expected[name].shape}
     classifier = all(_only_classes_differ(state[name], expected[name], num_classes) for name in other)
     missing = sorted(set(expected) - set(state))
+    if _is_classifier(missing, expected, num_classes):
+        other, missing = other | set(missing), []
     unknown = sorted(set(state) - set(expected))
     problem = (
         (missing and f"it lacks {missing[0]}")
@@ -128,11 +139,19 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], source: str, num_
     if problem:
         raise UserError(f"expected weights of {type(network).__name__} in {source}; {problem}")
     network.load_state_dict({**expected, **{name: value for name, value in state.items() if name not in other}})
+    for name in other:
+        start_small(network.get_parameter(name))
 
 
 def _only_classes_differ(given: Tensor, expected: Tensor, num_classes: int | None) -> bool:
     same_rest = given.dim() == expected.dim() > 0 and given.shape[1:] == expected.shape[1:]
     return same_rest and expected.shape[0] == num_classes
+
+
+def _is_classifier(names: Sequence[str], tensors: Mapping[str, Tensor], num_classes: int | None) -> bool:
+    """Whether these are one layer's, with an output per class."""
+    layers = {name.rpartition(".")[0] for name in names}
+    return len(layers) == 1 and all(tensors[name].shape[:1] == (num_classes,) for name in names)
 
 
 class _Library(NamedTuple):
@@ -212,14 +231,9 @@ def _torchvision_create(name: str, classes: int | None, shape: Sequence[int] | N
         options["image_size"] = shape[1]
     if shape is not None and name.startswith("maxvit"):
         options["input_size"] = tuple(shape[1:])
-    if not pretrained:
-        return models.get_model(name, weights=None, **options, **({} if classes is None else {"num_classes": classes}))
-    network = models.get_model(name, weights="DEFAULT", **options)
-    if classes is None:
-        return network
-    fresh = _torchvision_create(name, classes, shape, False)
-    load_weights(fresh, network.state_dict(), f"torchvision/{name}", classes)
-    return fresh
+    if classes is not None:
+        options["num_classes"] = classes
+    return models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
 
 
 def _torchvision_data(name: str) -> DataConfig:
