@@ -23,8 +23,8 @@ from common import Bar, finish, parser
 from exitwise import create_method, create_model, exit_proportions
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
-from exitwise.ranks import Ranks
-from exitwise.training.distributed import joined
+from exitwise.processes.distributed import joined
+from exitwise.processes.ranks import Ranks
 from exitwise.training.trainer import Trainer
 
 EXITS, CORES = 5, 2

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from exitwise import EarlyExitRunner, ExitPolicy, calibrate_macs, collect_outputs, count_cost, create_model
 from exitwise.data import Preprocessing
-from exitwise.export.onnx import OPSET, export_onnx
+from exitwise.deploy.formats.onnx import OPSET, export_onnx
+from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.models.staged import StagedModel
-from exitwise.runtime import OnnxRunner
 
 IMAGES = {1: 64, 64: 256}
 """Images in the stream, by batch size."""

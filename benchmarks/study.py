@@ -27,11 +27,11 @@ import torch
 from common import machine
 from matplotlib.figure import Figure
 
-from exitwise import workflow
-from exitwise.evaluation import accuracy_at, common_grid, mean_and_half_width
-from exitwise.recipes import compose
+from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_width
 from exitwise.report.figures import COLOURS
-from exitwise.runs import load_splits, read_json, write_json
+from exitwise.runs.folder import load_splits, read_json, write_json
+from exitwise.settings.recipes import compose
+from exitwise.workflows import train as workflow
 
 AUTHORS = {"method": "meta-weighted", "objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 SHARED = {"method": "meta-weighted-shared"}

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from exitwise import create_method, create_model, exit_proportions
+from exitwise.bench.timing import interleaved_medians
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
 from exitwise.methods import Method, Weighting
-from exitwise.timing import interleaved_medians
 from exitwise.training.compiled import compile_network
 from exitwise.training.step import half_batches, half_step
 from exitwise.training.trainer import Meters, Patience, Trainer, cosine_factor

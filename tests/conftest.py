@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from exitwise import workflow
-from exitwise.recipes import compose
+from exitwise.settings.recipes import compose
+from exitwise.workflows import train as workflow
 
 torch.set_num_threads(1)
 

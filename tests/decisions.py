@@ -2,7 +2,7 @@
 
 import torch
 
-from exitwise.exiting.runtime import EarlyExitRunner
+from exitwise.exiting.runner import EarlyExitRunner
 
 
 def assert_decides_as_simulated(model, images, outputs, policy, batch_size, safe_share=0.9):

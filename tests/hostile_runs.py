@@ -7,8 +7,8 @@ import pytest
 
 from exitwise.data import Split, Splits
 from exitwise.data.sources import ArraySource
-from exitwise.recipes import compose
-from exitwise.runs import load_splits
+from exitwise.runs.folder import load_splits
+from exitwise.settings.recipes import compose
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SECONDS = (0.002, 0.002, 0.004, 0.008)
@@ -28,7 +28,7 @@ def hostile_splits(settings):
 @pytest.fixture(scope="session")
 def ready(tmp_path_factory):
     """Folders of a uniform and a meta-weighted run, and their data."""
-    from exitwise import workflow
+    from exitwise.workflows import train as workflow
 
     folder = tmp_path_factory.mktemp("runs")
     flags = {
@@ -49,7 +49,7 @@ def ready(tmp_path_factory):
 def stand_in(monkeypatch, splits):
     """Times that do not change from one call to the next, and renamed data that a run finds by its settings."""
     monkeypatch.setattr("exitwise.report.gather.measure_exit_seconds", lambda model: SECONDS)
-    monkeypatch.setattr("exitwise.runs.load_splits", lambda settings: splits)
+    monkeypatch.setattr("exitwise.runs.folder.load_splits", lambda settings: splits)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from exitwise import workflow
 from exitwise.cli import main
-from exitwise.recipes import compose
+from exitwise.settings.recipes import compose
 from exitwise.training.checkpoint import load_checkpoint
+from exitwise.workflows import train as workflow
 from images import make_folder, save_image
 
 SMALL = {"image_size": 32, "device": "cpu", "workers": 0, "batch_size": 16, "epochs": 2, "pretrained": "none"}
@@ -73,7 +73,7 @@ def test_only_the_exits_are_trained_on_a_frozen_backbone(photos, tmp_path):
     run = trained(photos, tmp_path / "run", regime="heads", pretrained=weights, epochs=1)
     torch.manual_seed(0)
     start = timm.create_model("resnet10t", num_classes=3)
-    from exitwise.models.weights import read_weights
+    from exitwise.storage.tensors import read_weights
 
     start.load_state_dict(read_weights(weights))
     from exitwise import add_exits

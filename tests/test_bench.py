@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from exitwise.bench import Network, Row, bench, verdict
+from exitwise.bench.measure import Network, Row, bench, verdict
 from exitwise.cli import main
-from exitwise.evaluation import anytime, operate
+from exitwise.evaluation.outputs import anytime, operate
 from exitwise.exiting.calibration import calibrate_macs
 from exitwise.models import count_cost
-from exitwise.workflow import collect
+from exitwise.workflows.train import collect
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,15 @@ import math
 import pytest
 import torch
 
-from exitwise import calibrating, workflow
-from exitwise.calibrating import CalibrationWarning, _temperatures
+from exitwise.bench.timing import BusyWarning, measure_exit_seconds
 from exitwise.cli import main
 from exitwise.cli.results import parse_seconds
 from exitwise.errors import UserError
-from exitwise.recipes import compose
-from exitwise.runs import Run
-from exitwise.timing import BusyWarning, measure_exit_seconds
+from exitwise.runs.folder import Run
+from exitwise.settings.recipes import compose
+from exitwise.workflows import calibrate as calibrating
+from exitwise.workflows import train as workflow
+from exitwise.workflows.calibrate import CalibrationWarning, _temperatures
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,9 @@ def test_other_work_is_noticed_before_times_are_taken(run, monkeypatch):
 
 
 def test_a_later_exit_is_never_taken_for_quicker(run, monkeypatch):
-    monkeypatch.setattr("exitwise.timing.interleaved_medians", lambda functions, rounds: dict(enumerate((2, 1, 4, 8))))
+    monkeypatch.setattr(
+        "exitwise.bench.timing.interleaved_medians", lambda functions, rounds: dict(enumerate((2, 1, 4, 8)))
+    )
     assert measure_exit_seconds(run.run.model()) == (2, 2, 4, 8)
 
 

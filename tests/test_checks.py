@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from exitwise.backbone_names import check_defined
-from exitwise.checks import BACKBONE_EXITS, LIBRARIES, NETWORKS
-from exitwise.config import Settings, resolve
+from exitwise.catalogue.backbones import check_defined
 from exitwise.errors import UserError
 from exitwise.models import create_model, list_models
-from exitwise.models.zoo import _LIBRARIES
+from exitwise.models.backbones.libraries import _LIBRARIES
+from exitwise.settings.checks import BACKBONE_EXITS, LIBRARIES, NETWORKS
+from exitwise.settings.schema import Settings, resolve
 
 
 def test_the_networks_are_those_that_can_be_made():

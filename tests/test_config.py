@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from exitwise.config import Settings, read_yaml, resolve, to_yaml
 from exitwise.errors import UserError
-from exitwise.recipes import RECIPES, compose, get_recipe
+from exitwise.settings.recipes import RECIPES, compose, get_recipe
+from exitwise.settings.schema import Settings, read_yaml, resolve, to_yaml
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -10,14 +10,14 @@ for name in ("pydantic", "cyclopts", "rich", "yaml", "sklearn", "plotly", "jinja
 import exitwise
 for name in exitwise.__all__:
     getattr(exitwise, name)
-import exitwise.training.trainer, exitwise.data, exitwise.timing
+import exitwise.training.trainer, exitwise.data, exitwise.bench.timing
 """
 
 SETTINGS = """
 import sys
 sys.modules["torch"] = None
-import exitwise, exitwise.recipes, exitwise.cli
-exitwise.recipes.compose("digits")
+import exitwise, exitwise.settings.recipes, exitwise.cli
+exitwise.settings.recipes.compose("digits")
 """
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from exitwise.evaluation import accuracy_at, common_grid, mean_and_half_width
+from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_width
 
 
 def test_the_interval_is_students():

@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, count_cost, create_model, workflow
+from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, count_cost, create_model
 from exitwise.cli import main
 from exitwise.data import Preprocessing
-from exitwise.evaluation import Outputs, collect_logits
+from exitwise.deploy.monitor import Monitor
+from exitwise.deploy.onnx_runner import OnnxRunner
+from exitwise.evaluation.outputs import Outputs, collect_logits
 from exitwise.exiting.confidence import Confidence
 from exitwise.models.staged import Stage, StagedModel
-from exitwise.monitor import Monitor
-from exitwise.protobuf import BundleError, external_data
-from exitwise.runs import Run
-from exitwise.runtime import OnnxRunner
+from exitwise.runs.folder import Run
+from exitwise.storage.protobuf import BundleError, external_data
+from exitwise.workflows import train as workflow
 from images import save_image
 
 pytest.importorskip("onnx")
@@ -109,7 +110,7 @@ import sys
 for name in ("torch", "torchvision", "timm", "sklearn", "onnx", "pydantic"):
     sys.modules[name] = None  # importing it fails
 import numpy as np
-from exitwise.runtime import OnnxRunner, predict
+from exitwise.deploy.onnx_runner import OnnxRunner, predict
 runner = OnnxRunner(sys.argv[1])
 result = runner(np.zeros((5, 1, 8, 8), np.float32))
 assert result.prediction.shape == (5,)
@@ -133,7 +134,7 @@ def test_files_are_read_as_the_network_reads_them(run, bundle, tmp_path):
     for i, size in enumerate([(8, 8), (20, 8), (8, 30)]):
         save_image(tmp_path / f"{i}.png", size=size, mode="L", seed=i)
     files = sorted(tmp_path.glob("*.png"))
-    from exitwise import runtime
+    from exitwise.deploy import onnx_runner as runtime
 
     wanted, found = workflow.predict(run.run.path, files), runtime.predict(bundle, files)
     for ours, theirs in zip(found, wanted, strict=True):
@@ -215,7 +216,7 @@ def resealed(change):
     """Change the manifest, and what the files say of it, alike."""
     import onnx
 
-    from exitwise.bundle import seal
+    from exitwise.deploy.bundle import seal
 
     def apply(folder):
         edit(change)(folder)
@@ -335,7 +336,7 @@ def test_an_export_is_replaced_on_request_and_nothing_else(run, bundle, tmp_path
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_nothing_half_written(run, tmp_path, monkeypatch, capsys, number, code):
-    monkeypatch.setattr("exitwise.export.onnx._check", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr("exitwise.deploy.formats.onnx._check", lambda *_: os.kill(os.getpid(), number))
     former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     try:
         with pytest.raises(SystemExit) as stop:
@@ -348,7 +349,7 @@ def test_a_signal_leaves_nothing_half_written(run, tmp_path, monkeypatch, capsys
 
 
 def write(model, policy, folder):
-    from exitwise.export.onnx import export_onnx
+    from exitwise.deploy.formats.onnx import export_onnx
 
     shape = model.input_shape
     preprocessing = Preprocessing(shape[1], (0.5,) * shape[0], (0.5,) * shape[0])
@@ -425,7 +426,7 @@ def test_images_unlike_the_calibration_images_are_noticed(run, bundle, tmp_path,
 
 @pytest.mark.parametrize("measure", ["max-probability", "patience"])
 def test_exported_programs_do_what_the_stages_do(measure, tmp_path):
-    from exitwise.export.programs import export_programs
+    from exitwise.deploy.formats.pt2 import export_programs
 
     model = create_model("ranet_small").eval()
     policy = ExitPolicy([0.2] * (model.exits - 1), Confidence(measure))
@@ -449,7 +450,7 @@ def test_exported_programs_do_what_the_stages_do(measure, tmp_path):
 
 
 def test_a_stage_that_cannot_be_exported_is_named_and_nothing_is_left(tmp_path):
-    from exitwise.export.programs import export_programs
+    from exitwise.deploy.formats.pt2 import export_programs
 
     class Moody(nn.Module):
         def forward(self, x):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exitwise.images import BrokenImageError, read_header, read_pixels
+from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 from images import broken_files, encoded, odd_files, png
 
 KNOWN_BY_HEADER = {"empty", "not an image", "too large", "unsupported"}

@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from exitwise.errors import ExitwiseWarning, UserError
-from exitwise.lock import LOCK, check_unlocked, locked
+from exitwise.storage.lock import LOCK, check_unlocked, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from exitwise.lock import locked
+from exitwise.storage.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

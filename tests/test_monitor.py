@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from exitwise import EarlyExitRunner, ExitPolicy, create_model
-from exitwise.monitor import DriftWarning, Monitor, Reference
+from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
 
 COSTS = np.array([1.0, 2.0, 4.0])
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from exitwise.evaluation import Outputs, budgeted_curve
+from exitwise.budgets import exit_proportions
+from exitwise.evaluation.outputs import Outputs, budgeted_curve
 from exitwise.methods import MetaWeighted
 from exitwise.models import MSDNet, RANet, count_cost
 from exitwise.models.authors import load_authors_state, msdnet_from_authors, our_name, ranet_from_authors
 from exitwise.training.step import half_batches, half_step
-from exitwise.weighting.allocation import allocate, exit_proportions
+from exitwise.weighting.allocation import allocate
 from exitwise.weighting.gradient import meta_gradient
 from exitwise.weighting.network import WeightNetwork
 from recordings import reference_files
@@ -132,7 +133,7 @@ def test_first_look_ahead_sees_the_recorded_weights(path):
         return original(model, optimizer, run, weights, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("exitwise.methods.meta_weighted.meta_gradient", spy)
+        patch.setattr("exitwise.methods.weights.meta_weighted.meta_gradient", spy)
         next(replay.half_steps())
     assert relative(seen[0], replay.arrays["step0/pseudo_weights"]) < 1e-9
 

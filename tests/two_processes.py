@@ -9,18 +9,19 @@ import torch
 import torch.multiprocessing
 from torch import nn
 
-from exitwise import anytime, create_method, workflow
-from exitwise.config import resolve
+from exitwise import anytime, create_method
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
+from exitwise.kernels.synced_norm import SyncedNorm
 from exitwise.models.staged import Stage, StagedModel
-from exitwise.models.synced_norm import SyncedNorm
-from exitwise.ranks import ALONE
-from exitwise.training import distributed
+from exitwise.processes import distributed
+from exitwise.processes.distributed import joined
+from exitwise.processes.ranks import ALONE
+from exitwise.settings.schema import resolve
 from exitwise.training.checkpoint_folder import CheckpointFolder
-from exitwise.training.distributed import joined
 from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer
+from exitwise.workflows import train as workflow
 
 CPU = torch.device("cpu")
 METHODS = ("uniform", "meta-weighted", "meta-weighted-shared")

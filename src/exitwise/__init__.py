@@ -10,38 +10,40 @@ from typing import TYPE_CHECKING, Any
 from exitwise.version import __version__
 
 if TYPE_CHECKING:
-    from exitwise.evaluation import Outputs, anytime, budgeted_curve, collect_outputs, operate
+    from exitwise.budgets import exit_proportions, proportions_for_macs
+    from exitwise.deploy.monitor import Monitor
+    from exitwise.evaluation.outputs import Outputs, anytime, budgeted_curve, collect_outputs, operate
     from exitwise.exiting.calibration import calibrate_macs, calibrate_proportions
     from exitwise.exiting.confidence import Confidence, fit_temperatures
     from exitwise.exiting.policy import ExitPolicy
     from exitwise.exiting.risk import control_risk
-    from exitwise.exiting.runtime import EarlyExitRunner, ExitResult
+    from exitwise.exiting.runner import EarlyExitRunner, ExitResult
     from exitwise.exiting.search import ThresholdSearch
     from exitwise.methods import MetaWeighted, Uniform, create_method, list_methods
     from exitwise.models import MSDNet, RANet, Stage, StagedModel, count_cost, create_model, list_models
-    from exitwise.models.attach import add_exits, exit_points
     from exitwise.models.authors import load_authors_checkpoint
-    from exitwise.monitor import Monitor
-    from exitwise.weighting.allocation import allocate, exit_proportions, meta_loss, proportions_for_macs
+    from exitwise.models.backbones.attach import add_exits, exit_points
+    from exitwise.weighting.allocation import allocate, meta_loss
     from exitwise.weighting.gradient import meta_gradient, train_pass
     from exitwise.weighting.lookahead import look_ahead
     from exitwise.weighting.network import WeightNetwork
     from exitwise.weighting.normalize import weighted_loss
 
 _HOME = {
-    "exitwise.evaluation": ("Outputs", "anytime", "budgeted_curve", "collect_outputs", "operate"),
+    "exitwise.evaluation.outputs": ("Outputs", "anytime", "budgeted_curve", "collect_outputs", "operate"),
     "exitwise.exiting.calibration": ("calibrate_macs", "calibrate_proportions"),
     "exitwise.exiting.confidence": ("Confidence", "fit_temperatures"),
     "exitwise.exiting.policy": ("ExitPolicy",),
     "exitwise.exiting.risk": ("control_risk",),
     "exitwise.exiting.search": ("ThresholdSearch",),
-    "exitwise.exiting.runtime": ("EarlyExitRunner", "ExitResult"),
+    "exitwise.exiting.runner": ("EarlyExitRunner", "ExitResult"),
     "exitwise.methods": ("MetaWeighted", "Uniform", "create_method", "list_methods"),
     "exitwise.models": ("MSDNet", "RANet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"),
-    "exitwise.models.attach": ("add_exits", "exit_points"),
-    "exitwise.monitor": ("Monitor",),
+    "exitwise.models.backbones.attach": ("add_exits", "exit_points"),
+    "exitwise.deploy.monitor": ("Monitor",),
     "exitwise.models.authors": ("load_authors_checkpoint",),
-    "exitwise.weighting.allocation": ("allocate", "exit_proportions", "meta_loss", "proportions_for_macs"),
+    "exitwise.budgets": ("exit_proportions", "proportions_for_macs"),
+    "exitwise.weighting.allocation": ("allocate", "meta_loss"),
     "exitwise.weighting.gradient": ("meta_gradient", "train_pass"),
     "exitwise.weighting.lookahead": ("look_ahead",),
     "exitwise.weighting.network": ("WeightNetwork",),

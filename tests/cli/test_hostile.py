@@ -15,8 +15,8 @@ from test_cli import TINY_RUN, assert_refused, call
 
 from exitwise.cli import main
 from exitwise.errors import Interrupted, UserError
-from exitwise.lock import locked
-from exitwise.runs import Run, check_vacant
+from exitwise.runs.folder import Run, check_vacant
+from exitwise.storage.lock import locked
 from exitwise.training.checkpoint import load_checkpoint, save_checkpoint
 from exitwise.training.trainer import Trainer
 from images import make_folder, save_image
@@ -205,7 +205,7 @@ def test_ctrl_c_says_so(tmp_path, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("exitwise.workflow.train", interrupt)
+    monkeypatch.setattr("exitwise.workflows.train.train", interrupt)
     code, _, errors = call(capsys, "train", "--out", tmp_path / "run")
     assert code == 130
     assert "interrupted" in errors
@@ -215,7 +215,7 @@ def test_sigterm_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch):
     def stop(*args, **kwargs):
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr("exitwise.workflow.train", stop)
+    monkeypatch.setattr("exitwise.workflows.train.train", stop)
     code, _, errors = call(capsys, "train", "--out", tmp_path / "run")
     assert code == 143
     assert errors == "exitwise: stopped by SIGTERM; all steps are saved, and the same `train` command continues\n"
@@ -240,7 +240,8 @@ def test_a_run_among_its_images_is_refused(copied, capsys):
 
 def test_a_run_that_another_process_writes_to_is_refused(copied, capsys):
     data, run = copied
-    hold = f"import time; from pathlib import Path; from exitwise.lock import locked\nwith locked(Path({str(run)!r})):"
+    imports = "import time; from pathlib import Path; from exitwise.storage.lock import locked"
+    hold = f"{imports}\nwith locked(Path({str(run)!r})):"
     with subprocess.Popen([sys.executable, "-c", f"{hold} print(flush=True); time.sleep(60)"], stdout=-1) as other:
         other.stdout.readline()
         code, _, errors = call(capsys, "train", "--data", data, "--out", run, *TINY_RUN)

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 import reference
+from exitwise.budgets import exit_proportions
 from exitwise.exiting.calibration import calibrate_macs, calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.weighting.allocation import exit_proportions
 
 MACS = (10.0, 25.0, 60.0, 100.0)
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, create_model
-from exitwise.evaluation import Outputs, collect_logits
+from exitwise.bench.timing import ALWAYS, NEVER, measure_exit_seconds
+from exitwise.evaluation.outputs import Outputs, collect_logits
 from exitwise.exiting.confidence import Confidence, fit_temperatures
-from exitwise.timing import ALWAYS, NEVER, measure_exit_seconds
 
 MEASURES = ["max-probability", "margin", "entropy", "patience"]
 

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from decisions import assert_decides_as_simulated
-from exitwise import workflow
-from exitwise.evaluation import Outputs, anytime, collect_outputs, operate
+from exitwise.evaluation.outputs import Outputs, anytime, collect_outputs, operate
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.runtime import EarlyExitRunner
+from exitwise.exiting.runner import EarlyExitRunner
 from exitwise.models import create_model
-from exitwise.recipes import compose
+from exitwise.settings.recipes import compose
+from exitwise.workflows import train as workflow
 
 
 @pytest.fixture

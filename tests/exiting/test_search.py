@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from exitwise import calibrate_macs, calibrate_proportions, exit_proportions
+from exitwise.budgets import AUTHORS_BUDGETS
 from exitwise.exiting.calibration import calibrate_accuracy
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.search import ThresholdSearch
-from exitwise.weighting.allocation import AUTHORS_BUDGETS
 
 COSTS = (10.0, 25.0, 60.0)
 

@@ -20,7 +20,7 @@ from exitwise.training.checkpoint import load_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["exitwise.cli", "exitwise.workflow", "sklearn.datasets"])
+CONTEXT.set_forkserver_preload(["exitwise.cli", "exitwise.workflows.train", "sklearn.datasets"])
 
 TINY = ["--recipe", "digits", "--device", "cpu", "--wpn-hidden", "16", "--checkpoint-every", "2"]
 TINY += ["--batch-size", "20", "--max-iterations", "12"]
@@ -112,9 +112,10 @@ def tiny_network(settings, classes, pretrained=False):
 
 
 def _announce_moments(pipe):
-    from exitwise import runs, workflow
+    from exitwise.runs import folder as runs
     from exitwise.training import checkpoint
     from exitwise.training.trainer import Trainer
+    from exitwise.workflows import train as workflow
 
     def wait_at(kind, number):
         pipe.send(Moment(kind, number))

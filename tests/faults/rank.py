@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from children import tiny_network
 
-from exitwise import runs, workflow
 from exitwise.cli import main
+from exitwise.runs import folder as runs
 from exitwise.training.trainer import Trainer
+from exitwise.workflows import train as workflow
 
 
 def hurt(rank, fault, iteration, file):

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from exitwise import create_model
+from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.models.authors import load_authors_checkpoint
-from exitwise.runs import Run
-from exitwise.runtime import OnnxRunner
+from exitwise.runs.folder import Run
 from exitwise.training.checkpoint import load_checkpoint, save_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 

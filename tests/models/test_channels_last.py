@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from exitwise.models.channels_last import ChannelsLast
+from exitwise.kernels.channels_last import ChannelsLast
 
 
 class Operators(TorchDispatchMode):

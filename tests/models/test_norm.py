@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exitwise.models.channels_last import ChannelsLast
-from exitwise.models.norm import fold_norm, folds, jacobian_product, normalized
+from exitwise.kernels.channels_last import ChannelsLast
+from exitwise.kernels.norm import fold_norm, folds, jacobian_product, normalized
 from exitwise.weighting.gradient import check_mode
 
 SHAPES = [(4, 6, 5, 5), (2, 16, 8, 4), (3, 1, 6, 6), (5, 7, 1, 3)]

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from exitwise import add_exits, create_model
 from exitwise.errors import UserError
-from exitwise.models.zoo import DataConfig, create_backbone, data_config
+from exitwise.models.backbones.libraries import DataConfig, create_backbone, data_config
 
 VIT = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
 

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from exitwise import workflow
 from exitwise.errors import UserError
-from exitwise.evaluation import collect_logits
+from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.confidence import fit_temperatures
 from exitwise.report.gather import gather, spread_out
-from exitwise.runs import Run
+from exitwise.runs.folder import Run
+from exitwise.workflows import train as workflow
 from hostile_runs import SECONDS
 
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from exitwise import workflow
 from exitwise.cli import main
-from exitwise.config import resolve
 from exitwise.data.sampling import EpochBatches
 from exitwise.errors import PeerError, UserError
-from exitwise.ranks import ALONE, Ranks
-from exitwise.training import distributed
-from exitwise.training.distributed import joined, launched, own_device
+from exitwise.processes import distributed
+from exitwise.processes.distributed import joined, launched, own_device
+from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.settings.schema import resolve
+from exitwise.workflows import train as workflow
 from two_processes import CASES, CPU, METHODS, SPOILED, fit, free_ports, split, steps
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from exitwise import create_method, create_model
-from exitwise.config import resolve
 from exitwise.data import Preprocessing, TrainingBatches, load
 from exitwise.errors import UserError
+from exitwise.settings.schema import resolve
 from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.step import half_step
 from exitwise.training.trainer import Trainer

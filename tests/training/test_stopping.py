@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from exitwise.errors import Interrupted
-from exitwise.training.stopping import SIGNALS, StopRequest
+from exitwise.processes.signals import SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("number", SIGNALS)

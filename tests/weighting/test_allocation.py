@@ -2,14 +2,8 @@ import pytest
 import torch
 
 import reference
-from exitwise.weighting.allocation import (
-    allocate,
-    check_proportions,
-    exit_count,
-    exit_proportions,
-    meta_loss,
-    proportions_for_macs,
-)
+from exitwise.budgets import check_proportions, exit_count, exit_proportions, proportions_for_macs
+from exitwise.weighting.allocation import allocate, meta_loss
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 1.0, 1.95])

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference
+from exitwise.budgets import exit_proportions
 from exitwise.models import MSDNet
-from exitwise.weighting.allocation import exit_proportions
 from exitwise.weighting.gradient import call_with, exit_losses, loss_tangents, meta_gradient, train_pass, trainable
 
 OPTIMIZERS = {

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from exitwise.models.channels_last import ChannelsLast
-from exitwise.weighting.tangents import KeptOutputs, TangentRules
+from exitwise.kernels.channels_last import ChannelsLast
+from exitwise.kernels.tangents import KeptOutputs, TangentRules
 
 
 class Branches(nn.Module):

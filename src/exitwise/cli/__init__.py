@@ -23,8 +23,8 @@ from exitwise.cli.doctor import doctor
 from exitwise.cli.report import report
 from exitwise.cli.results import calibrate, evaluate, export, predict
 from exitwise.cli.train import train
-from exitwise.config import explain
 from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
+from exitwise.settings.schema import explain
 from exitwise.version import __version__
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143

@@ -14,7 +14,7 @@ from exitwise.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from exitwise.bench import Bench
+    from exitwise.bench.measure import Bench
 
 
 def bench(
@@ -58,7 +58,7 @@ def bench(
     shares = parse_numbers(budgets, "budgets") if budgets else [0.3, 0.5, 0.7]
     names = [name for text in forms for name in text.split(",") if name] if forms else ["eager", "compiled", "onnx"]
 
-    from exitwise import bench as library
+    from exitwise.bench import measure as library
 
     console = plain_console()
     result = library.bench(

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from exitwise.checks import check_backbone
-from exitwise.config import resolve, to_yaml
 from exitwise.errors import UserError
-from exitwise.recipes import RECIPES, get_recipe
+from exitwise.settings.checks import check_backbone
+from exitwise.settings.recipes import RECIPES, get_recipe
+from exitwise.settings.schema import resolve, to_yaml
 
 
 def models(*, exits: str | None = None, image_size: int | None = None) -> None:
@@ -53,8 +53,8 @@ def _exits_of(name: str, image_size: int | None) -> None:
     check_backbone(name)
     from exitwise.cli.tables import macs, percent
     from exitwise.models import count_cost
-    from exitwise.models.attach import add_exits, exit_points
-    from exitwise.models.zoo import create_backbone, data_config
+    from exitwise.models.backbones.attach import add_exits, exit_points
+    from exitwise.models.backbones.libraries import create_backbone, data_config
 
     size = image_size or data_config(name).image_size
     backbone = create_backbone(name, input_shape=(3, size, size))

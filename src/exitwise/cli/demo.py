@@ -10,8 +10,8 @@ from rich.table import Table
 from exitwise.cli.progress import RichReporter, plain_console
 
 if TYPE_CHECKING:
-    from exitwise.runs import Run
-    from exitwise.workflow import Evaluation
+    from exitwise.runs.folder import Run
+    from exitwise.workflows.train import Evaluation
 
 BUDGETS = (0.3, 0.5, 0.7)
 """Shares of the full network's MACs."""
@@ -29,9 +29,9 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     out
         Folder for the two runs and the figure.
     """
-    from exitwise import workflow
-    from exitwise.recipes import compose
     from exitwise.report.figures import accuracy_against_macs
+    from exitwise.settings.recipes import compose
+    from exitwise.workflows import train as workflow
 
     console = plain_console()
     table = Table()
@@ -59,11 +59,11 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
 
 def _add_rows(table: Table, run: Run, evaluation: Evaluation) -> None:
     """A row per exit used alone, and one per budget with its measured speed-up."""
+    from exitwise.bench.timing import measure_speedups
     from exitwise.cli.tables import macs, percent, shares
-    from exitwise.evaluation import operate
+    from exitwise.evaluation.outputs import operate
     from exitwise.exiting.calibration import calibrate_macs
-    from exitwise.timing import measure_speedups
-    from exitwise.workflow import collect, pick_device
+    from exitwise.workflows.train import collect, pick_device
 
     costs, full = evaluation.exit_macs, evaluation.exit_macs[-1]
     table.add_row(run.settings.method, style="bold")

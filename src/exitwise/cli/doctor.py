@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from exitwise.cli.progress import counting, plain_console
-from exitwise.config import check_values
 from exitwise.errors import UserError
+from exitwise.settings.schema import check_values
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from exitwise.cli.progress import plain_console
-from exitwise.files import check_output, write_text
+from exitwise.storage.files import check_output, write_text
 
 
 def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False, device: str = "auto") -> None:

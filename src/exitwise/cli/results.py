@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from exitwise.bundle import check_out, is_bundle
-from exitwise.checks import check_device, check_run_folder, check_wish
 from exitwise.cli.progress import plain_console
+from exitwise.deploy.bundle import check_out, is_bundle
 from exitwise.errors import UserError
-from exitwise.files import check_output, expand, to_csv, write_text
+from exitwise.exiting.wish import check_wish
+from exitwise.settings.checks import check_device, check_run_folder
+from exitwise.storage.files import check_output, expand, to_csv, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from exitwise.runs import Calibration
+    from exitwise.runs.folder import Calibration
 
 
 def calibrate(
@@ -94,7 +95,7 @@ def calibrate(
     check_run_folder(run)
     check_device(device)
 
-    from exitwise import workflow
+    from exitwise.workflows import train as workflow
 
     calibration = workflow.calibrate(
         run,
@@ -114,7 +115,7 @@ def calibrate(
 def print_calibration(console: Console, calibration: Calibration) -> None:
     """Thresholds, and what they do on the calibration images."""
     from exitwise.cli.tables import point_rows
-    from exitwise.evaluation import OperatingPoint
+    from exitwise.evaluation.outputs import OperatingPoint
 
     thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in calibration.policy.thresholds)
     console.print(f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}")
@@ -163,8 +164,8 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
     check_run_folder(run)
     check_device(device)
 
-    from exitwise import workflow
     from exitwise.cli.tables import evaluation_table
+    from exitwise.workflows import train as workflow
 
     evaluation = workflow.evaluate(run, device)
     console = plain_console()
@@ -211,14 +212,14 @@ def predict(
         if device not in ("auto", "cpu"):
             raise UserError(f"expected device auto or cpu for a bundle, which runs by ONNX Runtime there; got {device}")
 
-        from exitwise import runtime
+        from exitwise.deploy import onnx_runner as runtime
 
         predictions = runtime.predict(run, expand(files))
     else:
         check_run_folder(run)
         images = expand(files)
 
-        from exitwise import workflow
+        from exitwise.workflows import train as workflow
 
         predictions = workflow.predict(run, images, device)
     console = plain_console()
@@ -258,7 +259,7 @@ def export(
     out = out or run / format
     check_out(out, overwrite)
 
-    from exitwise import workflow
+    from exitwise.workflows import train as workflow
 
     files = workflow.export(run, out, format, overwrite=overwrite)
     console = plain_console()

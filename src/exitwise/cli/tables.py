@@ -10,9 +10,9 @@ from rich.table import Table
 from exitwise.report.units import macs, percent, shares
 
 if TYPE_CHECKING:
-    from exitwise.evaluation import OperatingPoint
-    from exitwise.runtime import Prediction
-    from exitwise.workflow import Evaluation, TrainingResult
+    from exitwise.deploy.onnx_runner import Prediction
+    from exitwise.evaluation.outputs import OperatingPoint
+    from exitwise.workflows.train import Evaluation, TrainingResult
 
 
 def exits_table(result: TrainingResult) -> Table:

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from exitwise.checks import check_data, check_weights
 from exitwise.cli.progress import RichReporter, plain_console
-from exitwise.config import Fields, Settings, is_backbone, read_yaml, to_yaml
-from exitwise.recipes import compose
+from exitwise.settings.checks import check_data, check_weights
+from exitwise.settings.recipes import compose
+from exitwise.settings.schema import Fields, Settings, is_backbone, read_yaml, to_yaml
 
 ACCURACY_DROP = 0.01
 """What a run is calibrated for after training: accuracy that may be lost against the full network."""
@@ -58,10 +58,10 @@ def train(
     check_data(resolved.data)
     check_weights(resolved.pretrained)
 
-    from exitwise import workflow
     from exitwise.cli.results import print_calibration
     from exitwise.cli.tables import exits_table, percent
-    from exitwise.training.distributed import launched
+    from exitwise.processes.distributed import launched
+    from exitwise.workflows import train as workflow
 
     name = recipe or content.get("recipe") or Path(resolved.data).name
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from exitwise.errors import DataError
-from exitwise.images import BrokenImageError
+from exitwise.storage.images import BrokenImageError
 
 SHOWN = 3
 

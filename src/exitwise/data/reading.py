@@ -20,7 +20,7 @@ from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import Key, derive_seed
 from exitwise.data.transforms import Transform
 from exitwise.errors import DataError
-from exitwise.images import BrokenImageError
+from exitwise.storage.images import BrokenImageError
 
 if TYPE_CHECKING:
     from exitwise.data import Split

@@ -16,11 +16,11 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from exitwise.checks import DATA_SETS, check_data, check_shape
 from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.errors import DataError
-from exitwise.files import IMAGE_SUFFIXES, image_files
-from exitwise.images import BrokenImageError, read_header, read_pixels
+from exitwise.settings.checks import DATA_SETS, check_data, check_shape
+from exitwise.storage.files import IMAGE_SUFFIXES, image_files
+from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 
 IN_MEMORY_BYTES = 2**30
 """Folders of equally sized images whose pixels fit into this are decoded once and kept."""
@@ -259,7 +259,7 @@ def class_folders(root: Path) -> list[str]:
 
 
 def read_image(path: Path, channels: int) -> Tensor:
-    """Decode an image to uint8 (channels, height, width); see :func:`~exitwise.images.read_pixels`.
+    """Decode an image to uint8 (channels, height, width); see :func:`~exitwise.storage.images.read_pixels`.
 
     Raises:
         BrokenImageError: if it cannot be used.

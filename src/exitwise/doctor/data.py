@@ -10,15 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from exitwise.checks import DATA_SETS, check_data
 from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources import class_folders
 from exitwise.doctor import Finding
 from exitwise.errors import DataError
-from exitwise.files import IMAGE_SUFFIXES, image_files
-from exitwise.images import BrokenImageError, read_header, read_pixels
-from exitwise.recipes import compose
-from exitwise.runs import load_splits
+from exitwise.runs.folder import load_splits
+from exitwise.settings.checks import DATA_SETS, check_data
+from exitwise.settings.recipes import compose
+from exitwise.storage.files import IMAGE_SUFFIXES, image_files
+from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 
 FEW_IMAGES = 10
 """Fewer readable images of a class than this are worth a warning: few are left to calibrate and to test."""
@@ -35,7 +35,7 @@ class Image(NamedTuple):
         path: the file.
         sha256: of its content; empty if broken.
         size: (width, height); zeros if broken.
-        conversions: see :func:`~exitwise.images.read_header`.
+        conversions: see :func:`~exitwise.storage.images.read_header`.
         fault: what is wrong with it, if it is broken.
     """
 

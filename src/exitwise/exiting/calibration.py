@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exitwise.checks import check_drop
-from exitwise.exiting.policy import ExitPolicy
-from exitwise.weighting.allocation import (
+from exitwise.budgets import (
     bisect_log_p,
     check_budget,
+    check_drop,
     check_proportions,
     exit_count,
     geometric_proportions,
 )
+from exitwise.exiting.policy import ExitPolicy
 
 
 def calibrate_proportions(confidences: Tensor, proportions: Sequence[float]) -> ExitPolicy:

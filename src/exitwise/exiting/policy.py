@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from exitwise.checks import Thresholds, finite_thresholds
 from exitwise.exiting.confidence import Confidence
+from exitwise.exiting.rule import Thresholds, finite_thresholds
 
 MAX_PROBABILITY = Confidence()
 

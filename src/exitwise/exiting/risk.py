@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from exitwise.checks import check_open_share
+from exitwise.budgets import check_open_share, geometric_proportions
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.weighting.allocation import geometric_proportions
 
 Risk = Literal["accuracy-drop", "disagreement"]
 DESIGN_SHARE = 0.3

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from exitwise.budgets import check_budget
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.weighting.allocation import check_budget
 
 PRICES, SWEEPS, BEST = 33, 8, 4
 """Prices of compute that are tried, sweeps over the exits per search, and of their results, how many are improved."""

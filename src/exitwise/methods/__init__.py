@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from exitwise.methods.backbone_first import BackboneFirst
 from exitwise.methods.base import Method, Weighting
-from exitwise.methods.meta_weighted import MetaWeighted
-from exitwise.methods.shared_step import SharedStep
-from exitwise.methods.uniform import Uniform
+from exitwise.methods.schedules.backbone_first import BackboneFirst
+from exitwise.methods.weights.meta_weighted import MetaWeighted
+from exitwise.methods.weights.shared_step import SharedStep
+from exitwise.methods.weights.uniform import Uniform
 
 __all__ = [
     "BackboneFirst",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from exitwise.checks import check_network
-from exitwise.models.attach import add_exits
+from exitwise.models.backbones.attach import add_exits
+from exitwise.models.backbones.libraries import Pretrained, check_backbone_name, create_backbone, data_config
 from exitwise.models.cost import Cost, count_cost
 from exitwise.models.msdnet import MSDNet
 from exitwise.models.ranet import RANet
 from exitwise.models.staged import Stage, StagedModel
-from exitwise.models.zoo import Pretrained, check_backbone_name, create_backbone, data_config
+from exitwise.settings.checks import check_network
 
 __all__ = ["Cost", "MSDNet", "RANet", "Stage", "StagedModel", "count_cost", "create_model", "list_models"]
 
@@ -118,8 +118,9 @@ def create_model(name: str, **overrides: Any) -> StagedModel:
         name: one of :func:`list_models`, or ``timm/NAME``, ``torchvision/NAME`` or ``hf/NAME``.
         overrides: of a listed network, arguments of its class to use in place of the named size's, such as
             ``num_classes`` or ``input_shape`` (channels, height, width). Of a backbone, ``num_classes``,
-            ``input_shape`` and ``pretrained`` as in :func:`~exitwise.models.zoo.create_backbone`, the rest as in
-            :func:`~exitwise.models.attach.add_exits`.
+            ``input_shape`` and ``pretrained`` as in
+            :func:`~exitwise.models.backbones.libraries.create_backbone`, the rest as in
+            :func:`~exitwise.models.backbones.attach.add_exits`.
 
     Raises:
         ValueError: for an unknown name (a UserError, with the nearest known one) or unsuitable sizes.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from exitwise.models.msdnet import MSDNet
 from exitwise.models.ranet import PlainBlock, RANet
-from exitwise.models.weights import read_weights
+from exitwise.storage.tensors import read_weights
 
 _HEADS: Sequence[tuple[str, str]] = (
     (r"^module\.", ""),

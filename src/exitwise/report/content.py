@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from exitwise.evaluation import OperatingPoint
+from exitwise.evaluation.outputs import OperatingPoint
 from exitwise.exiting.confidence import bound_of
 from exitwise.report.lines import Line
 from exitwise.report.pictures import ClassFigures
 from exitwise.report.reliability import Reliability
-from exitwise.runs import Calibration
+from exitwise.runs.folder import Calibration
 
 
 @dataclass(frozen=True)

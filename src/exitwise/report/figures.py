@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from exitwise.evaluation import CurvePoint
+from exitwise.evaluation.outputs import CurvePoint
 
 Result = tuple[Sequence[CurvePoint], Sequence[float]]
 """Budgeted curve and anytime accuracies of one run, on test data."""

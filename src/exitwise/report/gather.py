@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exitwise import workflow
+from exitwise.bench.timing import measure_exit_seconds
 from exitwise.data import Split, Splits
 from exitwise.errors import UserError
-from exitwise.evaluation import EVALUATION_BATCH, OperatingPoint, Outputs, collect_logits, operate
+from exitwise.evaluation.outputs import EVALUATION_BATCH, OperatingPoint, Outputs, collect_logits, operate
 from exitwise.exiting.confidence import Confidence, fit_temperatures
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.staged import StagedModel
@@ -26,9 +26,9 @@ from exitwise.report.content import Budget, Comparison, ExitFigures, Report, Run
 from exitwise.report.lines import group_runs, line_of
 from exitwise.report.pictures import Left, class_figures
 from exitwise.report.reliability import reliability
-from exitwise.runs import Calibration, Run, environment, pick_device
-from exitwise.timing import measure_exit_seconds
+from exitwise.runs.folder import Calibration, Run, environment, pick_device
 from exitwise.version import __version__
+from exitwise.workflows import train as workflow
 
 MOST_PICTURES, PER_CLASS = 1200, 3
 """Thumbnails in a report at most; easiest and as many hardest of a class at most."""

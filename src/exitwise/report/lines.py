@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exitwise.config import MAY_CHANGE_ON_RESUME
 from exitwise.errors import UserError
-from exitwise.evaluation import accuracy_at, common_grid, mean_and_half_width
+from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_width
+from exitwise.settings.schema import MAY_CHANGE_ON_RESUME
 
 Settings = Mapping[str, Any]
 Curve = tuple[Sequence[float], Sequence[float]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from exitwise.methods.base import Method, Weighting
-from exitwise.ranks import ALONE, Ranks
+from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.weighting.gradient import Batch, TrainPass, train_pass
 from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless, step_if
 from exitwise.weighting.normalize import weighted_loss

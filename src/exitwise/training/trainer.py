@@ -17,16 +17,16 @@ from torch.optim import Optimizer
 from exitwise.data import TrainingBatches
 from exitwise.data.sampling import derive_seed
 from exitwise.errors import Interrupted, UserError
+from exitwise.kernels.channels_last import ChannelsLast
+from exitwise.kernels.synced_norm import SyncedNorm
 from exitwise.methods.base import Method
-from exitwise.models.channels_last import ChannelsLast
 from exitwise.models.staged import StagedModel
-from exitwise.models.synced_norm import SyncedNorm
-from exitwise.ranks import ALONE, Ranks
+from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.processes.signals import StopRequest
 from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.samples import WeightSamples
 from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
-from exitwise.training.stopping import StopRequest
 from exitwise.weighting.gradient import Batch, is_compiled, uncompiled
 from exitwise.weighting.lookahead import check_optimizer
 

@@ -20,12 +20,13 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from exitwise.models.channels_last import ChannelsLast
-from exitwise.ranks import ALONE, Ranks
-from exitwise.weighting.allocation import Objective, allocate, check_proportions, meta_loss
+from exitwise.budgets import check_proportions
+from exitwise.kernels.channels_last import ChannelsLast
+from exitwise.kernels.tangents import KeptOutputs, TangentRules
+from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.weighting.allocation import Objective, allocate, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
-from exitwise.weighting.tangents import KeptOutputs, TangentRules
 
 GradientMode = Literal["forward", "double-backward", "finite-difference"]
 Batch = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from exitwise.ranks import ALONE, Ranks
+from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.weighting.normalize import Centering, weights_from_raw
 
 WeightInput = Literal["loss", "conf", "both"]

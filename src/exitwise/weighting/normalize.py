@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from exitwise.ranks import ALONE, Ranks
+from exitwise.processes.ranks import ALONE, Ranks
 
 Centering = Literal["exits", "samples", "all"]
 

@@ -1,0 +1,133 @@
+"""Budgets as shares of samples, multiply-accumulates and milliseconds: arithmetic on plain numbers, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from exitwise.errors import UserError
+
+MOST = 1e30
+"""Largest number that anyone may give: float32 ends at 3.4e38."""
+
+AUTHORS_BUDGETS: tuple[float, ...] = tuple(i / 20 for i in range(1, 40))
+"""The authors' 39 budget parameters p = i / 20: from most samples early to mostly late."""
+
+
+def exit_proportions(p: float, exits: int) -> list[float]:
+    """Shares of samples leaving at exits 1..K: ``p^k / sum_j p^j`` (Han et al., ECCV 2022;
+    docs/method.md, eq. 4).
+
+    Small p sends most samples out early; p = 1 is uniform; p > 1 sends most to the end.
+
+    Raises:
+        ValueError: if ``p`` is not a positive finite number or ``exits`` is below 1.
+    """
+    check_p(p)
+    if exits < 1:
+        raise ValueError(f"exits must be at least 1; got {exits}")
+    return geometric_proportions(math.log(p), exits)
+
+
+def geometric_proportions(log_p: float, exits: int) -> list[float]:
+    """:func:`exit_proportions` from the logarithm of p, for any finite value."""
+    highest = max(0.0, (exits - 1) * log_p)
+    shares = [math.exp(k * log_p - highest) for k in range(exits)]
+    total = math.fsum(shares)
+    return [share / total for share in shares]
+
+
+def check_proportions(proportions: Sequence[float], exits: int) -> list[float]:
+    """The proportions as a list, checked: K of them, none negative, summing to 1 (within 1e-6).
+
+    Raises:
+        ValueError: naming what was expected and what came.
+    """
+    values = [float(q) for q in proportions]
+    if len(values) != exits:
+        raise ValueError(f"expected {exits} exit proportions, one per exit; got {len(values)}: {values}")
+    if any(not math.isfinite(q) or q < 0 for q in values):
+        raise ValueError(f"exit proportions must be numbers of 0 or more; got {values}")
+    if abs(sum(values) - 1) > 1e-6:
+        raise ValueError(f"exit proportions must sum to 1; got {values}, which sum to {sum(values):.6g}")
+    return values
+
+
+def proportions_for_macs(macs: float, exit_macs: Sequence[float]) -> list[float]:
+    """The geometric proportions whose expected cost ``sum_k q_k * exit_macs[k]`` is ``macs``.
+
+    Args:
+        macs: the budget, in multiply-accumulates per sample on average.
+        exit_macs: cost of leaving at each exit, cheap to dear, earlier heads included.
+
+    Raises:
+        ValueError: if the budget lies below the first exit's cost or above the last one's.
+    """
+    check_budget(macs, exit_macs)
+    exits = len(exit_macs)
+    if macs <= exit_macs[0]:
+        return [1.0] + [0.0] * (exits - 1)
+    if macs >= exit_macs[-1]:
+        return [0.0] * (exits - 1) + [1.0]
+
+    def expected(log_p: float) -> float:
+        return sum(q * cost for q, cost in zip(geometric_proportions(log_p, exits), exit_macs, strict=True))
+
+    return geometric_proportions(bisect_log_p(lambda log_p: expected(log_p) <= macs), exits)
+
+
+def bisect_log_p(affordable: Callable[[float], bool], low: float = -60.0, high: float = 60.0) -> float:
+    """The largest log p within [low, high] for which ``affordable(log_p)`` holds, to about 1e-13.
+
+    Cost grows with p, so ``affordable`` is true below some point and false above.
+    """
+    for _ in range(60):
+        middle = (low + high) / 2
+        if affordable(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def check_budget(macs: float, exit_macs: Sequence[float]) -> None:
+    """Raise ValueError unless ``macs`` lies between the first exit's cost and the full network's."""
+    first, full = exit_macs[0], exit_macs[-1]
+    if not first <= macs <= full:
+        raise ValueError(
+            f"a budget must lie between the first exit's cost and the full network's, "
+            f"{first:.4g} to {full:.4g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to 1 of full); "
+            f"got {macs:.4g} MACs ({macs / full:.3g})"
+        )
+
+
+def exit_count(n: int, proportion: float) -> int:
+    """How many of ``n`` samples a proportion takes: the floor of their product.
+
+    A product within 1e-9 below an integer counts as that integer (0.29 * 100 is 28.999999999999996).
+    """
+    return math.floor(n * proportion + 1e-9)
+
+
+def check_count(name: str, values: Sequence[float] | None, exits: int) -> None:
+    """Raise UserError unless there are as many values as exits, if there are any."""
+    if values is not None and len(values) != exits:
+        raise UserError(f"expected {exits} {name}, one per exit; got {len(values)}: {list(values)}")
+
+
+def check_p(p: float) -> None:
+    """Raise ValueError unless the budget parameter is positive and finite."""
+    if not (math.isfinite(p) and p > 0):
+        raise ValueError(f"the budget parameter p must be a positive number; got {p}")
+
+
+def check_drop(drop: float) -> None:
+    """Raise ValueError unless it is a share of accuracy."""
+    if not 0 <= drop <= 1:
+        raise ValueError(f"max_accuracy_drop must be a share from 0 to 1, such as 0.01; got {drop}")
+
+
+def check_open_share(name: str, value: float) -> None:
+    """Raise ValueError unless a value lies between 0 and 1, both excluded."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie between 0 and 1; got {value}")

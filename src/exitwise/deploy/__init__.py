@@ -1,0 +1,1 @@
+"""Runs and exports calibrated networks outside training: bundles, ONNX, monitoring."""

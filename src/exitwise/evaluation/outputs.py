@@ -1,0 +1,172 @@
+"""Anytime and budgeted results from recorded outputs: what would leave where, at which accuracy and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from exitwise.budgets import AUTHORS_BUDGETS, exit_proportions
+from exitwise.exiting.calibration import calibrate_proportions
+from exitwise.exiting.confidence import Confidence
+from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
+from exitwise.models.staged import StagedModel, evaluating
+
+EVALUATION_BATCH = 256
+"""Images at a time, wherever no gradient is needed."""
+
+
+class Outputs(NamedTuple):
+    """What a network said about N samples at all of its K exits.
+
+    Attributes:
+        confidences: by the measure they were read with, (N, K).
+        predictions: class index, int64 (N, K).
+        targets: true class, int64 (N).
+    """
+
+    confidences: Tensor
+    predictions: Tensor
+    targets: Tensor
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, targets: Tensor, confidence: Confidence = MAX_PROBABILITY) -> Outputs:
+        """From logits (N, K, C) and targets (N)."""
+        return cls(*confidence.read_all(logits), targets)
+
+    @classmethod
+    def from_probabilities(cls, probabilities: Tensor, targets: Tensor) -> Outputs:
+        """From softmax outputs (N, K, C) and targets (N)."""
+        confidences, predictions = probabilities.max(dim=-1)
+        return cls(confidences, predictions, targets)
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether each exit is right, bool (N, K)."""
+        return self.predictions == self.targets[:, None]
+
+
+class OperatingPoint(NamedTuple):
+    """How a network does under one exit policy.
+
+    Attributes:
+        accuracy: share of samples classified correctly at the exit they take, in [0, 1].
+        macs: mean multiply-accumulates per sample.
+        shares: share of samples leaving at each exit, K numbers.
+    """
+
+    accuracy: float
+    macs: float
+    shares: tuple[float, ...]
+
+
+class CurvePoint(NamedTuple):
+    """One budget of a curve: its parameter p, the calibrated policy, and what it does on two sets of outputs."""
+
+    p: float
+    policy: ExitPolicy
+    calibration: OperatingPoint
+    test: OperatingPoint
+
+
+def collect_outputs(
+    model: StagedModel,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device | str = "cpu",
+    confidence: Confidence = MAX_PROBABILITY,
+) -> Outputs:
+    """Run all exits on every batch, in eval mode; the outputs come back on the CPU.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    parts = [
+        [tensor.cpu() for tensor in Outputs.from_logits(logits, targets, confidence)]
+        for logits, targets in _logits(model, batches, device)
+    ]
+    return Outputs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def collect_logits(
+    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K, C) of all exits and targets (N), as :func:`collect_outputs` would read them."""
+    parts = [(logits.cpu(), targets) for logits, targets in _logits(model, batches, device)]
+    logits, targets = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def _logits(
+    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    empty = True
+    with torch.inference_mode(), evaluating(model):
+        for images, targets in batches:
+            empty = False
+            yield torch.stack(model(images.to(device, non_blocking=True)), dim=1), targets
+    if empty:
+        raise ValueError("expected at least one batch to evaluate; got none")
+
+
+def anytime(outputs: Outputs) -> list[float]:
+    """Accuracy of each exit on all samples, K numbers in [0, 1]."""
+    return outputs.correct.double().mean(dim=0).tolist()
+
+
+def operate(outputs: Outputs, policy: ExitPolicy, exit_macs: Sequence[float]) -> OperatingPoint:
+    """Simulate a policy on recorded outputs."""
+    exits = policy.exit_of(outputs.confidences)
+    predictions = outputs.predictions.gather(1, exits[:, None]).squeeze(1)
+    costs = torch.tensor(exit_macs, dtype=torch.float64)
+    shares = torch.bincount(exits, minlength=policy.exits).double() / len(exits)
+    accuracy = (predictions == outputs.targets).double().mean()
+    return OperatingPoint(accuracy.item(), (shares * costs).sum().item(), tuple(shares.tolist()))
+
+
+def budgeted_curve(
+    calibration: Outputs, test: Outputs, exit_macs: Sequence[float], budgets: Sequence[float] = AUTHORS_BUDGETS
+) -> list[CurvePoint]:
+    """Calibrate for each budget parameter p on one set of outputs, and report both sets under it.
+
+    Args:
+        calibration, test: recorded outputs of disjoint data.
+        exit_macs: cost of leaving at each exit.
+        budgets: values of p; by default the authors' 39.
+    """
+    points = []
+    for p in budgets:
+        policy = calibrate_proportions(calibration.confidences, exit_proportions(p, len(exit_macs)))
+        points.append(CurvePoint(p, policy, operate(calibration, policy, exit_macs), operate(test, policy, exit_macs)))
+    return points
+
+
+def common_grid(costs: Iterable[Sequence[float]], points: int = 50) -> np.ndarray:
+    """Evenly spaced costs that all curves span: from the dearest first to the cheapest last of their points."""
+    costs = list(costs)
+    return np.linspace(max(map(min, costs)), min(map(max, costs)), points)
+
+
+def accuracy_at(costs: Sequence[float], accuracies: Sequence[float], grid: np.ndarray) -> np.ndarray:
+    """Accuracy at the costs of ``grid``, in a straight line between the points of a curve."""
+    order = np.argsort(costs, kind="stable")
+    return np.interp(grid, np.asarray(costs)[order], np.asarray(accuracies)[order])
+
+
+def mean_and_half_width(values: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean over the first axis, and half the width of Student's interval for it; None for that of a single value.
+
+    Args:
+        values: n independent values, or arrays of them, (n, ...).
+        level: of the interval. Needs SciPy.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    mean, n = values.mean(axis=0), len(values)
+    if n == 1:
+        return mean, None
+    return mean, t.ppf((1 + level) / 2, n - 1) * values.std(axis=0, ddof=1) / n**0.5

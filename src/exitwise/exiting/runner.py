@@ -1,0 +1,193 @@
+"""Runs a staged network stage by stage and drops the samples that leave, so that easy inputs really cost less."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from exitwise.deploy.monitor import Monitor
+from exitwise.exiting.confidence import Reading
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.models.cost import count_cost
+from exitwise.models.staged import Stage, StagedModel, State, evaluating
+
+
+class ExitResult(NamedTuple):
+    """What became of a batch, one entry per sample in the order given.
+
+    Attributes:
+        prediction: class index, int64 (B).
+        exit: exit taken, 0-based, int64 (B).
+        confidence: at that exit, as the policy reads it, (B).
+        macs: multiply-accumulates spent, float64 (B).
+    """
+
+    prediction: Tensor
+    exit: Tensor
+    confidence: Tensor
+    macs: Tensor
+
+
+class EarlyExitRunner:
+    """Early-exit inference: call it with a batch of images.
+
+    Args:
+        model: the network; it is run in eval mode and otherwise left as it is. One that is in eval mode itself is not
+            asked for the modes of its parts.
+        policy: when a sample leaves.
+        exit_macs: cost of leaving at each exit; counted on the network if not given.
+        compile: torch.compile each stage, for any batch size; the first calls take minutes.
+        monitor: told of every call.
+
+    Attributes:
+        policy: may be exchanged while it runs, as a budget dial; a call keeps the one it began with.
+
+    Raises:
+        ValueError: if the policy, the monitor or the costs are for another number of exits, or what it is called with
+            is no batch of images.
+    """
+
+    def __init__(
+        self,
+        model: StagedModel,
+        policy: ExitPolicy,
+        exit_macs: tuple[int, ...] | None = None,
+        *,
+        compile: bool = False,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        if monitor is not None:
+            monitor.check(policy.exits)
+        self.monitor = monitor
+        self.exit_macs = exit_macs or count_cost(model).macs
+        if len(self.exit_macs) != model.exits:
+            raise ValueError(f"expected exit_macs of {model.exits} exits; got {len(self.exit_macs)}")
+        stages = cast("list[Stage]", list(model.stages))
+        self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
+            (compiled(stage.body), compiled(stage.head)) if compile else (stage.body, stage.head) for stage in stages
+        ]
+
+    @property
+    def policy(self) -> ExitPolicy:
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: ExitPolicy) -> None:
+        if policy.exits != self.model.exits:
+            raise ValueError(f"expected a policy for {self.model.exits} exits; got one for {policy.exits}")
+        self._policy = policy
+
+    def __call__(self, images: Tensor) -> ExitResult:
+        """Classify images (B, channels, height, width), each as deep as it needs."""
+        self._check(images)
+        start = time.perf_counter()
+        policy = self.policy
+        if torch.is_inference_mode_enabled() and not self.model.training:  # which a single image would feel entering
+            result = self._run(images, policy)
+        else:
+            with torch.inference_mode(), evaluating(self.model):
+                result = self._run(images, policy)
+        if self.monitor is not None:
+            exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
+            self.monitor.add(exit, confidence, macs, time.perf_counter() - start, policy.thresholds)
+        return result
+
+    def _check(self, images: Tensor) -> None:
+        shape = self.model.input_shape
+        right = isinstance(images, Tensor) and images.is_floating_point() and images.shape[1:] == shape
+        if not right or len(images) == 0:
+            found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(
+                f"expected floating-point images (B, {', '.join(map(str, shape))}) as a tensor; got {found}"
+            )
+
+    def stream(self, batches: Iterable[Tensor | Sequence[Any]]) -> Iterator[ExitResult]:
+        """Classify what a data loader gives: images, or tuples that begin with them, on any device."""
+        device = next(self.model.parameters()).device
+        for batch in batches:
+            images = batch if isinstance(batch, Tensor) else batch[0]
+            yield self(images.to(device, non_blocking=True))
+
+    def _run(self, images: Tensor, policy: ExitPolicy) -> ExitResult:
+        left: list[_Left] = []
+        inside: Tensor | None = None
+        reading: Reading | None = None
+        read = policy.confidence
+        state: State = images
+        for k, (body, head) in enumerate(self._parts):
+            state = body(state)
+            can_leave = policy.can_leave(k)
+            if not (can_leave or read.needs_every_exit):
+                continue
+            reading = read.read(head(state), k, reading)
+            if not can_leave:
+                continue
+            confident, label = reading.confidence, reading.prediction
+            if len(label) == 1:
+                count = int(policy.leaves_alone(confident, k))
+            elif k == policy.exits - 1:
+                count = len(label)
+            else:
+                leaves = policy.leaves(confident, k)
+                count = int(leaves.sum())  # the one wait for the device at an exit
+            if count == len(label):
+                left.append(_Left(k, inside, label, confident))
+                break
+            if count:
+                order = leaves.int().argsort(descending=True, stable=True)
+                go, stay = order[:count], order[count:]
+                left.append(_Left(k, go if inside is None else inside[go], label[go], confident[go]))
+                inside, state = stay if inside is None else inside[stay], select(state, stay)
+                reading = reading.select(stay)
+        return self._in_order(left, images.device)
+
+    def _in_order(self, left: list[_Left], device: torch.device) -> ExitResult:
+        """The result in the order of the batch, of which ``left`` are parts, all together the whole."""
+        sizes = [len(part.prediction) for part in left]
+        if len(left) == 1:
+            (part,) = left
+            exit = torch.full(sizes, part.exit, device=device)
+            cost = torch.full(sizes, self.exit_macs[part.exit], dtype=torch.float64, device=device)
+            return ExitResult(part.prediction, exit, part.confidence, cost)
+        exits = torch.tensor([part.exit for part in left], device=device)
+        macs = torch.tensor([self.exit_macs[part.exit] for part in left], dtype=torch.float64, device=device)
+        order = torch.cat([part.samples for part in left if part.samples is not None]).argsort()
+        repeats = torch.tensor(sizes, device=device)
+        return ExitResult(
+            torch.cat([part.prediction for part in left])[order],
+            exits.repeat_interleave(repeats, output_size=sum(sizes))[order],
+            torch.cat([part.confidence for part in left])[order],
+            macs.repeat_interleave(repeats, output_size=sum(sizes))[order],
+        )
+
+
+def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What torch.compile makes of a function, for any batch size."""
+
+    def call(state: Any) -> Any:
+        return function(state)
+
+    # The compiler limits the forms of each code object, of which all stages would share one.
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, dynamic=True)
+
+
+class _Left(NamedTuple):
+    """Samples that left at one exit (0-based): their positions in the batch (None: all of it) and answers."""
+
+    exit: int
+    samples: Tensor | None
+    prediction: Tensor
+    confidence: Tensor
+
+
+def select(state: State, index: Tensor) -> State:
+    """The state of some samples only: every tensor in it indexed along its first dimension."""
+    return tree_map(lambda tensor: tensor.index_select(0, index), state)

@@ -1,1 +1,0 @@
-"""Writes networks with exits for other runtimes. What runs them without torch is :mod:`exitwise.runtime`."""

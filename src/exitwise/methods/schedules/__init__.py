@@ -1,0 +1,1 @@
+"""What trains when, a file per part."""

@@ -1,0 +1,180 @@
+"""A cheaper variant of learned sample weights: half batches in one chain, the look-ahead being the real update.
+
+Differs from the authors' step in two ways: the weight-prediction network is updated half a step late, and the
+meta half of a half batch is the next one in the chain, also across loaded batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from exitwise.methods.base import Weighting
+from exitwise.methods.weights.meta_weighted import MetaWeighted
+from exitwise.processes.ranks import Ranks
+from exitwise.weighting.gradient import (
+    Batch,
+    RandomState,
+    TrainPass,
+    allocated_loss,
+    scale_by_gain,
+    total_gradients,
+    trainable,
+    weight_gradient,
+)
+from exitwise.weighting.guard import all_finite
+from exitwise.weighting.lookahead import GainRule, gain_rules
+
+
+@dataclass
+class Pending:
+    """A half step whose effect the next half batch will judge.
+
+    Attributes:
+        run: its forward pass, without graph.
+        params: the parameters before the step.
+        rules: how the optimizer stood before the step; empty once the gain is known.
+        gain: what the step made of a fresh gradient; known after the step.
+        taken: whether there was a step, a bool scalar; known after it.
+    """
+
+    run: TrainPass
+    params: dict[str, Tensor]
+    rules: dict[str, GainRule] = field(default_factory=dict)
+    gain: dict[str, Tensor | float] = field(default_factory=dict)
+    taken: Tensor | None = None
+
+
+class SharedStep(MetaWeighted):
+    """:class:`MetaWeighted` at the price of one forward pass and two backward passes less per half step.
+
+    With half batches h_1, h_2, ... the network trains on h_t; the result is at once the look-ahead of step t
+    and the start of step t + 1, so that the forward pass over h_{t+1} is also the meta pass of step t. The
+    gradient is exact for that schedule (docs/method.md, "The shared step"). Arguments as for :class:`MetaWeighted`.
+    """
+
+    pending: Pending | None = None
+    loaded: dict[str, Any] | None = None
+    """A pending half of a checkpoint, as a whole: it is dealt when the processes are known."""
+
+    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
+        if self.loaded is not None:
+            self.pending, self.loaded = _unpack(self.loaded, run, trainable(model)), None
+        loss, finite = (None, None) if self.pending is None else self._learn(model, self.pending, run)
+        self.pending = None
+        if self.updates_at(index):
+            params = trainable(model)
+            before = {name: param.detach().clone() for name, param in params.items()}
+            self.pending = Pending(_without_graph(run), before, gain_rules(optimizer, params))
+        with torch.no_grad():
+            return Weighting(self.network(run.losses, run.confidences, run.ranks.scope), loss, finite)
+
+    def stepped(self, model: nn.Module, taken: Tensor) -> None:
+        super().stepped(model, taken)
+        if self.pending is not None:
+            grads = {name: param.grad for name, param in trainable(model).items()}
+            self.pending.gain = {
+                name: rule(self.pending.params[name], grad)
+                for name, rule in self.pending.rules.items()
+                if (grad := grads[name]) is not None
+            }
+            self.pending.rules = {}
+            self.pending.taken = taken
+
+    def _learn(self, model: nn.Module, pending: Pending, run: TrainPass) -> tuple[Tensor, Tensor]:
+        """Update the weight-prediction network for the pending half step, if that was taken.
+
+        Returns its meta loss, and whether the gradient was finite.
+        """
+        assert pending.taken is not None
+        loss, _ = allocated_loss(run.losses, run.confidences, self.budget(), self.objective, run.ranks, run.share)
+        gradients = total_gradients(loss, trainable(model), run.ranks, retain_graph=True)
+        direction = scale_by_gain(gradients, pending.gain)
+        gradient = weight_gradient(model, pending.params, direction, pending.run, self.mode)
+        finite = run.ranks.agree(all_finite(gradient))
+        self.learn(pending.run, gradient, finite & pending.taken)
+        return loss.detach(), finite | ~pending.taken
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "pending": self.loaded if self.pending is None else _pack(self.pending)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.pending, self.loaded = None, state["pending"]
+
+
+def _without_graph(run: TrainPass) -> TrainPass:
+    return replace(run, logits=run.logits.detach(), losses=run.losses.detach())
+
+
+_TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
+
+
+def _pack(pending: Pending) -> dict[str, Any]:
+    """The pending half as all processes hold it together, for a checkpoint.
+
+    A skipped half step will teach nothing: zeros take the place of what is not finite in it.
+    """
+    run = pending.run
+    assert pending.taken is not None
+    random = {"cpu": run.random_state.cpu, "cuda": run.random_state.cuda}
+
+    def clean(value: Any) -> Any:
+        return value if pending.taken or not isinstance(value, Tensor) else value.nan_to_num(0, 0, 0)
+
+    return {
+        "run": {name: clean(_whole(getattr(run, name), run.ranks)) for name in _TENSORS},
+        "label_smoothing": run.label_smoothing,
+        "random": {name: None if state is None else run.ranks.gather(state[None])[0] for name, state in random.items()},
+        "params": pending.params,
+        "gain": {name: clean(value) for name, value in pending.gain.items()},
+        "taken": pending.taken,
+    }
+
+
+def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]) -> Pending:
+    """This process's share of a pending half, on the device and among the processes of another pass.
+
+    Tensors get the memory format that the run's inputs and ``params`` have: sums depend on it in their last bits.
+    """
+    device = like.inputs.device
+    ranks = like.ranks if len(state["run"]["targets"]) >= 2 * like.ranks.size else like.ranks.repeated()
+
+    def move(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    def as_param(name: str, value: Any) -> Any:
+        return torch.empty_like(params[name]).copy_(value) if isinstance(value, Tensor) else value
+
+    parts = {name: move(_share(tensor, ranks)) for name, tensor in state["run"].items()}
+    if like.inputs.dim() == 4 and like.inputs.is_contiguous(memory_format=torch.channels_last):
+        parts["inputs"] = parts["inputs"].contiguous(memory_format=torch.channels_last)
+    run = TrainPass(
+        **parts,
+        label_smoothing=state["label_smoothing"],
+        random_state=_random_state(state["random"], device, ranks),
+        ranks=ranks,
+        share=ranks.share(parts["confidences"]),
+    )
+    moved = ({name: as_param(name, value) for name, value in state[key].items()} for key in ("params", "gain"))
+    return Pending(run, next(moved), {}, next(moved), move(state["taken"]))
+
+
+def _whole(share: Tensor, ranks: Ranks) -> Tensor:
+    return ranks.gather(share)[0] if ranks.dealt else share
+
+
+def _share(whole: Tensor, ranks: Ranks) -> Tensor:
+    return whole.tensor_split(ranks.size)[ranks.rank] if ranks.dealt else whole
+
+
+def _random_state(rows: dict[str, Tensor | None], device: torch.device, ranks: Ranks) -> RandomState:
+    """This process's row; of another number of processes, any will do."""
+    cpu, cuda = (None if states is None else states[ranks.rank % len(states)].clone() for states in rows.values())
+    assert cpu is not None
+    return RandomState(cpu, device, cuda if device.type == "cuda" else None)

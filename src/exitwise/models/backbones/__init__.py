@@ -1,0 +1,1 @@
+"""Exits on networks that others built: traced, cut, or kept whole."""

@@ -1,0 +1,303 @@
+"""Backbones of timm, torchvision and Hugging Face transformers by name: ``timm/resnet50``, ``hf/google/vit-base-...``.
+
+Knows how each library builds, sizes and describes a classifier, and nothing of exits. A library is imported when one
+of its names is used.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+from torch import Tensor, nn
+
+from exitwise.errors import UserError, near_match
+from exitwise.models.heads import start_small
+from exitwise.settings.checks import check_backbone
+from exitwise.storage.tensors import read_weights
+
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Pretrained = bool | str | Path
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class DataConfig(NamedTuple):
+    """How a backbone wants its images.
+
+    Attributes:
+        image_size: side in pixels.
+        mean, std: per channel, of pixels in [0, 1].
+        interpolation: for resizing.
+        crop: share of the resized image's shorter side that the centre crop keeps at evaluation.
+    """
+
+    image_size: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Interpolation = "bilinear"
+    crop: float = 0.875
+
+
+def check_backbone_name(name: str) -> None:
+    """Raise UserError unless the library is installed and knows the backbone, as far as can be told offline."""
+    library, rest = _parts(name)
+    library.check(rest)
+
+
+def data_config(name: str) -> DataConfig:
+    """How a backbone wants its images, from the library's own records.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    library, rest = _parts(name)
+    library.check(rest)
+    try:
+        with _quiet_hub():
+            return library.data_config(rest)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"expected to find how {name} wants its images; {_first_line(error)}") from error
+
+
+def create_backbone(
+    name: str, num_classes: int | None = None, input_shape: Sequence[int] | None = None, pretrained: Pretrained = False
+) -> nn.Module:
+    """Build a classifier.
+
+    Args:
+        name: library and name, such as ``timm/resnet50``, ``torchvision/vit_b_16``, ``hf/microsoft/resnet-50``; after
+            ``hf/`` also a local folder.
+        num_classes: number of classes C; the library's own if None.
+        input_shape: (channels, height, width); the library's own if None. Networks that are built for a size get it.
+        pretrained: True: the library's own weights, from its hub; a path: weights from a local file (or, for ``hf/``,
+            folder). A classifier for another number of classes starts near zero.
+
+    Raises:
+        UserError: for an unknown name, or weights that cannot be had or do not fit.
+    """
+    library, rest = _parts(name)
+    library.check(rest)
+    try:
+        with _quiet_hub():
+            network = library.create(rest, num_classes, input_shape, False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name} could not be built: {_first_line(error)}") from error
+    if pretrained is True:
+        load_weights(network, _from_hub(name, input_shape), name, num_classes)
+    elif pretrained is not False:
+        load_weights(network, read_weights(pretrained), str(pretrained), num_classes)
+    return network
+
+
+def _from_hub(name: str, input_shape: Sequence[int] | None) -> dict[str, Tensor]:
+    library, rest = _parts(name)
+    try:
+        with _quiet_hub():
+            return library.create(rest, None, input_shape, True).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"expected to download the weights of {name}; {_first_line(error)} (pretrained takes a local file too, or "
+            "none for random weights)"
+        ) from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Within this context the hub's client keeps its retries to itself."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def load_weights(network: nn.Module, state: dict[str, Tensor], source: str, num_classes: int | None = None) -> None:
+    """Load weights by name; a classifier for another number of classes than ``num_classes`` starts near zero.
+
+    Raises:
+        UserError: if anything but the classifier does not fit; nothing is changed then.
+    """
+    expected = network.state_dict()
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    other = {name for name in expected if name in state and state[name].shape != expected[name].shape}
+    classifier = all(_only_classes_differ(state[name], expected[name], num_classes) for name in other)
+    missing = sorted(set(expected) - set(state))
+    if _is_classifier(missing, expected, num_classes):
+        other, missing = other | set(missing), []
+    unknown = sorted(set(state) - set(expected))
+    problem = (
+        (missing and f"it lacks {missing[0]}")
+        or (unknown and f"it has the unknown {unknown[0]}")
+        or (other and not classifier and f"it has another shape for {min(other)}")
+    )
+    if problem:
+        raise UserError(f"expected weights of {type(network).__name__} in {source}; {problem}")
+    network.load_state_dict({**expected, **{name: value for name, value in state.items() if name not in other}})
+    for name in other:
+        start_small(network.get_parameter(name))
+
+
+def _only_classes_differ(given: Tensor, expected: Tensor, num_classes: int | None) -> bool:
+    same_rest = given.dim() == expected.dim() > 0 and given.shape[1:] == expected.shape[1:]
+    return same_rest and expected.shape[0] == num_classes
+
+
+def _is_classifier(names: Sequence[str], tensors: Mapping[str, Tensor], num_classes: int | None) -> bool:
+    """Whether these are one layer's, with an output per class."""
+    layers = {name.rpartition(".")[0] for name in names}
+    return len(layers) == 1 and all(tensors[name].shape[:1] == (num_classes,) for name in names)
+
+
+class _Library(NamedTuple):
+    check: Callable[[str], None]
+    create: Callable[[str, int | None, Sequence[int] | None, bool], nn.Module]
+    data_config: Callable[[str], DataConfig]
+
+
+def _parts(name: str) -> tuple[_Library, str]:
+    check_backbone(name)
+    prefix, _, rest = name.partition("/")
+    return _LIBRARIES[prefix], rest
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _import(module: str, extra: str) -> Any:
+    try:
+        return __import__(module, fromlist=["_"])
+    except ImportError as error:
+        raise UserError(f"this model needs {module.split('.')[0]}: pip install 'exitwise[{extra}]'") from error
+
+
+# timm
+
+
+def _timm_check(name: str) -> None:
+    timm = _import("timm", "timm")
+    if not timm.is_model(name.split(".")[0]):
+        raise UserError(f"unknown model 'timm/{name}'; {near_match(name, timm.list_models())[:200]}")
+
+
+def _timm_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
+    timm = _import("timm", "timm")
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if shape is not None:
+        options["in_chans"] = shape[0]
+        if timm.get_pretrained_cfg(name) and timm.get_pretrained_cfg(name).fixed_input_size:
+            options["img_size"] = tuple(shape[1:])
+    return timm.create_model(name, pretrained=pretrained, **options)
+
+
+def _timm_data(name: str) -> DataConfig:
+    data = _import("timm.data", "timm")
+    timm = _import("timm", "timm")
+    config = timm.get_pretrained_cfg(name)
+    resolved = data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
+    return DataConfig(
+        resolved["input_size"][1],
+        tuple(resolved["mean"]),
+        tuple(resolved["std"]),
+        _interpolation(resolved["interpolation"]),
+        float(resolved["crop_pct"]),
+    )
+
+
+# torchvision
+
+
+def _torchvision_check(name: str) -> None:
+    models = _import("torchvision.models", "timm")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(f"unknown model 'torchvision/{name}'; {near_match(name, known)[:200]}")
+
+
+def _torchvision_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
+    models = _import("torchvision.models", "timm")
+    builder = models.get_model_builder(name)
+    options: dict[str, Any] = {"init_weights": True} if "init_weights" in inspect.signature(builder).parameters else {}
+    if shape is not None and shape[0] != 3:
+        raise UserError(f"torchvision/{name} takes images of 3 channels; got {shape[0]}")
+    if shape is not None and name.startswith("vit_"):
+        options["image_size"] = shape[1]
+    if shape is not None and name.startswith("maxvit"):
+        options["input_size"] = tuple(shape[1:])
+    if classes is not None:
+        options["num_classes"] = classes
+    return models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+
+
+def _torchvision_data(name: str) -> DataConfig:
+    models = _import("torchvision.models", "timm")
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    size, resized = preset.crop_size[0], preset.resize_size[0]
+    return DataConfig(
+        size, tuple(preset.mean), tuple(preset.std), _interpolation(preset.interpolation.value), size / resized
+    )
+
+
+# Hugging Face transformers
+
+
+def _hf_check(name: str) -> None:
+    _import("transformers", "hf")
+    if (name.startswith((".", "/")) or Path(name).is_dir()) and not (Path(name) / "config.json").is_file():
+        raise UserError(f"expected a folder with config.json at {name}; found none")
+
+
+def _hf_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
+    transformers = _import("transformers", "hf")
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if classes is not None:
+        config.num_labels = classes
+    if shape is not None:
+        config.num_channels = shape[0]
+        if hasattr(config, "image_size"):
+            config.image_size = shape[1]
+    if pretrained:
+        return transformers.AutoModelForImageClassification.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
+        )
+    return transformers.AutoModelForImageClassification.from_config(config)
+
+
+def _hf_data(name: str) -> DataConfig:
+    transformers = _import("transformers", "hf")
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
+    except (OSError, ValueError):
+        return DataConfig()
+    size = processor.get("crop_size") or processor.get("size") or {}
+    side = size.get("height") or size.get("shortest_edge") or 224
+    crop = float(processor.get("crop_pct") or 1.0)
+    modes: dict[int, Interpolation] = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
+    return DataConfig(
+        side,
+        tuple(processor.get("image_mean") or IMAGENET_MEAN),
+        tuple(processor.get("image_std") or IMAGENET_STD),
+        modes.get(int(processor.get("resample") or 2), "bilinear"),
+        crop,
+    )
+
+
+def _interpolation(name: str) -> Interpolation:
+    """Of those that work on tensors, the nearest: Lanczos becomes bicubic, a random choice bilinear."""
+    if name == "lanczos":
+        return "bicubic"
+    return cast("Interpolation", name) if name in get_args(Interpolation) else "bilinear"
+
+
+_LIBRARIES = {
+    "timm": _Library(_timm_check, _timm_create, _timm_data),
+    "torchvision": _Library(_torchvision_check, _torchvision_create, _torchvision_data),
+    "hf": _Library(_hf_check, _hf_create, _hf_data),
+}

@@ -1,0 +1,1 @@
+"""The settings of a run: schema, defaults, recipes, YAML. Needs no torch."""

@@ -1,0 +1,250 @@
+"""Named settings to train with. Variants derive from one another; the sources of constants stand beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from exitwise.errors import UserError, near_match
+from exitwise.settings.checks import check_network
+from exitwise.settings.schema import Settings, check_values, is_backbone, resolve
+
+Recipe = dict[str, Any]
+
+NAMED_DATA = {"digits": "digits", "cifar10": "cifar10_msdnet5", "cifar100": "cifar100_msdnet5"}
+"""The recipe of each data set that needs no path."""
+
+
+def digits() -> Recipe:
+    """8x8 digits bundled with scikit-learn: trains in under a minute on a laptop."""
+    return {
+        "data": "digits",
+        "model": "msdnet_small",
+        "image_size": 8,
+        "mean": [0.3],
+        "std": [0.38],
+        "calibration_fraction": 0.2,
+        "epochs": 10,
+        "batch_size": 128,
+        "lr": 0.1,
+    }
+
+
+def cifar10_msdnet5() -> Recipe:
+    """CIFAR-10, MSDNet with 5 exits: 300 epochs at batch 1024 (Han et al., ECCV 2022), share-weighted objective."""
+    return {
+        "data": "cifar10",
+        "model": "msdnet_cifar_5",
+        "image_size": 32,
+        "mean": [0.4914, 0.4822, 0.4465],
+        "std": [0.2471, 0.2435, 0.2616],
+        "augment": "crop",
+        "epochs": 300,
+        "batch_size": 1024,
+        "lr": 0.8,
+        "epsilon": 0.8,
+        "centering": "exits",
+    }
+
+
+def cifar10_msdnet5_authors() -> Recipe:
+    """cifar10_msdnet5 with the paper's meta objective and weight network."""
+    return cifar10_msdnet5() | _authors()
+
+
+def cifar10_narrow() -> Recipe:
+    """CIFAR-10 on a network of 1.5M MACs, 250 batches of 256: minutes on a CPU, to compare methods with."""
+    return cifar10_msdnet5() | {
+        "model": "msdnet_cifar_narrow",
+        "epochs": 2,
+        "max_iterations": 250,
+        "batch_size": 256,
+        "lr": 0.2,
+    }
+
+
+def cifar100_msdnet5() -> Recipe:
+    """CIFAR-100, MSDNet with 5 exits; otherwise as cifar10_msdnet5."""
+    return cifar10_msdnet5() | {
+        "data": "cifar100",
+        "mean": [0.5071, 0.4865, 0.4409],
+        "std": [0.2673, 0.2564, 0.2762],
+    }
+
+
+def cifar100_msdnet5_authors() -> Recipe:
+    """cifar100_msdnet5 with the paper's meta objective and weight network."""
+    return cifar100_msdnet5() | _authors()
+
+
+def imagenet_msdnet_step4() -> Recipe:
+    """ImageNet, MSDNet with 5 exits and step 4: 100 epochs at batch 4096 (Han et al., ECCV 2022); give --data."""
+    return {
+        "data": "",
+        "model": "msdnet_imagenet_step4",
+        "image_size": 224,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "augment": "resize",
+        "calibration_fraction": 0.02,
+        "epochs": 100,
+        "batch_size": 4096,
+        "lr": 0.8,
+        "epsilon": 0.3,
+        "centering": "all",
+        "meta_interval": 100,
+        "workers": 8,
+        "checkpoint_every": 100,
+    }
+
+
+def imagenet_msdnet_step4_authors() -> Recipe:
+    """imagenet_msdnet_step4 with the paper's meta objective and weight network."""
+    return imagenet_msdnet_step4() | _authors()
+
+
+def imagenet_msdnet_step6() -> Recipe:
+    """ImageNet, step 6; otherwise as imagenet_msdnet_step4."""
+    return imagenet_msdnet_step4() | {"model": "msdnet_imagenet_step6"}
+
+
+def imagenet_msdnet_step6_authors() -> Recipe:
+    """imagenet_msdnet_step6 with the paper's meta objective and weight network."""
+    return imagenet_msdnet_step6() | _authors()
+
+
+def imagenet_msdnet_step7() -> Recipe:
+    """ImageNet, step 7; otherwise as imagenet_msdnet_step4."""
+    return imagenet_msdnet_step4() | {"model": "msdnet_imagenet_step7"}
+
+
+def imagenet_msdnet_step7_authors() -> Recipe:
+    """imagenet_msdnet_step7 with the paper's meta objective and weight network."""
+    return imagenet_msdnet_step7() | _authors()
+
+
+def images() -> Recipe:
+    """A folder of images of any size, seen at 64x64, trained from scratch: what `train --data FOLDER` uses."""
+    return imagenet_msdnet_step4() | {
+        "model": "msdnet_cifar_5",
+        "image_size": 64,
+        "calibration_fraction": 0.1,
+        "epochs": 30,
+        "batch_size": 64,
+        "lr": 0.1,
+        "epsilon": 0.8,
+        "centering": "exits",
+        "meta_interval": 1,
+        "workers": 2,
+        "checkpoint_every": None,
+    }
+
+
+def finetune() -> Recipe:
+    """A pretrained backbone of timm, torchvision or Hugging Face with exits: what `train --model timm/NAME` uses."""
+    return {
+        "data": "",
+        "model": "timm/resnet18",
+        "pretrained": "hub",
+        "image_size": 224,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "augment": "resize",
+        "smallest_crop": 0.4,
+        "method": "uniform",
+        "epochs": 10,
+        "batch_size": 128,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "workers": 2,
+    }
+
+
+def _authors() -> Recipe:
+    return {"objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        digits,
+        cifar10_msdnet5,
+        cifar10_msdnet5_authors,
+        cifar10_narrow,
+        cifar100_msdnet5,
+        cifar100_msdnet5_authors,
+        imagenet_msdnet_step4,
+        imagenet_msdnet_step4_authors,
+        imagenet_msdnet_step6,
+        imagenet_msdnet_step6_authors,
+        imagenet_msdnet_step7,
+        imagenet_msdnet_step7_authors,
+        images,
+        finetune,
+    )
+}
+
+
+def compose(
+    recipe: str | None, config: Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from a recipe, a configuration file's content and flags, later ones winning.
+
+    Without a named recipe, the data set picks one. Where the batch size is overridden and the learning rate is
+    not, the recipe's learning rate is scaled in proportion to the batch size (linear scaling rule, Goyal et al., 2017).
+
+    Raises:
+        UserError: for an unknown recipe or key, or a value out of range.
+    """
+    overrides = {**(config or {}), **(flags or {})}
+    named = overrides.pop("recipe", None)
+    data = overrides.get("data")
+    model = overrides.get("model")
+    for key, value in (("recipe", named), ("data", data), ("model", model)):
+        if not isinstance(value, str | None):
+            raise UserError(f"setting {key}: input should be a name; got {value!r}")
+    if data and data not in NAMED_DATA and Path(data).is_dir():
+        overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
+    base = get_recipe(recipe or named or recipe_for(data, model))
+    backbone = model or base["model"]
+    check_values(overrides)
+    check_network(backbone)
+    if is_backbone(backbone):
+        base |= _images_for(backbone)
+        if overrides.get("pretrained") == "none":
+            base |= {"backbone_lr_factor": 1.0}
+    if "data" not in overrides and base["data"] not in NAMED_DATA:
+        raise UserError("this recipe needs a folder of images: give --data")
+    settings = resolve(base, overrides)
+    if "lr" not in overrides and settings.batch_size != base["batch_size"]:
+        settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})
+    return settings
+
+
+def get_recipe(name: str) -> Recipe:
+    """The settings of a recipe.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}; {near_match(name, RECIPES)}")
+    return RECIPES[name]()
+
+
+def _images_for(backbone: str) -> Recipe:
+    """How a backbone wants its images, by its library's records."""
+    from exitwise.models.backbones.libraries import data_config
+
+    config = data_config(backbone)
+    return {**config._asdict(), "mean": list(config.mean), "std": list(config.std)}
+
+
+def recipe_for(data: str | None, model: str | None = None) -> str:
+    """The recipe to use for a data set, and maybe a backbone, where none was named."""
+    if model is not None and is_backbone(model):
+        return "finetune"
+    return "digits" if data is None else NAMED_DATA.get(data, "images")

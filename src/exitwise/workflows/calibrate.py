@@ -1,0 +1,199 @@
+"""Thresholds of a run: from a wish, on held-out images, to calibration.json."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from exitwise.bench.timing import measure_exit_seconds
+from exitwise.budgets import check_count, check_proportions, exit_proportions
+from exitwise.data import Split, Splits
+from exitwise.deploy.monitor import Reference
+from exitwise.errors import DataError, ExitwiseWarning, UserError
+from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, collect_logits, operate
+from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
+from exitwise.exiting.confidence import Confidence, Measure, bound_of, fit_temperatures
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.risk import Risk, control_risk, design_and_test
+from exitwise.exiting.search import ThresholdSearch
+from exitwise.exiting.wish import check_wish
+from exitwise.models import count_cost
+from exitwise.runs.folder import Calibration, Run, pick_device
+
+FEW = 100
+"""Calibration images, below which chance moves shares and accuracy by ten points."""
+
+
+class CalibrationWarning(ExitwiseWarning):
+    """Calibration images, or the network's confidences on them, that thresholds are not to be built on."""
+
+
+def calibrate(
+    path: str | Path,
+    *,
+    budget: float | None = None,
+    macs: float | None = None,
+    latency: float | None = None,
+    p: float | None = None,
+    proportions: Sequence[float] | None = None,
+    max_accuracy_drop: float | None = None,
+    confidence: float | None = None,
+    risk: Risk | None = None,
+    thresholds: Literal["geometric", "searched"] = "geometric",
+    measure: Measure = "max-probability",
+    temperature: bool = False,
+    device: str = "auto",
+    splits: Splits | None = None,
+) -> Calibration:
+    """Find thresholds for one wish on the run's calibration split and record them in calibration.json.
+
+    Args:
+        path: the run folder.
+        budget: share of the full network's MACs to spend on average.
+        macs: mean multiply-accumulates per image.
+        latency: mean seconds per image, one by one, as measured here and now with the exits' own cost.
+        p: budget parameter of the geometric family.
+        proportions: share of images leaving at each exit.
+        max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost.
+        confidence: with max_accuracy_drop: guarantee it with this probability (see :func:`control_risk`).
+        risk: what is guaranteed; ``accuracy-drop`` by default.
+        thresholds: ``geometric``: of the paper's family; ``searched``: those that do best on the calibration images.
+        measure: how confidence is read (see :class:`Confidence`).
+        temperature: whether to fit a temperature per exit first.
+        device: where to run the network.
+        splits: the run's data, where it is loaded already.
+
+    Raises:
+        ValueError: unless exactly one wish is given and within reach, or for unsuitable calibration images.
+    """
+    wishes = {
+        "budget": budget,
+        "macs": macs,
+        "latency": latency,
+        "p": p,
+        "proportions": proportions,
+        "max_accuracy_drop": max_accuracy_drop,
+    }
+    given = check_wish(wishes, confidence, thresholds, risk)
+    run = Run(path)
+    check_count("exit proportions", proportions, run.settings.exit_count)
+    place = pick_device(device)
+    model = run.model(place)
+    exit_macs = count_cost(model).macs
+    if proportions is not None:
+        proportions = check_proportions(proportions, model.exits)
+    elif p is not None:
+        proportions = exit_proportions(p, model.exits)
+    split = (splits or run.splits()).calibration
+    _check_calibration_images(split, model.exits)
+    logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
+    seed = run.settings.split_seed
+    seen: Tensor | slice = slice(None)
+    if confidence is not None:
+        seen, _ = design_and_test(len(targets), seed)  # what tests a guarantee must not have shaped what it tests
+    reading = Confidence(measure, _temperatures(logits[seen], targets[seen]) if temperature else None)
+    outputs = Outputs.from_logits(logits, targets, reading)
+    exit_seconds = None if latency is None else measure_exit_seconds(model)
+    costs = exit_macs if exit_seconds is None else exit_seconds
+    target = budget * exit_macs[-1] if budget is not None else macs
+    if latency is not None:
+        _check_latency(latency, costs)
+        target = latency
+    guarantee = None
+    if proportions is not None:
+        policy = calibrate_proportions(outputs.confidences, proportions)
+    elif max_accuracy_drop is not None and confidence is not None:
+        risk = risk or "accuracy-drop"
+        result = control_risk(*outputs, max_accuracy_drop, confidence, risk=risk, seed=seed)
+        policy, proportions = result.policy, result.proportions
+        guarantee = {
+            "risk": risk,
+            "confidence": confidence,
+            "holds": result.holds,
+            "tested": result.tested,
+            "mean_loss": result.mean_loss,
+        }
+    else:
+        policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, searched=thresholds == "searched")
+    point = operate(outputs, policy, exit_macs)
+    calibration = Calibration(
+        policy.read_by(reading),
+        given,
+        tuple(point.shares if thresholds == "searched" else proportions),
+        exit_macs,
+        point._asdict(),
+        run.best().name,
+        exit_seconds,
+        guarantee,
+        Reference.of(*_taken(outputs, policy), model.exits, policy.thresholds),
+    )
+    run.write_calibration(calibration)
+    if len(targets) < FEW:
+        points = round(98 / len(targets) ** 0.5)
+        warnings.warn(
+            f"{len(targets)} calibration images are few: shares and accuracies may be {points} points off by chance",
+            CalibrationWarning,
+            stacklevel=2,
+        )
+    return calibration
+
+
+def _temperatures(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+    """A temperature per exit; warns of those that only the bounds of the search stopped."""
+    temperatures = fit_temperatures(logits, targets)
+    for k, temperature in enumerate(temperatures):
+        if (bound := bound_of(temperature)) is not None:
+            warnings.warn(
+                f"the temperature of exit {k + 1} is at its bound {bound:g}: its confidences say little",
+                CalibrationWarning,
+                stacklevel=3,
+            )
+    return temperatures
+
+
+def _taken(outputs: Outputs, policy: ExitPolicy) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The exit that each image takes, and its confidence there, (N) each."""
+    exit = policy.exit_of(outputs.confidences)
+    return exit.numpy(), outputs.confidences.gather(1, exit[:, None])[:, 0].numpy()
+
+
+def _spend(
+    outputs: Outputs, costs: Sequence[float], target: float | None, max_drop: float | None, searched: bool
+) -> tuple[ExitPolicy, Sequence[float]]:
+    """Thresholds that spend at most ``target`` per image, or as little as loses at most ``max_drop`` of accuracy, and
+    the proportions of the geometric family that they are or start from."""
+    if max_drop is not None:
+        policy, proportions = calibrate_accuracy(outputs.confidences, outputs.correct, costs, max_drop)
+        if searched:
+            search = ThresholdSearch(outputs.confidences, outputs.correct, costs)
+            policy = search.least_cost(anytime(outputs)[-1] - max_drop, policy)
+        return policy, proportions
+    assert target is not None
+    policy, proportions = calibrate_macs(outputs.confidences, costs, target)
+    if searched:
+        policy = ThresholdSearch(outputs.confidences, outputs.correct, costs).best_accuracy(target, policy)
+    return policy, proportions
+
+
+def _check_latency(latency: float, costs: Sequence[float]) -> None:
+    if not costs[0] <= latency <= costs[-1]:
+        raise UserError(
+            "a latency must lie between that of leaving at the first exit and the full network's, here "
+            f"{1000 * costs[0]:.3g} to {1000 * costs[-1]:.3g} ms; got {1000 * latency:.3g} ms"
+        )
+
+
+def _check_calibration_images(split: Split, exits: int) -> None:
+    """Raise DataError unless there are enough images of every class."""
+    if len(split) < exits:
+        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(split)}")
+    counts = torch.bincount(split.targets, minlength=len(split.source.classes)).tolist()
+    missing = [name for name, count in zip(split.source.classes, counts, strict=True) if count == 0]
+    if missing:
+        raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")
