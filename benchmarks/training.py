@@ -30,8 +30,9 @@ from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
 from exitwise.methods import Method, Weighting
 from exitwise.training.compiled import compile_network
+from exitwise.training.meters import Meters, Patience
 from exitwise.training.step import half_batches, half_step
-from exitwise.training.trainer import Meters, Patience, Trainer, cosine_factor
+from exitwise.training.trainer import Trainer, cosine_factor
 from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless
 
 EXITS, P = 5, 0.75

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from exitwise import EarlyExitRunner, ExitPolicy, add_exits, count_cost, exit_points, train_pass
 from exitwise.errors import UserError
-from exitwise.models.backbones.tracing import CannotSplitError
+from exitwise.models.backbones.backbone import CannotSplitError
 from exitwise.models.heads import Feature, LinearHead, MapHead, suited_head
 from exitwise.weighting.gradient import loss_tangents, trainable
 

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from decisions import assert_decides_as_simulated
 from exitwise import add_exits, calibrate_proportions, collect_outputs, create_method, meta_gradient, train_pass
-from exitwise.models.backbones.tracing import logits_of
+from exitwise.models.backbones.backbone import logits_of
 from exitwise.training.checkpoint import load_checkpoint, save_checkpoint
 from exitwise.training.step import half_batches, half_step
 

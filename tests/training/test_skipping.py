@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from exitwise import create_method, create_model
+from exitwise.training.meters import Meters, SkippedRow
 from exitwise.training.step import half_batches, half_step
-from exitwise.training.trainer import Meters, Patience
 from exitwise.weighting.guard import restore_unless
 
 SHARES = [0.4, 0.3, 0.2, 0.1]
@@ -160,10 +160,10 @@ def test_ten_in_a_row_end_it(pattern):
         def __init__(self, taken):
             self.taken = torch.tensor(taken == "1")
 
-    patience = Patience(torch.device("cpu"))
+    row = SkippedRow(torch.device("cpu"))
     for taken in pattern:
-        patience.add(Step(taken))
-    assert patience.at_end == ("0" * 10 in pattern)
+        row.add(Step(taken))
+    assert row.at_end == ("0" * 10 in pattern)
 
 
 @pytest.mark.parametrize("ok", [True, False])

@@ -211,7 +211,7 @@ def test_skipped_steps_survive_a_checkpoint(split, tmp_path):
         spoiled(checkpoints=checkpoints, reporter=Signal(2)).fit()
     again = spoiled(checkpoints=checkpoints)
     assert again.resume()
-    assert (int(again.patience.row), again.progress.iteration) == (2, 2)
+    assert (int(again.skipped_row.row), again.progress.iteration) == (2, 2)
     assert again.fit() == history
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(again.method.state_dict(), whole.method.state_dict(), rtol=0, atol=0)

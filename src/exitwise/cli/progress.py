@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 if TYPE_CHECKING:
-    from exitwise.training.trainer import Meters
+    from exitwise.training.meters import Meters
 
 REFRESH_SECONDS, LINE_SECONDS = 0.5, 60.0
 

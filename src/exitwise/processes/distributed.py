@@ -150,13 +150,13 @@ def joined(device: torch.device, timeout: float, together: bool = False) -> Iter
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        patience = timeout - min(WINDING_UP, timeout / 2)
+        allowed = timeout - min(WINDING_UP, timeout / 2)
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=patience))
+            dist.init_process_group(backend, timeout=timedelta(seconds=allowed))
             neighbours = _neighbours()
         except RuntimeError as error:  # torch.distributed's errors are RuntimeErrors
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise PeerError(f"the {size} processes of this job have not met at {place} in {patience:g} s") from error
+            raise PeerError(f"the {size} processes of this job have not met at {place} in {allowed:g} s") from error
         yield Processes(rank, size, together, neighbours=neighbours)
         dist.destroy_process_group()  # not after an error, when the others may wait for something else
     except Exception as error:

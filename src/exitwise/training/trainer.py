@@ -18,6 +18,7 @@ from exitwise.data import TrainingBatches
 from exitwise.data.sampling import derive_seed
 from exitwise.errors import Interrupted, UserError
 from exitwise.kernels.channels_last import ChannelsLast
+from exitwise.kernels.compiled import is_compiled, uncompiled
 from exitwise.kernels.synced_norm import SyncedNorm
 from exitwise.methods.base import Method
 from exitwise.models.staged import StagedModel
@@ -25,16 +26,14 @@ from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.processes.signals import StopRequest
 from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
 from exitwise.training.checkpoint_folder import CheckpointFolder
+from exitwise.training.meters import MOST_SKIPPED, Meters, SkippedRow
 from exitwise.training.samples import WeightSamples
 from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
-from exitwise.weighting.gradient import Batch, is_compiled, uncompiled
+from exitwise.weighting.gradient import Batch
 from exitwise.weighting.lookahead import check_optimizer
 
 CHECKPOINT_SECONDS = 300
 """The longest time between checkpoints, whatever the length of an epoch."""
-
-MOST_SKIPPED = 10
-"""So many half steps in a row that are not finite end a run."""
 
 LOOK_EVERY = 10
 """Loaded batches between looks at the count of skipped steps, where a look waits for the device."""
@@ -64,66 +63,6 @@ class Silent:
 
     def on_epoch(self, history: list[dict[str, float]]) -> None:
         pass
-
-
-class Meters:
-    """Sums over an epoch, kept on the device: losses, meta losses, correct answers per exit; skipped steps apart."""
-
-    def __init__(self, exits: int, device: torch.device) -> None:
-        self.sums = torch.zeros(6 + exits, dtype=torch.float64, device=device)
-        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
-
-    def add(self, step: HalfStep) -> None:
-        """Count one half step."""
-        one, none = torch.ones_like(step.loss), torch.zeros_like(step.loss)
-        meta = (none, none) if step.meta_loss is None else (one, step.meta_loss)
-        shares = torch.stack([one, step.loss, step.deviation, *meta, step.images])
-        self.sums += torch.where(step.taken, torch.cat([shares, step.correct]), 0)
-        self.skipped += ~step.taken
-
-    def means(self) -> dict[str, float]:
-        """Loss, meta loss if any, mean distance of the weights from 1, accuracy per exit on the training images, and
-        the number of skipped steps if any."""
-        steps, loss, deviation, meta_steps, meta_loss, images, *correct = self.sums.tolist()
-        skipped = int(self.skipped)
-        return {
-            "loss": loss / max(steps, 1),
-            **({"meta_loss": meta_loss / meta_steps} if meta_steps else {}),
-            "weight_deviation": deviation / max(steps, 1),
-            **{f"train_accuracy_{k}": value / max(images, 1) for k, value in enumerate(correct, start=1)},
-            **({"skipped_steps": skipped} if skipped else {}),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "skipped": self.skipped}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums.copy_(state["sums"])
-        self.skipped.copy_(state["skipped"])
-
-
-class Patience:
-    """Counts skipped steps in a row, on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.row = torch.zeros((), dtype=torch.int64, device=device)
-        self.longest = torch.zeros_like(self.row)
-
-    def add(self, step: HalfStep) -> None:
-        """Count one half step."""
-        self.row = (self.row + 1) * ~step.taken
-        self.longest = torch.maximum(self.longest, self.row)
-
-    @property
-    def at_end(self) -> bool:
-        """Whether :data:`MOST_SKIPPED` steps were skipped in a row. Waits for the device."""
-        return int(self.longest) >= MOST_SKIPPED
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"row": self.row, "longest": self.longest}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.row, self.longest = (state[key].to(self.row.device) for key in ("row", "longest"))
 
 
 @dataclass
@@ -205,7 +144,7 @@ class Trainer:
         self.saved = time.monotonic()
         self.device = next(model.parameters()).device
         self.meters = Meters(model.exits, self.device)
-        self.patience = Patience(self.device)
+        self.skipped_row = SkippedRow(self.device)
         self.stop = StopRequest()
         self.samples = WeightSamples(model.exits, self.device)
         self.scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
@@ -294,7 +233,7 @@ class Trainer:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), self._norm(ranks):
                 step = self._half_step(train, meta, ranks)
             self.meters.add(step)
-            self.patience.add(step)
+            self.skipped_row.add(step)
             self.samples.add(step)
         progress.iteration += 1
         progress.batch += 1
@@ -315,7 +254,7 @@ class Trainer:
         return ChannelsLast() if eager else nullcontext()
 
     def _look_at_skipped(self) -> None:
-        if self.patience.at_end:
+        if self.skipped_row.at_end:
             raise UserError(
                 f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite and were skipped, up to "
                 f"iteration {self.progress.iteration}; a lower lr may help, or the data's mean and std are wrong "
@@ -361,7 +300,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
             "meters": self.meters.state_dict(),
-            "patience": self.patience.state_dict(),
+            "skipped_row": self.skipped_row.state_dict(),
             "samples": self.samples.state_dict(),
             "random": {name: self.ranks.gather(state[None])[0] for name, state in random_state().items()},
         }
@@ -373,8 +312,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.meters.load_state_dict(state["meters"])
-        if "patience" in state:  # not in the first checkpoints of version 1
-            self.patience.load_state_dict(state["patience"])
+        if row := state.get("skipped_row", state.get("patience")):  # its former name; not in the first checkpoints
+            self.skipped_row.load_state_dict(row)
         if "samples" in state:  # checkpoints made before weights were recorded have none
             self.samples.load_state_dict(state["samples"])
         states = {name: rows.view(-1, rows.shape[-1]) for name, rows in state["random"].items()}

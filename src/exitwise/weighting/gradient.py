@@ -6,7 +6,6 @@ parameters, buffers or optimizer; what to do with the gradient is the caller's b
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.optim import Optimizer
 
 from exitwise.budgets import check_proportions
 from exitwise.kernels.channels_last import ChannelsLast
+from exitwise.kernels.compiled import is_compiled, uncompiled
 from exitwise.kernels.tangents import KeptOutputs, TangentRules
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
@@ -373,21 +373,6 @@ def _stacked(outputs: Iterable[Tensor]) -> Tensor:
     """Logits (B, K, C), in single precision at least."""
     logits = torch.stack(list(outputs), dim=1)
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile or Module.compile has been applied to the module as a whole."""
-    return model._compiled_call_impl is not None or hasattr(model, "_orig_mod")
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Within this context, compiled modules run as they were written."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def _loss_at(

@@ -19,17 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from exitwise.errors import UserError
+from exitwise.models.backbones.backbone import CannotSplitError, cannot_split, is_layer, logits_of, unchanged
 from exitwise.models.staged import evaluating
 
 _KNOWN = "exitwise_value"
 _MISSING = object()
 DRY_RUN_BATCH = 2
 _CONCRETE = frozenset({"dtype", "ndim", "layout", "is_cuda", "is_sparse", "is_nested", "is_mps"})
-
-
-class CannotSplitError(UserError):
-    """A network cannot be run in parts."""
 
 
 class Traced:
@@ -85,38 +81,9 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> Traced:
         return Traced(module, tracer, [names[kind] for kind in whole])
 
 
-def cannot_split(network: nn.Module, reason: str) -> CannotSplitError:
-    """The error for a network that cannot be run in parts, which offers the alternative."""
-    first = reason.strip().splitlines()[0] if reason.strip() else "no reason given"
-    return CannotSplitError(
-        f"{type(network).__name__} cannot be run in parts: {first} (skip=False evaluates all exits together, without "
-        "skipping)"
-    )
-
-
 def _undecidable(network: nn.Module, name: str, error: Exception) -> CannotSplitError:
     what = f"module {name}" if name else "its own forward"
     return cannot_split(network, f"{what} cannot be traced, {str(error).strip() or type(error).__name__}")
-
-
-@contextmanager
-def unchanged(network: nn.Module) -> Iterator[None]:
-    """Whatever happens within this context, modules' attributes and buffers' values are as before afterwards."""
-    modules = list(network.modules())
-    attributes = [dict(module.__dict__) for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    values = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, before, held in zip(modules, attributes, buffers, strict=True):
-                module.__dict__.clear()
-                module.__dict__.update(before)
-                module._buffers.clear()
-                module._buffers.update(held)
-            for buffer, value in values:
-                buffer.copy_(value)
 
 
 class _Call(nn.Module):
@@ -128,11 +95,6 @@ class _Call(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         return logits_of(self.network(images))
-
-
-def logits_of(output: Any) -> Any:
-    """The logits in what a classifier returned."""
-    return output.logits if hasattr(output, "logits") and not isinstance(output, (Tensor, fx.Proxy)) else output
 
 
 class Value(nn.Module):
@@ -345,18 +307,3 @@ def _with_data(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     return torch.ones(value.shape, dtype=value.dtype, device=value.device)
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether a module is one of torch's or timm's or torchvision's layers, containers aside."""
-    home = type(module).__module__
-    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-        return False
-    if home.startswith("torch.nn."):
-        return True
-    return home.startswith(("timm.layers.", "torchvision.ops.")) and not _has_parts(module)
-
-
-def _has_parts(module: nn.Module) -> bool:
-    """Whether a layer is itself built of several layers that a network could be cut between."""
-    return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules()) > 8

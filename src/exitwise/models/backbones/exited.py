@@ -1,0 +1,29 @@
+"""A backbone with exits, as the network of stages that everything else takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from exitwise.models.backbones.places import ExitPoint
+from exitwise.models.staged import Stage, StagedModel
+
+
+class ExitedModel(StagedModel):
+    """A backbone with exits.
+
+    Attributes:
+        points: where the early exits are; the last exit is the backbone's own classifier.
+        skips: whether running it stage by stage saves what lies behind an exit.
+    """
+
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        points: Sequence[ExitPoint],
+        skips: bool,
+    ) -> None:
+        super().__init__(stages, num_classes, input_shape)
+        self.points = tuple(points)
+        self.skips = skips

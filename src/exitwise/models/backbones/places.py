@@ -1,0 +1,162 @@
+"""Where exits can go on a network, and which of these places to take.
+
+Knows torch.fx graphs and feature shapes; neither where a backbone comes from nor how it will be trained.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx, nn
+
+from exitwise.errors import UserError, near_match
+from exitwise.models.backbones.tracing import DRY_RUN_BATCH, Traced, is_layer, value_of
+from exitwise.models.heads import Feature
+
+
+class ExitPoint(NamedTuple):
+    """A place where an exit can go.
+
+    Attributes:
+        name: the submodule whose output the exit sees.
+        share: share of the backbone's multiply-accumulates that are spent up to there, in [0, 1].
+        feature: what is there.
+    """
+
+    name: str
+    share: float
+    feature: Feature
+
+
+class Place(NamedTuple):
+    point: ExitPoint
+    node: Any
+    block: bool
+    """Whether a submodule that ends here is one of a row of blocks."""
+
+
+def find_places(traced: Traced, backbone: nn.Module, size: tuple[int, int]) -> dict[str, Place]:
+    """Name to place, for all nodes that everything later depends on alone; where several submodules end at
+    one, the outermost names it."""
+    prefix, blocks = prefix_tokens(backbone), block_names(backbone)
+    block_ends = {node for name, node in traced.outputs.items() if name in blocks}
+    nodes = list(traced.module.graph.nodes)
+    spent = dict(zip(nodes, accumulate(traced.macs.get(node, 0) for node in nodes), strict=True))
+    alone = cut_nodes(nodes)
+    outermost: dict[fx.Node, str] = {}
+    for name, node in traced.outputs.items():
+        if name and node in alone and (node not in outermost or len(name) < len(outermost[node])):
+            outermost[node] = name
+    places = {}
+    for node in nodes:
+        if node not in outermost or not 0 < spent[node] < spent[nodes[-1]]:
+            continue
+        name, feature = outermost[node], Feature.of(value_of(node).shape, prefix, size)
+        if feature is not None and not _is_overwritten(traced.module, node):
+            point = ExitPoint(name, spent[node] / spent[nodes[-1]], feature)
+            places[name] = Place(point, node, node in block_ends)
+    return places
+
+
+def _is_overwritten(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what comes next writes to a node's result in place, so that an exit could not be differentiated there."""
+    for user in node.users:
+        if user.op == "call_module" and getattr(module.get_submodule(str(user.target)), "inplace", False):
+            return True
+        if user.op == "call_method" and str(user.target).endswith("_") and not str(user.target).endswith("__"):
+            return True
+        if user.kwargs.get("inplace") is True or getattr(user.target, "__name__", "").startswith("__i"):
+            return True
+        if user.op == "call_function" and getattr(user.target, "__name__", "") in _IN_PLACE:
+            return True
+    return False
+
+
+_IN_PLACE = frozenset({"iadd", "isub", "imul", "itruediv", "relu_", "add_", "mul_"})
+
+
+def block_names(backbone: nn.Module) -> set[str]:
+    """Names of submodules that are built of others, layers aside, and have a sibling of their class."""
+    names = set()
+    for path, parent in backbone.named_modules():
+        kinds = Counter(type(child) for child in parent.children())
+        for name, child in parent.named_children():
+            if kinds[type(child)] > 1 and any(child.children()) and not is_layer(child):
+                names.add(f"{path}.{name}".removeprefix("."))
+    return names
+
+
+def varying_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes that depend on the images."""
+    varying: set[fx.Node] = set()
+    for node in nodes:
+        if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
+            varying.add(node)
+    return varying
+
+
+def prefix_tokens(backbone: nn.Module) -> int | None:
+    """How many tokens stand for no part of the image, where the backbone says so (timm's do)."""
+    prefix = getattr(backbone, "num_prefix_tokens", None)
+    return prefix if isinstance(prefix, int) else None
+
+
+def choose(places: dict[str, Place], exits: int, at: Sequence[str] | None, hint: str) -> list[ExitPoint]:
+    if at is not None:
+        unknown = [name for name in at if name not in places]
+        if unknown:
+            raise UserError(
+                f"no exit can go after {unknown[0]!r}; {near_match(unknown[0], places)} "
+                f"(exits can go after {', '.join(places)})"
+            )
+        points = [places[name].point for name in at]
+        if any(a.share > b.share for a, b in pairwise(points)) or len(set(at)) < len(at):
+            raise UserError(f"expected exits in the order of the network, each once; got {', '.join(at)}")
+        return points
+    if exits < 2:
+        raise UserError(f"expected at least 2 exits, the last one included; got {exits}")
+    useful = [place for place in places.values() if CHEAPEST <= place.point.share <= DEAREST]
+    blocks = [place.point for place in useful if place.block]
+    candidates = blocks if len(blocks) >= exits - 1 else [place.point for place in useful]
+    if len(candidates) < exits - 1:
+        raise UserError(
+            f"expected at most {len(candidates) + 1} exits, for that many places between {100 * CHEAPEST:.0f} and "
+            f"{100 * DEAREST:.0f} % of the cost; got {exits}{hint} (skip=False evaluates all exits together, without "
+            "skipping)"
+        )
+    return _nearest(candidates, [k / exits for k in range(1, exits)])
+
+
+CHEAPEST, DEAREST = 0.04, 0.96
+"""Shares of the cost between which exits are put where their places are not given."""
+
+
+def _nearest(candidates: Sequence[ExitPoint], targets: Sequence[float]) -> list[ExitPoint]:
+    """One candidate per target share, in order, each once: those of least total squared distance."""
+    best: list[tuple[float, list[ExitPoint]]] = [(float("inf"), []) for _ in range(len(targets) + 1)]
+    best[0] = (0.0, [])
+    for point in candidates:
+        for chosen in range(len(targets), 0, -1):
+            cost, points = best[chosen - 1]
+            cost += (point.share - targets[chosen - 1]) ** 2
+            if cost < best[chosen][0]:
+                best[chosen] = (cost, [*points, point])
+    return best[-1][1]
+
+
+def cut_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes with a tensor that all later ones depend on, and on no other earlier one."""
+    varying = varying_nodes(nodes)
+    position = {node: index for index, node in enumerate(nodes)}
+    alone, reach = set(), -1
+    for index, node in enumerate(nodes):
+        if node in varying:
+            last = max((position[user] for user in node.users), default=index)
+            value = value_of(node)
+            if reach <= index < last and isinstance(value, Tensor) and value.dim() and len(value) == DRY_RUN_BATCH:
+                alone.add(node)
+            reach = max(reach, last)
+    return alone

@@ -1,0 +1,109 @@
+"""A network left whole, whose exits are evaluated together: it saves nothing, and needs no trace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from exitwise.models.backbones.exited import ExitedModel
+from exitwise.models.backbones.places import ExitPoint, Place, block_names, choose, prefix_tokens
+from exitwise.models.backbones.tracing import logits_of
+from exitwise.models.heads import Feature, HeadFactory, suited_head
+from exitwise.models.staged import Stage, State, evaluating
+
+
+class _Together(nn.Module):
+    """The body of the first stage of a network that is left whole: the backbone, and what its exits see."""
+
+    def __init__(self, backbone: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.names = tuple(names)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        seen: dict[str, Tensor] = {}
+        hooks = [self.backbone.get_submodule(name).register_forward_hook(_record(seen, name)) for name in self.names]
+        try:
+            logits = logits_of(self.backbone(images))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [*(seen[name] for name in self.names), logits]
+
+
+def _record(seen: dict[str, Any], name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        seen[name] = output
+
+    return hook
+
+
+class _Drop(nn.Module):
+    """The body of a later stage of such a network: what the exit before it saw is done with."""
+
+    def forward(self, state: State) -> State:
+        return state[1:]
+
+
+class _First(nn.Module):
+    """A head on the first of several features."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, state: State) -> Tensor:
+        return self.head(state[0])
+
+
+def left_whole(
+    backbone: nn.Module,
+    exits: int,
+    at: Sequence[str] | None,
+    num_classes: int,
+    head: str | HeadFactory,
+    input_shape: tuple[int, int, int],
+) -> ExitedModel:
+    places = places_left_whole(backbone, input_shape)
+    if at is None:  # of modules within modules, the outer ones
+        depth = min(name.count(".") for name in places)
+        while sum(name.count(".") <= depth for name in places) < exits - 1 and depth < 9:
+            depth += 1
+        places = {name: place for name, place in places.items() if name.count(".") <= depth}
+    points = choose(places, exits, at, "")
+    heads = [suited_head(point.feature, num_classes, head) for point in points]
+    bodies: list[nn.Module] = [_Together(backbone, [point.name for point in points]), *(_Drop() for _ in points)]
+    stages = [Stage(body, _First(each)) for body, each in zip(bodies, [*heads, nn.Identity()], strict=True)]
+    return ExitedModel(stages, num_classes, input_shape, points, skips=False)
+
+
+def places_left_whole(backbone: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Place]:
+    """As :func:`find_places`, by watching what submodules return: exits can go after any that returns a feature."""
+    seen: list[tuple[str, Any, int]] = []
+
+    def watch(name: str) -> Any:
+        return lambda module, args, output: seen.append((name, output, counter.get_total_flops()))
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in backbone.named_modules() if name]
+    parameter = next(backbone.parameters())
+    images = torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype)
+    try:
+        with torch.no_grad(), evaluating(backbone), FlopCounterMode(display=False) as counter:
+            backbone(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    total = counter.get_total_flops()
+    calls = Counter(name for name, *_ in seen)
+    places: dict[str, Place] = {}
+    prefix, blocks = prefix_tokens(backbone), block_names(backbone)
+    for name, output, spent in seen:
+        feature = Feature.of(output.shape, prefix, input_shape[1:]) if isinstance(output, Tensor) else None
+        if feature is not None and calls[name] == 1 and 0 < spent < total:
+            places[name] = Place(ExitPoint(name, spent / total, feature), None, name in blocks)
+    return places
