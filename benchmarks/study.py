@@ -27,11 +27,12 @@ import torch
 from common import machine
 from matplotlib.figure import Figure
 
+import exitwise as ew
 from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_width
-from exitwise.report.figures import COLOURS
-from exitwise.runs.folder import load_splits, read_json, write_json
+from exitwise.reporting.figures import COLOURS
+from exitwise.runs.build import load_splits
+from exitwise.runs.folder import read_json, write_json
 from exitwise.settings.recipes import compose
-from exitwise.workflows import train as workflow
 
 AUTHORS = {"method": "meta-weighted", "objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 SHARED = {"method": "meta-weighted-shared"}
@@ -93,9 +94,9 @@ def run(task: Task) -> str:
         _splits[data] = load_splits(settings)
     path = result_path(task)
     began = time.monotonic()
-    training = workflow.train(settings, path.parent, splits=_splits[data])
+    training = ew.train(settings, path.parent, splits=_splits[data])
     seconds = time.monotonic() - began
-    evaluation = workflow.evaluate(path.parent, splits=_splits[data])
+    evaluation = ew.evaluate(path.parent, splits=_splits[data])
     result = {
         "variant": variant,
         "seed": seed,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from exitwise import create_method, create_model, exit_proportions
-from exitwise.bench.timing import interleaved_medians
+from exitwise.benching.timing import interleaved_medians
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
 from exitwise.methods import Method, Weighting

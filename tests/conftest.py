@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+import exitwise as ew
 from exitwise.settings.recipes import compose
-from exitwise.workflows import train as workflow
 
 torch.set_num_threads(1)
 
@@ -15,7 +15,7 @@ pytest_plugins = ["hostile_runs", "two_processes"]
 def digits_run(tmp_path_factory):
     """A network trained on digits for 3 epochs; shared by the files that a worker runs."""
     settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
-    return workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits")
+    return ew.train(settings, tmp_path_factory.mktemp("runs") / "digits")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 from exitwise.data import Split, Splits
 from exitwise.data.sources import ArraySource
-from exitwise.runs.folder import load_splits
+from exitwise.runs.build import load_splits
 from exitwise.settings.recipes import compose
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -28,7 +28,7 @@ def hostile_splits(settings):
 @pytest.fixture(scope="session")
 def ready(tmp_path_factory):
     """Folders of a uniform and a meta-weighted run, and their data."""
-    from exitwise.workflows import train as workflow
+    import exitwise as ew
 
     folder = tmp_path_factory.mktemp("runs")
     flags = {
@@ -39,17 +39,17 @@ def ready(tmp_path_factory):
     for name, changes in flags.items():
         settings = compose("digits", flags={"device": "cpu", **changes})
         splits = hostile_splits(settings)
-        run = workflow.train(settings, folder / name, splits=splits).run
-        workflow.calibrate(run.path, budget=0.5, temperature=len(paths) > 0, device="cpu", splits=splits)
-        workflow.evaluate(run.path, "cpu", splits=splits)
+        run = ew.train(settings, folder / name, splits=splits).run
+        ew.calibrate(run.path, budget=0.5, temperature=len(paths) > 0, device="cpu", splits=splits)
+        ew.evaluate(run.path, "cpu", splits=splits)
         paths.append(run.path)
     return SimpleNamespace(uniform=paths[0], weighted=paths[1], splits=splits)
 
 
 def stand_in(monkeypatch, splits):
     """Times that do not change from one call to the next, and renamed data that a run finds by its settings."""
-    monkeypatch.setattr("exitwise.report.gather.measure_exit_seconds", lambda model: SECONDS)
-    monkeypatch.setattr("exitwise.runs.folder.load_splits", lambda settings: splits)
+    monkeypatch.setattr("exitwise.reporting.gather.measure_exit_seconds", lambda model: SECONDS)
+    monkeypatch.setattr("exitwise.runs.build.load_splits", lambda settings: splits)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def runs(ready, monkeypatch):
 @pytest.fixture(scope="session")
 def report(ready):
     """The report of both runs."""
-    from exitwise.report.gather import gather
+    from exitwise.reporting.gather import gather
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         stand_in(monkeypatch, ready.splits)
@@ -71,7 +71,7 @@ def report(ready):
 
 @pytest.fixture(scope="session")
 def html(report):
-    from exitwise.report.render import render
+    from exitwise.reporting.render import render
 
     return render(report)
 

@@ -9,10 +9,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+import exitwise as ew
 from exitwise.cli import main
+from exitwise.runs.build import build_model, build_optimizer
 from exitwise.settings.recipes import compose
 from exitwise.training.checkpoint import load_checkpoint
-from exitwise.workflows import train as workflow
 from images import make_folder, save_image
 
 SMALL = {"image_size": 32, "device": "cpu", "workers": 0, "batch_size": 16, "epochs": 2, "pretrained": "none"}
@@ -59,7 +60,7 @@ def test_one_command(photos, tmp_path, capsys):
 
 def trained(photos, out, **options):
     settings = compose(None, flags={"data": str(photos), "model": "timm/resnet10t", "exits": 3, **SMALL, **options})
-    return workflow.train(settings, out).run
+    return ew.train(settings, out).run
 
 
 def last_state(run):
@@ -96,8 +97,8 @@ def test_the_backbone_alone_first(photos, tmp_path):
 
 def test_learning_rates_of_backbone_and_exits(photos, tmp_path):
     settings = compose(None, flags={"data": str(photos), "model": "timm/resnet10t", **SMALL, "backbone_lr_factor": 0.1})
-    model = workflow.build_model(settings, 3)
-    optimizer = workflow.build_optimizer(settings, model)
+    model = build_model(settings, 3)
+    optimizer = build_optimizer(settings, model)
     body, heads = optimizer.param_groups
     assert body["lr"] == pytest.approx(0.1 * heads["lr"])
     names = {id(param): name for name, param in model.named_parameters()}

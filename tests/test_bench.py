@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from exitwise.bench.measure import Network, Row, bench, verdict
+from exitwise.benching.verdict import verdict
 from exitwise.cli import main
+from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import anytime, operate
 from exitwise.exiting.calibration import calibrate_macs
 from exitwise.models import count_cost
-from exitwise.workflows.train import collect
+from exitwise.runs.records.bench import Network, Row
+from exitwise.workflows.bench import bench
 
 
 @pytest.fixture(scope="module")

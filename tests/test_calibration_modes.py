@@ -6,27 +6,29 @@ import math
 import pytest
 import torch
 
-from exitwise.bench.timing import BusyWarning, measure_exit_seconds
+import exitwise as ew
+from exitwise.benching.timing import BusyWarning, measure_exit_seconds
+from exitwise.budgets import parse_seconds
 from exitwise.cli import main
-from exitwise.cli.results import parse_seconds
 from exitwise.errors import UserError
+from exitwise.evaluation.collect import collect
+from exitwise.evaluation.outputs import anytime
 from exitwise.runs.folder import Run
 from exitwise.settings.recipes import compose
 from exitwise.workflows import calibrate as calibrating
-from exitwise.workflows import train as workflow
 from exitwise.workflows.calibrate import CalibrationWarning, _temperatures
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
-    result = workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits")
-    workflow.calibrate(result.run.path, budget=0.5, splits=result.splits)
+    result = ew.train(settings, tmp_path_factory.mktemp("runs") / "digits")
+    ew.calibrate(result.run.path, budget=0.5, splits=result.splits)
     return result
 
 
 def full_accuracy(run):
-    return workflow.anytime(workflow.collect(run.run.model(), run.splits.calibration, "cpu"))[-1]
+    return anytime(collect(run.run.model(), run.splits.calibration, "cpu"))[-1]
 
 
 WISHES = {
@@ -54,8 +56,8 @@ def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
         # Once, since a second measurement on a busy machine may leave the wish out of reach.
         monkeypatch.setattr(calibrating, "measure_exit_seconds", lambda model: seconds)
         wish["latency"] = (seconds[0] + max(seconds)) / 2
-    found = workflow.calibrate(run.run.path, **wish, device="cpu", splits=run.splits)
-    test = workflow.evaluate(run.run.path, "cpu", splits=run.splits).calibrated
+    found = ew.calibrate(run.run.path, **wish, device="cpu", splits=run.splits)
+    test = ew.evaluate(run.run.path, "cpu", splits=run.splits).calibrated
     accuracy, macs, shares = (found.expected[key] for key in ("accuracy", "macs", "shares"))
     print(f"{name}: {accuracy:.3f} at {macs:.0f} MACs; test {test.accuracy:.3f} at {test.macs:.0f}")
     full = found.exit_macs[-1]
@@ -75,7 +77,7 @@ def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
         times = zip(shares, found.exit_seconds, strict=True)
         assert sum(share * seconds for share, seconds in times) <= wish["latency"] * 1.001
     if name.endswith("searched"):
-        plain = workflow.calibrate(run.run.path, **{**wish, "thresholds": "geometric"}, splits=run.splits).expected
+        plain = ew.calibrate(run.run.path, **{**wish, "thresholds": "geometric"}, splits=run.splits).expected
         if "budget" in wish:
             assert accuracy >= plain["accuracy"]
         else:
@@ -85,7 +87,7 @@ def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
 
 
 def test_what_is_stored_is_what_is_used(run):
-    found = workflow.calibrate(run.run.path, budget=0.6, measure="margin", temperature=True, splits=run.splits)
+    found = ew.calibrate(run.run.path, budget=0.6, measure="margin", temperature=True, splits=run.splits)
     stored = Run(run.run.path).read_calibration()
     assert (stored.policy, stored.budget, stored.exit_macs) == (found.policy, found.budget, found.exit_macs)
     content = json.loads((run.run.path / "calibration.json").read_text())
@@ -98,7 +100,7 @@ def test_what_tests_a_guarantee_has_not_shaped_the_temperatures(run, monkeypatch
     monkeypatch.setattr(calibrating, "fit_temperatures", lambda _, targets: fitted.append(len(targets)) or (1.0,) * 4)
     for confidence in (None, 0.9):
         wish = {"max_accuracy_drop": 0.1, "confidence": confidence, "temperature": True}
-        found = workflow.calibrate(run.run.path, **wish, splits=run.splits)
+        found = ew.calibrate(run.run.path, **wish, splits=run.splits)
     assert fitted[0] == fitted[1] + found.guarantee["tested"]
 
 
@@ -145,17 +147,17 @@ def test_calibration_images_of_every_class_are_needed(run):
     split = run.splits.calibration
     without = type(split)(split.source, split.indices[split.targets != 3], split.preprocessing)
     with pytest.raises(UserError, match="there is none of '3'"):
-        workflow.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=without))
+        ew.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=without))
     few = type(split)(split.source, split.indices[:3], split.preprocessing)
     with pytest.raises(UserError, match="calibration needs at least 4 images, one per exit; got 3"):
-        workflow.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=few))
+        ew.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=few))
 
 
 def test_few_calibration_images_and_bounded_temperatures_are_said(run):
     split = run.splits.calibration
     some = type(split)(split.source, split.indices[:90], split.preprocessing)
     with pytest.warns(CalibrationWarning, match="90 calibration images are few: .* 10 points off by chance"):
-        workflow.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=some))
+        ew.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=some))
     right, wrong, mixed = torch.eye(3)[[0, 1, 2]], torch.eye(3)[[1, 2, 0]], torch.eye(3)[[0, 1, 0]]
     with pytest.warns(CalibrationWarning) as told:
         temperatures = _temperatures(torch.stack([right, wrong, mixed], dim=1), torch.arange(3))
@@ -175,7 +177,7 @@ def test_other_work_is_noticed_before_times_are_taken(run, monkeypatch):
 
 def test_a_later_exit_is_never_taken_for_quicker(run, monkeypatch):
     monkeypatch.setattr(
-        "exitwise.bench.timing.interleaved_medians", lambda functions, rounds: dict(enumerate((2, 1, 4, 8)))
+        "exitwise.benching.timing.interleaved_medians", lambda functions, rounds: dict(enumerate((2, 1, 4, 8)))
     )
     assert measure_exit_seconds(run.run.model()) == (2, 2, 4, 8)
 

@@ -10,7 +10,7 @@ for name in ("pydantic", "cyclopts", "rich", "yaml", "sklearn", "plotly", "jinja
 import exitwise
 for name in exitwise.__all__:
     getattr(exitwise, name)
-import exitwise.training.trainer, exitwise.data, exitwise.bench.timing
+import exitwise.training.trainer, exitwise.data, exitwise.benching.timing
 """
 
 SETTINGS = """

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import exitwise as ew
 from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, count_cost, create_model
 from exitwise.cli import main
 from exitwise.data import Preprocessing
@@ -22,7 +23,6 @@ from exitwise.exiting.confidence import Confidence
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.runs.folder import Run
 from exitwise.storage.protobuf import BundleError, external_data
-from exitwise.workflows import train as workflow
 from images import save_image
 
 pytest.importorskip("onnx")
@@ -30,7 +30,7 @@ pytest.importorskip("onnx")
 
 @pytest.fixture(scope="module")
 def run(digits_run):
-    workflow.calibrate(digits_run.run.path, proportions=[0.4, 0.3, 0.2, 0.1], splits=digits_run.splits)
+    ew.calibrate(digits_run.run.path, proportions=[0.4, 0.3, 0.2, 0.1], splits=digits_run.splits)
     return digits_run
 
 
@@ -136,7 +136,7 @@ def test_files_are_read_as_the_network_reads_them(run, bundle, tmp_path):
     files = sorted(tmp_path.glob("*.png"))
     from exitwise.deploy import onnx_runner as runtime
 
-    wanted, found = workflow.predict(run.run.path, files), runtime.predict(bundle, files)
+    wanted, found = ew.predict(run.run.path, files), runtime.predict(bundle, files)
     for ours, theirs in zip(found, wanted, strict=True):
         assert (ours.file, ours.prediction, ours.exit) == (theirs.file, theirs.prediction, theirs.exit)
         assert ours.confidence == pytest.approx(theirs.confidence, abs=1e-4)
@@ -323,7 +323,7 @@ def test_an_export_is_replaced_on_request_and_nothing_else(run, bundle, tmp_path
     shutil.copytree(bundle, former)
     manifest = (former / "manifest.json").read_bytes()
     (former / "manifest.json").write_bytes(manifest.replace(b'"model"', b'"mod_l"'))
-    workflow.export(run.run.path, former, overwrite=True)
+    ew.export(run.run.path, former, overwrite=True)
     assert (former / "manifest.json").read_bytes() == manifest
     OnnxRunner(former)
     (former / "mine.txt").write_text("mine")
@@ -409,7 +409,7 @@ def test_an_uncalibrated_run_is_refused(run, tmp_path):
     shutil.copytree(run.run.path, copy)
     (copy / "calibration.json").unlink()
     with pytest.raises(ValueError, match="expected a calibrated run"):
-        workflow.export(copy, tmp_path / "bundle")
+        ew.export(copy, tmp_path / "bundle")
     assert Run(copy).classes
 
 

@@ -9,9 +9,11 @@ import torch
 import torch.multiprocessing
 from torch import nn
 
+import exitwise as ew
 from exitwise import anytime, create_method
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
+from exitwise.evaluation.collect import collect_together
 from exitwise.kernels.synced_norm import SyncedNorm
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes import distributed
@@ -21,7 +23,6 @@ from exitwise.settings.schema import resolve
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer
-from exitwise.workflows import train as workflow
 
 CPU = torch.device("cpu")
 METHODS = ("uniform", "meta-weighted", "meta-weighted-shared")
@@ -119,7 +120,7 @@ def trainer(name, ranks, folder=None, stop=None):
 
     def evaluate():
         model.float()
-        accuracies = anytime(workflow.collect_together(model, data, CPU, 0, ranks))
+        accuracies = anytime(collect_together(model, data, CPU, 0, ranks))
         model.double()
         return accuracies
 
@@ -191,7 +192,7 @@ def worker(rank, ports, folder):
         fit("meta-weighted-shared", ranks, folder / "two", stop=2)
         results["resumed"] = fit("meta-weighted-shared", ranks, folder / "two", resume=True)
     os.environ["MASTER_PORT"] = str(ports[1])
-    results["run"] = workflow.train(SETTINGS, folder / "run").history
+    results["run"] = ew.train(SETTINGS, folder / "run").history
     torch.save(results, folder / f"{rank}.pt")
 
 

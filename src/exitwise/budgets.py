@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from exitwise.errors import UserError
@@ -131,3 +132,43 @@ def check_open_share(name: str, value: float) -> None:
     """Raise ValueError unless a value lies between 0 and 1, both excluded."""
     if not 0 < value < 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {value}")
+
+
+def parse_macs(text: str) -> float:
+    """Return multiply-accumulates from text: ``20M`` gives 2e7.
+
+    Raises:
+        UserError: if the text is no positive amount.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kKMG]?)\s*(?:MACs)?\s*", text)
+    try:
+        if match:
+            return float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+    except ValueError:
+        pass
+    raise UserError(f"expected MACs as a number with k, M or G, such as 20M; got {text!r}")
+
+
+def parse_seconds(text: str) -> float:
+    """Return seconds from text: ``5ms`` gives 0.005.
+
+    Raises:
+        UserError: if the text is no positive time with a unit.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(us|µs|ms|s)\s*", text)
+    if match and float(match[1]) > 0:
+        return float(match[1]) * {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
+    raise UserError(f"expected a time with its unit (us, ms or s), such as 5ms; got {text!r}")
+
+
+def parse_numbers(texts: list[str], name: str) -> list[float]:
+    """Return numbers given apart or with commas.
+
+    Raises:
+        UserError: if one is no number.
+    """
+    parts = [part for text in texts for part in text.split(",") if part]
+    try:
+        return [float(part) for part in parts]
+    except ValueError as error:
+        raise UserError(f"expected numbers for {name}, such as 0.5,0.3,0.2; got {' '.join(texts)!r}") from error

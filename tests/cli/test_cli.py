@@ -7,8 +7,8 @@ import sys
 import pytest
 import yaml
 
+from exitwise.budgets import parse_macs
 from exitwise.cli import main
-from exitwise.cli.results import parse_macs
 from images import make_folder, save_image
 
 TINY = ["--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--batch-size", "10"]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, create_model
-from exitwise.bench.timing import ALWAYS, NEVER, measure_exit_seconds
+from exitwise.benching.timing import ALWAYS, NEVER, measure_exit_seconds
 from exitwise.evaluation.outputs import Outputs, collect_logits
 from exitwise.exiting.confidence import Confidence, fit_temperatures
 

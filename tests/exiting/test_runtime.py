@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import exitwise as ew
 from decisions import assert_decides_as_simulated
 from exitwise.evaluation.outputs import Outputs, anytime, collect_outputs, operate
 from exitwise.exiting.calibration import calibrate_proportions
@@ -8,7 +9,6 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
 from exitwise.models import create_model
 from exitwise.settings.recipes import compose
-from exitwise.workflows import train as workflow
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def model():
 def digits_run(tmp_path_factory):
     """A network after one epoch on digits, with its calibration and test splits."""
     settings = compose("digits", flags={"method": "uniform", "epochs": 1, "device": "cpu"})
-    run = workflow.train(settings, tmp_path_factory.mktemp("runs") / "digits").run
+    run = ew.train(settings, tmp_path_factory.mktemp("runs") / "digits").run
     return run.model(), run.splits()
 
 

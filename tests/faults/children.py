@@ -112,10 +112,10 @@ def tiny_network(settings, classes, pretrained=False):
 
 
 def _announce_moments(pipe):
-    from exitwise.runs import folder as runs
+    from exitwise.evaluation import collect
+    from exitwise.runs import build
     from exitwise.training import checkpoint
     from exitwise.training.trainer import Trainer
-    from exitwise.workflows import train as workflow
 
     def wait_at(kind, number):
         pipe.send(Moment(kind, number))
@@ -130,7 +130,7 @@ def _announce_moments(pipe):
 
         setattr(owner, name, announced)
 
-    runs.build_model = workflow.build_model = tiny_network
+    build.build_model = tiny_network
     train_on = Trainer.train_on
 
     def announced_step(trainer, *batch):
@@ -138,7 +138,7 @@ def _announce_moments(pipe):
         wait_at("step", trainer.progress.iteration)
 
     Trainer.train_on = announced_step
-    before(workflow, "collect", "evaluate")
+    before(collect, "collect", "evaluate")
     for name in ("save_file", "_flush", "remove_checkpoint"):
         before(checkpoint, name, "save")
     before(Path, "rename", "save")

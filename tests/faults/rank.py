@@ -14,9 +14,8 @@ import torch
 from children import tiny_network
 
 from exitwise.cli import main
-from exitwise.runs import folder as runs
+from exitwise.runs import build
 from exitwise.training.trainer import Trainer
-from exitwise.workflows import train as workflow
 
 
 def hurt(rank, fault, iteration, file):
@@ -35,7 +34,7 @@ def hurt(rank, fault, iteration, file):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    runs.build_model = workflow.build_model = tiny_network
+    build.build_model = tiny_network
     if "EXITWISE_FAULT" in os.environ:
         hurt(*os.environ["EXITWISE_FAULT"].split(" ", 3))
     main(sys.argv[1:])

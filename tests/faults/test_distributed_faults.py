@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from children import DIGITS, all_finite, newest, same, tiny_network
 
+import exitwise as ew
 from exitwise.processes.ranks import ALONE
 from exitwise.runs.folder import Run
 from exitwise.training.checkpoint import load_checkpoint
-from exitwise.workflows import train as workflow
 from images import cut, encoded, make_folder, write_files
 from two_processes import CASES, steps
 
@@ -93,12 +93,12 @@ def test_broken_images_met_by_any_process(tmp_path, report, dice, monkeypatch):
     cuts = {f"cut {k}": (".png", cut(encoded("PNG", (24, 24), seed=k)), "damaged") for k in range(30)}
     broken = {str(write_files(data / dice.choice(["dark", "grey", "light"]), {name: cuts[name]})[0]) for name in cuts}
     assert start(2, out, [*PHOTOS, "--data", data])[0] == 0, Path(f"{out}.log").read_text()
-    monkeypatch.setattr("exitwise.runs.folder.build_model", tiny_network)
+    monkeypatch.setattr("exitwise.runs.build.build_model", tiny_network)
     splits = Run(out).splits()
     places = {str(splits.train.source.paths[i]) for part in splits[:2] for i in part.indices.tolist()}
     met = len(broken & places & listed(out)) == len(broken & places) == len(listed(out))
-    workflow.calibrate(out, budget=0.9)
-    workflow.evaluate(out)
+    ew.calibrate(out, budget=0.9)
+    ew.evaluate(out)
     report("broken images met by two processes, listed", len(broken), len(broken & listed(out)) if met else 0)
 
 

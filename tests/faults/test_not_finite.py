@@ -5,12 +5,12 @@ import math
 import pytest
 from children import all_finite, tiny_network
 
+import exitwise as ew
 from exitwise.data import TrainingBatches
 from exitwise.methods.weights import meta_weighted, shared_step
 from exitwise.settings.recipes import compose
 from exitwise.training import checkpoint_folder, step
 from exitwise.training.checkpoint import load_checkpoint
-from exitwise.workflows import train as workflow
 
 FLAGS = {"device": "cpu", "batch_size": 20, "epochs": 3, "checkpoint_every": 1, "wpn_hidden": 16}
 FLAGS |= {"test_fraction": 0.8, "calibration_fraction": 0.16}
@@ -64,8 +64,7 @@ def inject(kind, method, spoil, monkeypatch):
 
 @pytest.mark.parametrize(("kind", "method"), [(kind, method) for kind, methods in KINDS.items() for method in methods])
 def test_not_finite(kind, method, tmp_path, report, dice, monkeypatch):
-    monkeypatch.setattr("exitwise.runs.folder.build_model", tiny_network)
-    monkeypatch.setattr(workflow, "build_model", tiny_network)
+    monkeypatch.setattr("exitwise.runs.build.build_model", tiny_network)
     save, saved = checkpoint_folder.save_checkpoint, []
 
     def save_and_look(folder, tree):
@@ -75,7 +74,7 @@ def test_not_finite(kind, method, tmp_path, report, dice, monkeypatch):
     monkeypatch.setattr(checkpoint_folder, "save_checkpoint", save_and_look)
     spoil = Spoiler(dice, 0.4)
     price = inject(kind, method, spoil, monkeypatch)
-    result = workflow.train(compose("digits", flags={**FLAGS, "method": method}), tmp_path / "run")
+    result = ew.train(compose("digits", flags={**FLAGS, "method": method}), tmp_path / "run")
     skipped = sum(row.get("skipped_steps", 0) for row in result.history)
     assert len(saved) >= result.history[-1]["iteration"]
     assert all(saved)

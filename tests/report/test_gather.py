@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
+import exitwise as ew
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.confidence import fit_temperatures
-from exitwise.report.gather import gather, spread_out
+from exitwise.reporting.gather import gather, spread_out
 from exitwise.runs.folder import Run
-from exitwise.workflows import train as workflow
 from hostile_runs import SECONDS
 
 
@@ -190,6 +190,6 @@ def test_runs_of_one_name_are_told_apart_by_their_path(runs, tmp_path):
 
 def test_evaluation_is_read_as_it_was(runs):
     run = Run(runs.uniform)
-    read = workflow.read_evaluation(run)
-    made = workflow.evaluate(runs.uniform, "cpu", splits=runs.splits)
+    read = run.read_evaluation()
+    made = ew.evaluate(runs.uniform, "cpu", splits=runs.splits)
     assert read == made

@@ -1,7 +1,7 @@
 import pytest
 
 from exitwise.errors import UserError
-from exitwise.report.lines import differing_settings, group_runs, line_of
+from exitwise.reporting.lines import differing_settings, group_runs, line_of
 
 BASE = {"method": "uniform", "lr": 0.1, "p_range": None, "seed": 0, "device": "cpu", "workers": 0}
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from exitwise.data import Preprocessing, Split
 from exitwise.data.sources import ArraySource
-from exitwise.report.gather import MOST_PICTURES, PER_CLASS, pictures_per_class
-from exitwise.report.pictures import Left, class_figures, thumbnail
+from exitwise.reporting.gather import MOST_PICTURES, PER_CLASS, pictures_per_class
+from exitwise.reporting.pictures import Left, class_figures, thumbnail
 
 
 def decoded(uri):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from exitwise.report.reliability import reliability
+from exitwise.reporting.reliability import reliability
 
 
 def naive(confidences, correct, bins):

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from exitwise.report.render import accuracy_range, render, threshold_text
+from exitwise.reporting.render import accuracy_range, render, threshold_text
 from hostile_runs import HOSTILE
 
 

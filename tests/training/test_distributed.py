@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import exitwise as ew
 from exitwise.cli import main
 from exitwise.data.sampling import EpochBatches
 from exitwise.errors import PeerError, UserError
@@ -10,7 +11,7 @@ from exitwise.processes import distributed
 from exitwise.processes.distributed import joined, launched, own_device
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.settings.schema import resolve
-from exitwise.workflows import train as workflow
+from exitwise.workflows.train import _check_same
 from two_processes import CASES, CPU, METHODS, SPOILED, fit, free_ports, split, steps
 
 pytestmark = pytest.mark.slow
@@ -126,7 +127,7 @@ def test_what_goes_wrong_in_one_process_is_told_by_that_one(monkeypatch, capsys)
         raise error
 
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(workflow, "train", train)
+    monkeypatch.setattr("exitwise.workflows.train.train", train)
     with pytest.raises(SystemExit):
         main(["train"])
     assert capsys.readouterr().err == "exitwise: broken (rank 1 of 2)\n"
@@ -169,9 +170,9 @@ class Other(Ranks):
 
 def test_other_settings_in_another_process_are_refused():
     settings = resolve({"lr": 0.1})
-    workflow._check_same(settings, ALONE)
+    _check_same(settings, ALONE)
     with pytest.raises(UserError, match=r"the same settings in all processes; got lr 0.1 and 0.001 \(rank 1\)"):
-        workflow._check_same(settings, Other())
+        _check_same(settings, Other())
 
 
 def test_a_gpu_for_each_process(monkeypatch):
@@ -200,7 +201,7 @@ def test_settings_that_cannot_be_are_refused(values, message):
 
 
 def test_double_backward_is_for_one_process(monkeypatch, tmp_path):
-    monkeypatch.setattr(workflow, "launched", lambda: (0, 2))
+    monkeypatch.setattr("exitwise.workflows.train.launched", lambda: (0, 2))
     with pytest.raises(UserError, match="double-backward is for one process"):
-        workflow.train(resolve({"gradient": "double-backward", "device": "cpu"}), tmp_path / "run")
+        ew.train(resolve({"gradient": "double-backward", "device": "cpu"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

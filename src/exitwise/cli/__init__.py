@@ -17,11 +17,14 @@ from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
 from exitwise.cli.bench import bench
+from exitwise.cli.calibrate import calibrate
 from exitwise.cli.catalogue import models, recipes
 from exitwise.cli.demo import demo
 from exitwise.cli.doctor import doctor
+from exitwise.cli.evaluate import evaluate
+from exitwise.cli.export import export
+from exitwise.cli.predict import predict
 from exitwise.cli.report import report
-from exitwise.cli.results import calibrate, evaluate, export, predict
 from exitwise.cli.train import train
 from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
 from exitwise.settings.schema import explain

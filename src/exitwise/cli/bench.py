@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from exitwise.budgets import parse_numbers
 from exitwise.cli.progress import plain_console
-from exitwise.cli.results import parse_numbers
 from exitwise.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from exitwise.bench.measure import Bench
+    from exitwise.runs.records.bench import Bench
 
 
 def bench(
@@ -58,12 +58,12 @@ def bench(
     shares = parse_numbers(budgets, "budgets") if budgets else [0.3, 0.5, 0.7]
     names = [name for text in forms for name in text.split(",") if name] if forms else ["eager", "compiled", "onnx"]
 
-    from exitwise.bench import measure as library
+    import exitwise as ew
 
     console = plain_console()
-    result = library.bench(
+    result = ew.bench(
         run,
-        forms=names,  # type: ignore[arg-type]  # checked there
+        forms=names,
         batch_sizes=[int(size) for size in sizes],
         budgets=shares,
         static=static or (),

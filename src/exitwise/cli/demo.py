@@ -11,7 +11,7 @@ from exitwise.cli.progress import RichReporter, plain_console
 
 if TYPE_CHECKING:
     from exitwise.runs.folder import Run
-    from exitwise.workflows.train import Evaluation
+    from exitwise.runs.records.evaluation import Evaluation
 
 BUDGETS = (0.3, 0.5, 0.7)
 """Shares of the full network's MACs."""
@@ -29,9 +29,9 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     out
         Folder for the two runs and the figure.
     """
-    from exitwise.report.figures import accuracy_against_macs
+    import exitwise as ew
+    from exitwise.reporting.figures import accuracy_against_macs
     from exitwise.settings.recipes import compose
-    from exitwise.workflows import train as workflow
 
     console = plain_console()
     table = Table()
@@ -41,9 +41,9 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     for method in ("uniform", "meta-weighted"):
         console.print(f"training with {method}")
         with RichReporter(console) as reporter:
-            run = workflow.train(compose("digits", flags={"method": method}), out / method, reporter).run
-        workflow.calibrate(run.path, budget=0.5)
-        results[method] = workflow.evaluate(run.path)
+            run = ew.train(compose("digits", flags={"method": method}), out / method, reporter).run
+        ew.calibrate(run.path, budget=0.5)
+        results[method] = ew.evaluate(run.path)
         _add_rows(table, run, results[method])
         table.title = f"Digits, {run.data['sizes']['test']} test images, one seed"
     curves = {name: [(result.curve, result.anytime)] for name, result in results.items()}
@@ -59,11 +59,12 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
 
 def _add_rows(table: Table, run: Run, evaluation: Evaluation) -> None:
     """A row per exit used alone, and one per budget with its measured speed-up."""
-    from exitwise.bench.timing import measure_speedups
+    from exitwise.benching.timing import measure_speedups
     from exitwise.cli.tables import macs, percent, shares
+    from exitwise.evaluation.collect import collect
     from exitwise.evaluation.outputs import operate
     from exitwise.exiting.calibration import calibrate_macs
-    from exitwise.workflows.train import collect, pick_device
+    from exitwise.runs.build import pick_device
 
     costs, full = evaluation.exit_macs, evaluation.exit_macs[-1]
     table.add_row(run.settings.method, style="bold")

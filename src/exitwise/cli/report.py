@@ -30,8 +30,8 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     check_output(out, overwrite)
 
-    from exitwise.report.gather import gather
-    from exitwise.report.render import render
+    from exitwise.reporting.gather import gather
+    from exitwise.reporting.render import render
 
     page = render(gather(runs, device))
     write_text(out, page)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from exitwise.report.units import macs, percent, shares
+from exitwise.reporting.units import macs, percent, shares
 
 if TYPE_CHECKING:
     from exitwise.deploy.onnx_runner import Prediction
     from exitwise.evaluation.outputs import OperatingPoint
-    from exitwise.workflows.train import Evaluation, TrainingResult
+    from exitwise.runs.records.evaluation import Evaluation
+    from exitwise.workflows.train import TrainingResult
 
 
 def exits_table(result: TrainingResult) -> Table:

@@ -58,10 +58,10 @@ def train(
     check_data(resolved.data)
     check_weights(resolved.pretrained)
 
-    from exitwise.cli.results import print_calibration
+    import exitwise as ew
+    from exitwise.cli.calibrate import print_calibration
     from exitwise.cli.tables import exits_table, percent
     from exitwise.processes.distributed import launched
-    from exitwise.workflows import train as workflow
 
     name = recipe or content.get("recipe") or Path(resolved.data).name
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"
@@ -70,13 +70,13 @@ def train(
     console.print(f"training {resolved.model} on {resolved.data} with {resolved.method} into {out}")
     console.print(describe_settings(resolved) + (f", {processes} processes" if processes > 1 else ""))
     with RichReporter(console) as reporter:
-        result = workflow.train(resolved, out, reporter, resume=resume)
+        result = ew.train(resolved, out, reporter, resume=resume)
     if rank > 0:
         return
     console.print(exits_table(result))
     if ledger := str(result.splits.ledger):
         console.print(f"of {result.splits.ledger.images} image files {ledger}; see {out / 'images.json'}")
-    calibration = workflow.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
+    calibration = ew.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
     console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")
     print_calibration(console, calibration)
     saved = 1 - calibration.expected["macs"] / calibration.exit_macs[-1]

@@ -14,7 +14,7 @@ from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources import class_folders
 from exitwise.doctor import Finding
 from exitwise.errors import DataError
-from exitwise.runs.folder import load_splits
+from exitwise.runs.build import load_splits
 from exitwise.settings.checks import DATA_SETS, check_data
 from exitwise.settings.recipes import compose
 from exitwise.storage.files import IMAGE_SUFFIXES, image_files

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exitwise.bench.timing import measure_exit_seconds
+from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count, check_proportions, exit_proportions
 from exitwise.data import Split, Splits
 from exitwise.deploy.monitor import Reference
@@ -24,7 +24,9 @@ from exitwise.exiting.risk import Risk, control_risk, design_and_test
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.wish import check_wish
 from exitwise.models import count_cost
-from exitwise.runs.folder import Calibration, Run, pick_device
+from exitwise.runs.build import pick_device
+from exitwise.runs.folder import Run
+from exitwise.runs.records.calibration import Calibration
 
 FEW = 100
 """Calibration images, below which chance moves shares and accuracy by ten points."""

@@ -1,7 +1,4 @@
-"""Train, calibrate, evaluate and predict on a run folder: what the commands do, callable from Python.
-
-Each function returns its results; printing them is the command line's business.
-"""
+"""Train what the settings say, into a run folder."""
 
 from __future__ import annotations
 
@@ -9,55 +6,29 @@ import json
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
-from exitwise.budgets import check_count, check_proportions, exit_proportions
-from exitwise.data import Split, Splits, TrainingBatches
+from exitwise.data import Splits, TrainingBatches
 from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import derive_seed
-from exitwise.data.sources import read_image
-from exitwise.deploy.monitor import Monitor
-from exitwise.deploy.onnx_runner import Prediction
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import (
-    EVALUATION_BATCH,
-    CurvePoint,
-    OperatingPoint,
-    Outputs,
-    anytime,
-    budgeted_curve,
-    collect_logits,
-    collect_outputs,
-    operate,
-)
-from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.runner import EarlyExitRunner
-from exitwise.methods import BackboneFirst, Method, create_method
-from exitwise.models import check_model_name, count_cost
-from exitwise.models.staged import Stage, StagedModel
+from exitwise.evaluation.collect import collect_together
+from exitwise.evaluation.outputs import anytime
+from exitwise.methods import BackboneFirst
+from exitwise.models import check_model_name
 from exitwise.processes.distributed import first, joined, launched, own_device
 from exitwise.processes.ranks import Ranks
-from exitwise.report.figures import accuracy_against_macs
-from exitwise.runs.folder import (
-    Resume,
-    Run,
-    build_model,
-    check_vacant,
-    load_splits,
-    pick_device,
-    preprocessing_of,
-)
+from exitwise.runs import build
+from exitwise.runs.build import pick_device
+from exitwise.runs.folder import Resume, Run, check_vacant
 from exitwise.settings.schema import Settings
-from exitwise.storage.files import expand, read_json, write_json
 from exitwise.storage.lock import check_unlocked, locked
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.trainer import Reporter, Trainer
-from exitwise.workflows.calibrate import calibrate as calibrate
 
 
 class TrainingResult(NamedTuple):
@@ -67,27 +38,6 @@ class TrainingResult(NamedTuple):
     history: list[dict[str, float]]
     resumed: bool
     splits: Splits
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Test results of a run.
-
-    Attributes:
-        exit_macs: cost of leaving at each exit.
-        anytime: accuracy of each exit on all test images.
-        curve: one point per budget parameter p, calibrated on the calibration split.
-        calibrated: what the run's own calibration does on the test split; None without one.
-        images: number of test images that all this is measured on.
-        left_out: number of test images that turned out broken.
-    """
-
-    exit_macs: tuple[int, ...]
-    anytime: list[float]
-    curve: list[CurvePoint]
-    calibrated: OperatingPoint | None
-    images: int
-    left_out: int
 
 
 def train(
@@ -130,7 +80,7 @@ def train(
             if ranks.rank == 0:
                 check_vacant(out, settings, resume)
                 check_unlocked(out)
-            splits = splits or load_splits(settings, max_broken=settings.max_broken)
+            splits = splits or build.load_splits(settings, max_broken=settings.max_broken)
         return _train(settings, out, reporter, splits, resume, device, ranks)
 
 
@@ -145,14 +95,14 @@ def _train(
 ) -> TrainingResult:
     torch.manual_seed(settings.seed)
     with first(ranks):
-        model = build_model(settings, len(splits.classes), pretrained=True).to(device)
+        model = build.build_model(settings, len(splits.classes), pretrained=True).to(device)
     if settings.compile:
         compile_network(model)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
     batches = TrainingBatches(
         splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
     )
-    method = build_method(settings, model.exits, fused=device.type == "cuda")
+    method = build.build_method(settings, model.exits, fused=device.type == "cuda")
     if settings.backbone_epochs is not None:
         method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
     method = method.to(device)
@@ -173,7 +123,7 @@ def _train(
 
         trainer = Trainer(
             model,
-            build_optimizer(settings, model),
+            build.build_optimizer(settings, model),
             method,
             batches,
             evaluate,
@@ -216,225 +166,6 @@ def _told(content: Any, ranks: Ranks) -> list[Any]:
     line = json.dumps(content) + "\n"
     everyone, _ = ranks.gather(torch.tensor(list(line.encode()), dtype=torch.uint8))
     return [json.loads(each) for each in bytes(everyone.tolist()).splitlines()]
-
-
-def build_method(settings: Settings, exits: int, fused: bool = False) -> Method:
-    """The training method that the settings name, for a network with that many exits.
-
-    With ``fused``, optimizers skip a step without waiting for the GPU.
-    """
-    if settings.method == "uniform":
-        check_count("exit_weights", settings.exit_weights, exits)
-        return create_method("uniform", exit_weights=settings.exit_weights)
-    proportions = settings.proportions
-    return create_method(
-        settings.method,
-        proportions=check_proportions(proportions, exits) if proportions else exit_proportions(settings.p, exits),
-        hidden=settings.wpn_hidden,
-        layers=settings.wpn_layers,
-        inputs=settings.wpn_input,
-        epsilon=settings.epsilon,
-        centering=settings.centering,
-        zero_init=settings.wpn_zero_init,
-        lr=settings.wpn_lr,
-        weight_decay=settings.wpn_weight_decay,
-        fused=fused,
-        objective=settings.objective,
-        mode=settings.gradient,
-        meta_interval=settings.meta_interval,
-        p_range=tuple(settings.p_range) if settings.p_range else None,
-    )
-
-
-def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optimizer:
-    """The network's optimizer that the settings name, over what is to be trained."""
-    groups = _parameter_groups(settings, model)
-    fused = next(model.parameters()).is_cuda  # so that a step is skipped without waiting for the GPU
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
-    return torch.optim.SGD(
-        groups,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        fused=fused,
-    )
-
-
-def _parameter_groups(settings: Settings, model: StagedModel) -> list[dict[str, Any]]:
-    """All parameters in one group, or those of the exits apart, where their learning rates differ."""
-    trained = [param for param in model.parameters() if param.requires_grad]
-    if settings.backbone_lr_factor == settings.head_lr_factor:
-        return [{"params": trained, "lr": settings.lr * settings.head_lr_factor}]
-    heads = {id(param) for stage in model.stages for param in cast("Stage", stage).head.parameters()}
-    parts = (
-        ([param for param in trained if id(param) not in heads], settings.backbone_lr_factor),
-        ([param for param in trained if id(param) in heads], settings.head_lr_factor),
-    )
-    return [{"params": params, "lr": settings.lr * factor} for params, factor in parts if params]
-
-
-def collect(model: StagedModel, split: Split, device: torch.device, workers: int = 0) -> Outputs:
-    """Outputs of all exits on a split."""
-    return collect_outputs(model, split.batches(EVALUATION_BATCH, workers), device)
-
-
-def collect_together(model: StagedModel, split: Split, device: torch.device, workers: int, ranks: Ranks) -> Outputs:
-    """:func:`collect`, each process taking its share of the images; all get all outputs, in order, none twice."""
-    if len(split) < ranks.size:
-        return collect(model, split, device, workers)
-    share = collect(model, split.share(ranks.rank, ranks.size), device, workers)
-    return Outputs(*(ranks.gather(tensor)[0] for tensor in share))
-
-
-def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = None) -> Evaluation:
-    """Read the test split, once, and record anytime and budgeted results in evaluation.json and a figure.
-
-    ``splits`` is the run's data, where it is loaded already.
-    """
-    run = Run(path)
-    place = pick_device(device)
-    model = run.model(place)
-    splits = splits or run.splits()
-    costs = count_cost(model).macs
-    workers = run.settings.workers
-    logits, targets = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
-    test = Outputs.from_logits(logits, targets)
-    curve = budgeted_curve(collect(model, splits.calibration, place, workers), test, costs)
-    calibrated = None
-    if (run.path / "calibration.json").is_file():
-        policy = run.read_calibration().policy
-        calibrated = operate(Outputs.from_logits(logits, targets, policy.confidence), policy, costs)
-    left_out = len(splits.test) - len(targets)
-    evaluation = Evaluation(costs, anytime(test), curve, calibrated, len(targets), left_out)
-    write_json(run.path / "evaluation.json", {"checkpoint": run.best().name, **_record(evaluation)})
-    figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)
-    (run.path / "figures").mkdir(exist_ok=True)
-    figure.savefig(run.path / "figures" / "accuracy_against_macs.png", dpi=150)
-    return evaluation
-
-
-def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto") -> list[Prediction]:
-    """Classify images with the calibrated early-exit runner.
-
-    Args:
-        path: a calibrated run folder.
-        files: images, or folders of images.
-        device: where to run the network.
-
-    Raises:
-        ValueError: without calibration or images, or for a broken image.
-    """
-    run = Run(path)
-    calibration = run.read_calibration()
-    images = expand(files)
-    preprocessing = preprocessing_of(run.settings)
-    transform = preprocessing.for_evaluation()
-    place = pick_device(device)
-    monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, len(images))
-    runner = EarlyExitRunner(run.model(place), calibration.policy, calibration.exit_macs, monitor=monitor)
-    full = runner.exit_macs[-1]
-    predictions = []
-    for start in range(0, len(images), EVALUATION_BATCH):
-        chunk = images[start : start + EVALUATION_BATCH]
-        batch = torch.stack([transform(read_image(image, preprocessing.channels)) for image in chunk])
-        result = runner(batch.to(place))
-        columns = (result.prediction, result.confidence, result.exit, result.macs / full)
-        rows = zip(chunk, *(column.tolist() for column in columns), strict=True)
-        predictions += [
-            Prediction(str(file), run.classes[label], confidence, exit + 1, share)
-            for file, label, confidence, exit, share in rows
-        ]
-    return predictions
-
-
-def export(
-    path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "onnx", *, overwrite: bool = False
-) -> list[Path]:
-    """Write a calibrated run for other runtimes; returns the files.
-
-    ``onnx``: see :func:`~exitwise.deploy.formats.onnx.export_onnx`; ``pt2``:
-    :func:`~exitwise.deploy.formats.pt2.export_programs`.
-
-    Raises:
-        UserError: without calibration, if something is at ``out`` (other than an export to ``overwrite``), or if the
-            network cannot be exported.
-    """
-    from exitwise.deploy.formats.onnx import export_onnx
-    from exitwise.deploy.formats.pt2 import export_programs
-
-    write = {"onnx": export_onnx, "pt2": export_programs}[format]
-    run = Run(path)
-    calibration = run.read_calibration()
-    write(
-        run.model("cpu"),
-        calibration.policy,
-        out,
-        classes=run.classes,
-        preprocessing=preprocessing_of(run.settings),
-        exit_macs=calibration.exit_macs,
-        name=run.settings.model,
-        reference=calibration.reference,
-        overwrite=overwrite,
-    )
-    return sorted(Path(out).iterdir())
-
-
-def _record(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "images": evaluation.images,
-        "left_out": evaluation.left_out,
-        "exit_macs": list(evaluation.exit_macs),
-        "anytime": evaluation.anytime,
-        "curve": [
-            {
-                "p": point.p,
-                "thresholds": list(point.policy.thresholds),
-                "calibration": point.calibration._asdict(),
-                "test": point.test._asdict(),
-            }
-            for point in evaluation.curve
-        ],
-        "calibrated": evaluation.calibrated._asdict() if evaluation.calibrated else None,
-    }
-
-
-def read_evaluation(run: Run) -> Evaluation:
-    """What :func:`evaluate` recorded last.
-
-    Raises:
-        UserError: without a record, or if it is damaged or of another checkpoint.
-    """
-    path, again = run.path / "evaluation.json", f"run `exitwise evaluate {run.path}`"
-    if not path.is_file():
-        raise UserError(f"expected an evaluated run at {run.path}; {again} first")
-    content = read_json(path)
-    try:
-        checkpoint, calibrated = content.get("checkpoint"), content["calibrated"]
-        evaluation = Evaluation(
-            tuple(content["exit_macs"]),
-            list(content["anytime"]),
-            [
-                CurvePoint(
-                    point["p"], ExitPolicy(point["thresholds"]), *map(_point, (point["calibration"], point["test"]))
-                )
-                for point in content["curve"]
-            ],
-            None if calibrated is None else _point(calibrated),
-            content["images"],
-            content["left_out"],
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"expected test results in {path}; {error!r}: {again} again") from error
-    if checkpoint != run.best().name:
-        made = f"was made for {checkpoint}" if checkpoint else "does not say for which checkpoint it was made"
-        raise UserError(f"{path} {made}, and the best one is now {run.best().name}: {again} again")
-    return evaluation
-
-
-def _point(record: dict[str, Any]) -> OperatingPoint:
-    return OperatingPoint(record["accuracy"], record["macs"], tuple(record["shares"]))
 
 
 class _MetricsWriter:

@@ -15,20 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exitwise.bench.timing import measure_exit_seconds
+from exitwise.benching.timing import measure_exit_seconds
 from exitwise.data import Split, Splits
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, OperatingPoint, Outputs, collect_logits, operate
 from exitwise.exiting.confidence import Confidence, fit_temperatures
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.staged import StagedModel
-from exitwise.report.content import Budget, Comparison, ExitFigures, Report, RunFigures
-from exitwise.report.lines import group_runs, line_of
-from exitwise.report.pictures import Left, class_figures
-from exitwise.report.reliability import reliability
-from exitwise.runs.folder import Calibration, Run, environment, pick_device
+from exitwise.reporting.content import Budget, Comparison, ExitFigures, Report, RunFigures
+from exitwise.reporting.lines import group_runs, line_of
+from exitwise.reporting.pictures import Left, class_figures
+from exitwise.reporting.reliability import reliability
+from exitwise.runs.build import pick_device
+from exitwise.runs.folder import Run
+from exitwise.runs.records.calibration import Calibration
+from exitwise.runs.records.environment import environment
+from exitwise.runs.records.evaluation import Evaluation
 from exitwise.version import __version__
-from exitwise.workflows import train as workflow
 
 MOST_PICTURES, PER_CLASS = 1200, 3
 """Thumbnails in a report at most; easiest and as many hardest of a class at most."""
@@ -54,7 +57,7 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
     names = run_names(runs)
     _check_same_data(runs, names)
     groups = group_runs(names, [run.settings.model_dump() for run in runs])
-    records = [_Record(run.read_calibration(), workflow.read_evaluation(run), run.read_weights()) for run in runs]
+    records = [_Record(run.read_calibration(), run.read_evaluation(), run.read_weights()) for run in runs]
     place = pick_device(device)
     pictures = pictures_per_class(len(runs[0].classes), len(runs))
     times: dict[tuple[Any, ...], tuple[float, ...]] = {}
@@ -104,8 +107,8 @@ class _Record(NamedTuple):
     """What a run folder holds."""
 
     calibration: Calibration
-    evaluation: workflow.Evaluation
-    weights: list[dict[str, Any]] | None
+    evaluation: Evaluation
+    weights: Sequence[dict[str, Any]] | None
 
 
 class _Outputs(NamedTuple):
@@ -152,7 +155,7 @@ def _budget(policy: ExitPolicy, point: OperatingPoint, seconds: Sequence[float],
     return Budget(tuple(policy.thresholds), point, mean, p)
 
 
-def _exit_figures(evaluation: workflow.Evaluation, test: _Outputs, seconds: Sequence[float]) -> list[ExitFigures]:
+def _exit_figures(evaluation: Evaluation, test: _Outputs, seconds: Sequence[float]) -> list[ExitFigures]:
     before, after = (
         [reliability(*pair) for pair in zip(outputs.confidences.T, outputs.correct.T, strict=True)]
         for outputs in (

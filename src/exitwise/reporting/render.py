@@ -14,17 +14,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from exitwise.report import units
-from exitwise.report.content import Budget, Report, RunFigures
-from exitwise.report.figures import COLOURS, SMALLEST_RANGE, macs_unit
-from exitwise.report.lines import Line, differing_settings, text_of
-from exitwise.report.reliability import Reliability
+from exitwise.reporting import units
+from exitwise.reporting.content import Budget, Report, RunFigures
+from exitwise.reporting.figures import COLOURS, SMALLEST_RANGE, macs_unit
+from exitwise.reporting.lines import Line, differing_settings, text_of
+from exitwise.reporting.reliability import Reliability
 
 
 def render(report: Report) -> str:
     """The report as HTML."""
     environment = Environment(
-        loader=PackageLoader("exitwise.report", "template"),
+        loader=PackageLoader("exitwise.reporting", "template"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,10 +7,10 @@ from typing import Any
 
 from exitwise.evaluation.outputs import OperatingPoint
 from exitwise.exiting.confidence import bound_of
-from exitwise.report.lines import Line
-from exitwise.report.pictures import ClassFigures
-from exitwise.report.reliability import Reliability
-from exitwise.runs.folder import Calibration
+from exitwise.reporting.lines import Line
+from exitwise.reporting.pictures import ClassFigures
+from exitwise.reporting.reliability import Reliability
+from exitwise.runs.records.calibration import Calibration
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""``exitwise calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from exitwise.budgets import parse_macs, parse_numbers, parse_seconds
+from exitwise.cli.progress import plain_console
+from exitwise.exiting.wish import check_wish
+from exitwise.settings.checks import check_device, check_run_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from exitwise.runs.records.calibration import Calibration
+
+
+def calibrate(
+    run: Path,
+    *,
+    budget: float | None = None,
+    macs: str | None = None,
+    latency: str | None = None,
+    p: float | None = None,
+    proportions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    max_accuracy_drop: float | None = None,
+    confidence: float | None = None,
+    risk: Literal["accuracy-drop", "disagreement"] | None = None,
+    thresholds: Literal["geometric", "searched"] = "geometric",
+    measure: Literal["max-probability", "margin", "entropy", "patience"] = "max-probability",
+    temperature: bool = False,
+    device: str = "auto",
+) -> None:
+    """Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.
+
+    Examples:
+
+        exitwise calibrate runs/digits --budget 0.5
+        exitwise calibrate runs/cifar --macs 20M
+        exitwise calibrate runs/cifar --latency 5ms --device cpu
+        exitwise calibrate runs/cifar --proportions 0.4,0.3,0.1,0.1,0.1
+        exitwise calibrate runs/photos --max-accuracy-drop 0.01
+        exitwise calibrate runs/photos --max-accuracy-drop 0.01 --confidence 0.95
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    budget
+        Share of the full network's MACs to spend on average.
+    macs
+        Mean multiply-accumulates per image, such as 20M or 1.5G.
+    latency
+        Mean time per image, one by one, on this machine as it is now, such as 5ms or 800us.
+    p
+        Budget parameter: share k of exits is p^k, normalised.
+    proportions
+        Share of images that leave at each exit.
+    max_accuracy_drop
+        Spend as little as loses no more accuracy than this against the full network, on the held-out images.
+    confidence
+        Make that a guarantee for images to come, which fails with probability 1 - confidence at most.
+    risk
+        What the guarantee is about: accuracy-drop, by default, or disagreement, the images classified otherwise than by
+        the full network.
+    thresholds
+        geometric: of the paper's family; searched: those that do best on the held-out images.
+    measure
+        What an exit's confidence is.
+    temperature
+        Fit a temperature per exit first.
+    device
+        auto, cpu, cuda, ...
+    """
+    amount = None if macs is None else parse_macs(macs)
+    seconds = None if latency is None else parse_seconds(latency)
+    shares = None if proportions is None else parse_numbers(proportions, "proportions")
+    wishes: dict[str, Any] = {
+        "budget": budget,
+        "macs": amount,
+        "latency": seconds,
+        "p": p,
+        "proportions": shares,
+        "max_accuracy_drop": max_accuracy_drop,
+    }
+    check_wish(wishes, confidence, thresholds, risk)
+    check_run_folder(run)
+    check_device(device)
+
+    import exitwise as ew
+
+    calibration = ew.calibrate(
+        run,
+        **wishes,
+        confidence=confidence,
+        risk=risk,
+        thresholds=thresholds,
+        measure=measure,
+        temperature=temperature,
+        device=device,
+    )
+    console = plain_console()
+    print_calibration(console, calibration)
+    console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
+
+
+def print_calibration(console: Console, calibration: Calibration) -> None:
+    """Thresholds, and what they do on the calibration images."""
+    from exitwise.cli.tables import point_rows
+    from exitwise.evaluation.outputs import OperatingPoint
+
+    thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in calibration.policy.thresholds)
+    console.print(f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}")
+    for name, figure in point_rows(OperatingPoint(**calibration.expected), calibration.exit_macs[-1]):
+        console.print(f"{name} on the calibration images: {figure}")
+    if calibration.exit_seconds is not None:
+        times = zip(calibration.expected["shares"], calibration.exit_seconds, strict=True)
+        mean = 1000 * sum(share * seconds for share, seconds in times)
+        console.print(f"mean time on the calibration images: {mean:.3g} ms, one by one on this machine")
+    if calibration.guarantee is not None:
+        console.print(describe_guarantee(calibration))
+
+
+def describe_guarantee(calibration: Calibration) -> str:
+    """What is guaranteed, or that nothing can be."""
+    guarantee = calibration.guarantee
+    assert guarantee is not None
+    tolerance = calibration.budget["max_accuracy_drop"]
+    what = {
+        "accuracy-drop": f"accuracy at most {100 * tolerance:g} points below the full network's",
+        "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
+    }[guarantee["risk"]]
+    if guarantee["holds"]:
+        with_probability = f"guaranteed with probability {guarantee['confidence']:.12g}"
+        return f"{with_probability}: {what} (tested on {guarantee['tested']} images)"
+    return (
+        f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
+        f"probability {guarantee['confidence']:.12g}; nobody leaves early"
+    )

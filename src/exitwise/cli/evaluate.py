@@ -1,0 +1,36 @@
+"""``exitwise evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exitwise.cli.progress import plain_console
+from exitwise.settings.checks import check_device, check_run_folder
+
+
+def evaluate(run: Path, *, device: str = "auto") -> None:
+    """Measure a run on its test images: every exit alone, the curve over 39 budgets, and the calibrated policy.
+
+    Example:
+
+        exitwise evaluate runs/digits
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    device
+        auto, cpu, cuda, ...
+    """
+    check_run_folder(run)
+    check_device(device)
+
+    import exitwise as ew
+    from exitwise.cli.tables import evaluation_table
+
+    evaluation = ew.evaluate(run, device)
+    console = plain_console()
+    console.print(evaluation_table(evaluation))
+    if evaluation.left_out:
+        console.print(f"{evaluation.left_out} broken test images left out; see {run / 'skipped_images.csv'}")
+    console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}")

@@ -1,0 +1,46 @@
+"""``exitwise export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from exitwise.cli.progress import plain_console
+from exitwise.deploy.bundle import check_out
+from exitwise.settings.checks import check_run_folder
+
+
+def export(
+    run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"] = "onnx", overwrite: bool = False
+) -> None:
+    """Write a calibrated run for another runtime: files that run without torch.
+
+    Examples:
+
+        exitwise export runs/photos --out photos.bundle
+        exitwise predict photos.bundle holiday.jpg
+
+    Parameters
+    ----------
+    run
+        Calibrated run folder.
+    out
+        Folder to write; by default RUN/onnx.
+    format
+        onnx: a graph per stage, and one for single images. pt2: a torch.export program per stage.
+    overwrite
+        Replace an export that is there, as after another calibration.
+    """
+    check_run_folder(run)
+    out = out or run / format
+    check_out(out, overwrite)
+
+    import exitwise as ew
+
+    files = ew.export(run, out, format, overwrite=overwrite)
+    console = plain_console()
+    for file in files:
+        console.print(f"{file.name:16}{file.stat().st_size / 2**20:8.1f} MiB")
+    console.print(f"written to {out} and checked against the network")
+    if format == "onnx":
+        console.print(f"next: exitwise predict {out} IMAGE")

@@ -1,0 +1,72 @@
+"""``exitwise predict``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from exitwise.cli.progress import plain_console
+from exitwise.deploy.bundle import is_bundle
+from exitwise.errors import UserError
+from exitwise.settings.checks import check_device, check_run_folder
+from exitwise.storage.files import check_output, expand, to_csv, write_text
+
+
+def predict(
+    run: Path, files: list[Path], *, output: Path | None = None, overwrite: bool = False, device: str = "auto"
+) -> None:
+    """Classify images with a calibrated run or an exported bundle, each as deep as it needs.
+
+    Examples:
+
+        exitwise predict runs/photos holiday.jpg
+        exitwise predict photos.bundle holiday.jpg
+        exitwise predict runs/photos ./inbox --output labels.csv
+
+    Parameters
+    ----------
+    run
+        Calibrated run folder, or a folder that `exitwise export` wrote (which needs onnxruntime, and no torch).
+    files
+        Images, or folders of images.
+    output
+        Write a .csv or .json file in place of the table.
+    overwrite
+        Replace that file if it exists.
+    device
+        auto, cpu, cuda, ...
+    """
+    if output is not None:
+        if output.suffix not in (".csv", ".json"):
+            raise UserError(f"expected an output file that ends in .csv or .json; got {output}")
+        check_output(output, overwrite)
+
+    check_device(device)
+
+    from exitwise.cli.tables import predictions_table
+
+    if is_bundle(run):
+        if device not in ("auto", "cpu"):
+            raise UserError(f"expected device auto or cpu for a bundle, which runs by ONNX Runtime there; got {device}")
+
+        from exitwise.deploy import onnx_runner as runtime
+
+        predictions = runtime.predict(run, expand(files))
+    else:
+        check_run_folder(run)
+        images = expand(files)
+
+        import exitwise as ew
+
+        predictions = ew.predict(run, images, device)
+    console = plain_console()
+    if output is None:
+        console.print(predictions_table(predictions))
+    else:
+        rows = [asdict(each) for each in predictions]
+        table = to_csv(list(rows[0]), (row.values() for row in rows))
+        write_text(output, json.dumps(rows, indent=2) + "\n" if output.suffix == ".json" else table)
+        console.print(f"{len(predictions)} predictions written to {output}")
+    mean = sum(each.compute for each in predictions) / len(predictions)
+    console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")

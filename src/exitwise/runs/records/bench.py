@@ -1,0 +1,85 @@
+"""bench.json: measured times of a run's network in the forms that it would be deployed in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from exitwise.runs.records.environment import environment
+from exitwise.runs.records.record import Record
+
+FormName = Literal["eager", "compiled", "onnx"]
+
+
+class Network(NamedTuple):
+    """One of those compared: ``full`` (without early exits), ``early`` or ``static``, with what it is known for.
+
+    Attributes:
+        name: for people.
+        kind: of the three.
+        accuracy: on the test images; None where unknown.
+        macs: mean multiply-accumulates per image; None where unknown.
+    """
+
+    name: str
+    kind: Literal["full", "early", "static"]
+    accuracy: float | None
+    macs: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network in one form at one batch size.
+
+    Attributes:
+        network: which.
+        form: how it runs.
+        batch_size: images per call.
+        mean: seconds per call, the mean over batches of their median.
+        p50, p95, p99: percentiles of seconds per call.
+    """
+
+    network: Network
+    form: FormName
+    batch_size: int
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput."""
+        return self.batch_size / self.mean
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Result of :func:`bench`: all rows, what it says for each batch size, and which forms were left out, why."""
+
+    rows: list[Row]
+    verdicts: dict[int, str]
+    left_out: dict[str, str]
+
+    def full(self, row: Row) -> Row:
+        """The full network in the same form and batch size."""
+        return next(r for r in self.rows if (r.form, r.batch_size) == (row.form, row.batch_size))
+
+
+def _encode(result: Bench) -> dict[str, Any]:
+    return {
+        "rows": [{**asdict(row), "network": row.network._asdict()} for row in result.rows],
+        "verdicts": result.verdicts,
+        "left_out": result.left_out,
+        "machine": environment([]),
+    }
+
+
+def _decode(content: dict[str, Any], version: int) -> Bench:
+    rows = [Row(**{**row, "network": Network(**row["network"])}) for row in content["rows"]]
+    return Bench(rows, {int(size): text for size, text in content["verdicts"].items()}, content["left_out"])
+
+
+BENCH = Record(
+    "bench.json", "exitwise/bench", _encode, _decode, expected="measured times", again="run `exitwise bench {run}`"
+)

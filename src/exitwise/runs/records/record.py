@@ -1,0 +1,78 @@
+"""One kind of JSON file in a run folder: it states its schema and version, and files of old versions stay readable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from exitwise.errors import UserError
+from exitwise.storage.files import read_json, write_json
+
+T = TypeVar("T")
+_KEYS = ("schema", "version")
+
+
+class Record(Generic[T]):
+    """A kind of record.
+
+    Args:
+        file: its name in the run folder.
+        schema: what it is, such as ``exitwise/calibration``.
+        version: the one that is written. A file without a version is of version 1.
+        encode: from a value to plain JSON.
+        decode: from plain JSON of any version up to ``version`` to a value.
+        expected: what to say that was expected where :attr:`decode` fails, such as "thresholds of exits".
+        again: what to say that makes it anew; empty for nothing.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        schema: str,
+        encode: Callable[[T], dict[str, Any]],
+        decode: Callable[[dict[str, Any], int], T],
+        *,
+        expected: str,
+        version: int = 1,
+        again: str = "",
+    ) -> None:
+        self.file = file
+        self.schema = schema
+        self.version = version
+        self.encode = encode
+        self.decode = decode
+        self.expected = expected
+        self.again = again
+
+    def path(self, folder: Path) -> Path:
+        """Return where it lies in a run folder."""
+        return folder / self.file
+
+    def exists(self, folder: Path) -> bool:
+        """Return whether it is there."""
+        return self.path(folder).is_file()
+
+    def write(self, folder: Path, value: T) -> None:
+        """Write it, whole or not at all."""
+        write_json(self.path(folder), {"schema": self.schema, "version": self.version, **self.encode(value)})
+
+    def read(self, folder: Path) -> T:
+        """Return what was written.
+
+        Raises:
+            UserError: if the file is missing, damaged, of another schema, or of a later version than this program's.
+        """
+        path, again = self.path(folder), self.again.format(run=folder)
+        content = read_json(path)
+        try:
+            schema, version = content.get("schema", self.schema), content.get("version", 1)
+            if schema != self.schema:
+                raise UserError(f"expected {self.schema} in {path}; got {schema}")
+            if not isinstance(version, int) or not 1 <= version <= self.version:
+                raise UserError(f"expected version 1 to {self.version} of {self.schema} in {path}; got {version!r}")
+            return self.decode({key: value for key, value in content.items() if key not in _KEYS}, version)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"expected {self.expected} in {path}; {error!r}{again and f': {again} again'}") from error

@@ -1,0 +1,43 @@
+"""One HTML file about evaluated runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exitwise.storage.files import check_output, write_text
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """A report that was written: its file, and its size in bytes."""
+
+    path: Path
+    size: int
+
+
+def report(
+    runs: Sequence[str | Path], out: str | Path | None = None, *, overwrite: bool = False, device: str = "auto"
+) -> WrittenReport:
+    """Write a report on runs: what budgets give, which images leave where, and more.
+
+    Args:
+        runs: calibrated and evaluated run folders, of the same data.
+        out: file to write; by default RUN/report.html, of several runs report.html in the current folder.
+        overwrite: whether that file may be replaced.
+        device: where to run the networks and measure times.
+
+    Raises:
+        UserError: for runs that cannot be compared, or a file that is there already.
+    """
+    paths = [Path(run) for run in runs]
+    file = Path(out) if out else (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
+    check_output(file, overwrite)
+
+    from exitwise.reporting.gather import gather
+    from exitwise.reporting.render import render
+
+    page = render(gather(paths, device))
+    write_text(file, page)
+    return WrittenReport(file, len(page.encode()))
