@@ -30,7 +30,8 @@ from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
 from exitwise.methods import Method, Weighting
 from exitwise.training.compiled import compile_network
-from exitwise.training.meters import Meters, Patience
+from exitwise.training.flags import training_flags
+from exitwise.training.meters import Meters, SkippedRow
 from exitwise.training.step import half_batches, half_step
 from exitwise.training.trainer import Trainer, cosine_factor
 from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless
@@ -138,7 +139,8 @@ class Training:
         path = next((path for path in PATHS if variant.endswith(f", {path}")), None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = create_model("msdnet_cifar_5").to(device)
-        if path == "compile":
+        self.compiled = path == "compile"
+        if self.compiled:
             compile_network(model)
         method = METHODS[variant.removesuffix(f", {path}")]()
         getattr(method, "inner", method).to(device)
@@ -159,7 +161,8 @@ class Training:
         self.batches = iter(self.trainer.batches)
 
     def __call__(self) -> None:
-        self.trainer.train_on(*next(self.batches))
+        with training_flags(compiled=self.compiled):
+            self.trainer.train_on(*next(self.batches))
 
 
 def seconds_outside(training: Training) -> float:
@@ -168,7 +171,7 @@ def seconds_outside(training: Training) -> float:
     inputs, targets = next(training.batches)
     halves = list(half_batches(inputs, targets))
     step = half_step(trainer.model, trainer.optimizer, trainer.method, *halves[0], 0)
-    meters, patience = Meters(EXITS, trainer.device), Patience(trainer.device)
+    meters, row = Meters(EXITS, trainer.device), SkippedRow(trainer.device)
     buffers, groups = list(trainer.model.buffers()), trainer.optimizer.param_groups
     copies = [buffer.clone() for buffer in buffers]
     per_batch = [
@@ -184,8 +187,8 @@ def seconds_outside(training: Training) -> float:
         lambda: trainer.samples.add(step),
         lambda: all_finite(step.loss) & finite_gradients(trainer.model.parameters()),
         lambda: meters.add(step),
-        lambda: patience.add(step),
-        lambda: patience.at_end,
+        lambda: row.add(step),
+        lambda: row.at_end,
     ]
     return sum(map(median_seconds, per_batch)) + 2 * sum(map(median_seconds, per_half))
 

@@ -7,10 +7,14 @@ CORE = """
 import sys
 for name in ("pydantic", "cyclopts", "rich", "yaml", "sklearn", "plotly", "jinja2", "torchmetrics"):
     sys.modules[name] = None  # importing it fails
-import exitwise
-for name in exitwise.__all__:
+import pkgutil, importlib, exitwise
+for part in ("data", "evaluation", "exiting", "kernels", "methods", "models", "processes", "training", "weighting"):
+    package = importlib.import_module(f"exitwise.{part}")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+import exitwise.benching.timing
+for name in ("Trainer", "add_exits", "meta_gradient", "calibrate_macs", "EarlyExitRunner", "create_model"):
     getattr(exitwise, name)
-import exitwise.training.trainer, exitwise.data, exitwise.benching.timing
 """
 
 SETTINGS = """

@@ -140,6 +140,8 @@ def test_broken_images_are_skipped_listed_and_left_out(tmp_path, capsys):
     assert code == 0
     assert listed(run) == sorted(broken)  # each split has been read in full by now
     assert json.loads((run / "images.json").read_text()) == {
+        "schema": "exitwise/images",
+        "version": 1,
         "images": 61,
         "skipped": {"damaged": 4, "empty": 1},
         "converted": {"alpha": 1},

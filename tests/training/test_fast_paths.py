@@ -12,6 +12,7 @@ from exitwise.data import Preprocessing, TrainingBatches, load
 from exitwise.errors import UserError
 from exitwise.settings.schema import resolve
 from exitwise.training.compiled import check_compiler, compile_network
+from exitwise.training.flags import training_flags
 from exitwise.training.step import half_step
 from exitwise.training.trainer import Trainer
 from exitwise.weighting.gradient import loss_tangents, train_pass, trainable
@@ -89,6 +90,23 @@ class Two(nn.Module):
         return [self.first(features), self.last(features**2)]
 
 
+@pytest.fixture
+def _twice():
+    """A compiled graph may be used twice."""
+    with training_flags(compiled=True):
+        yield
+
+
+def test_flags_are_restored():
+    before = torch.backends.cudnn.allow_tf32, torch._functorch.config.donated_buffer
+    with training_flags(tf32=True, compiled=True):
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert not torch._functorch.config.donated_buffer
+    assert (torch.backends.cudnn.allow_tf32, torch._functorch.config.donated_buffer) == before
+
+
+@pytest.mark.usefixtures("_twice")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_compiled_network_trains_as_the_plain_one(method):
     torch.manual_seed(0)
@@ -110,6 +128,7 @@ def test_a_compiled_network_trains_as_the_plain_one(method):
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("_twice")
 @pytest.mark.parametrize("between", [nn.Tanh, partial(nn.SiLU, inplace=True)])
 def test_forward_mode_uses_what_a_compiled_network_has_computed(between):
     torch.manual_seed(0)
@@ -127,6 +146,7 @@ def test_forward_mode_uses_what_a_compiled_network_has_computed(between):
     torch.testing.assert_close(loss_tangents(model, params, directions, run), expected)
 
 
+@pytest.mark.usefixtures("_twice")
 def test_what_was_computed_with_a_mask_of_its_own_is_not_used():
     torch.manual_seed(0)
     model = Two()

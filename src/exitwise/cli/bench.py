@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from exitwise.budgets import parse_numbers
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from exitwise.runs.records.bench import Bench
 
 
 def bench(
@@ -71,38 +66,5 @@ def bench(
         device=device,
         tell=console.print,
     )
-    console.print(bench_table(result))
-    for form, reason in result.left_out.items():
-        console.print(f"{form} was left out: {reason}")
-    for size, sentence in result.verdicts.items():
-        console.print(f"batch {size}: {sentence}")
+    console.print(result)
     console.print(f"stored in {run / 'bench.json'}")
-
-
-def bench_table(result: Bench) -> Table:
-    """A row per network, form and batch size, with times and the time saved against the full network."""
-    from rich import box
-    from rich.table import Table
-
-    from exitwise.cli.tables import percent
-
-    table = Table(title="Times per call on this machine, in turn", box=box.SIMPLE, padding=(0, 0, 0, 1))
-    for name in ("", "", "p50 ms", "p95", "p99", "images/s", "saved", "accuracy"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    size = None
-    for row in sorted(result.rows, key=lambda row: row.batch_size):
-        if size != row.batch_size:
-            size = row.batch_size
-            table.add_section()
-            table.add_row(f"batch {size}", style="bold")
-        times = (f"{1000 * value:.3g}" for value in (row.p50, row.p95, row.p99))
-        accuracy = row.network.accuracy
-        table.add_row(
-            f"  {row.network.name}",
-            row.form,
-            *times,
-            f"{row.images_per_second:.0f}",
-            "" if row.network.kind == "full" else percent(1 - row.mean / result.full(row).mean),
-            "" if accuracy is None else percent(accuracy),
-        )
-    return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -11,11 +11,6 @@ from exitwise.budgets import parse_macs, parse_numbers, parse_seconds
 from exitwise.cli.progress import plain_console
 from exitwise.exiting.wish import check_wish
 from exitwise.settings.checks import check_device, check_run_folder
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from exitwise.runs.records.calibration import Calibration
 
 
 def calibrate(
@@ -103,40 +98,5 @@ def calibrate(
         device=device,
     )
     console = plain_console()
-    print_calibration(console, calibration)
+    console.print(calibration)
     console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
-
-
-def print_calibration(console: Console, calibration: Calibration) -> None:
-    """Thresholds, and what they do on the calibration images."""
-    from exitwise.cli.tables import point_rows
-    from exitwise.evaluation.outputs import OperatingPoint
-
-    thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in calibration.policy.thresholds)
-    console.print(f"thresholds of exits 1 to {calibration.policy.exits - 1}: {thresholds}")
-    for name, figure in point_rows(OperatingPoint(**calibration.expected), calibration.exit_macs[-1]):
-        console.print(f"{name} on the calibration images: {figure}")
-    if calibration.exit_seconds is not None:
-        times = zip(calibration.expected["shares"], calibration.exit_seconds, strict=True)
-        mean = 1000 * sum(share * seconds for share, seconds in times)
-        console.print(f"mean time on the calibration images: {mean:.3g} ms, one by one on this machine")
-    if calibration.guarantee is not None:
-        console.print(describe_guarantee(calibration))
-
-
-def describe_guarantee(calibration: Calibration) -> str:
-    """What is guaranteed, or that nothing can be."""
-    guarantee = calibration.guarantee
-    assert guarantee is not None
-    tolerance = calibration.budget["max_accuracy_drop"]
-    what = {
-        "accuracy-drop": f"accuracy at most {100 * tolerance:g} points below the full network's",
-        "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
-    }[guarantee["risk"]]
-    if guarantee["holds"]:
-        with_probability = f"guaranteed with probability {guarantee['confidence']:.12g}"
-        return f"{with_probability}: {what} (tested on {guarantee['tested']} images)"
-    return (
-        f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
-        f"probability {guarantee['confidence']:.12g}; nobody leaves early"
-    )

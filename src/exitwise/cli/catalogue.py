@@ -31,8 +31,8 @@ def models(*, exits: str | None = None, image_size: int | None = None) -> None:
     if exits is not None:
         _exits_of(exits, image_size)
         return
-    from exitwise.cli.tables import macs
     from exitwise.models import count_cost, create_model, list_models
+    from exitwise.shown import macs
 
     table = Table()
     for name in ("model", "input", "parameters", "MACs to each exit"):
@@ -51,10 +51,10 @@ def _exits_of(name: str, image_size: int | None) -> None:
     if image_size is not None and image_size < 1:
         raise UserError(f"expected image_size as a number of pixels; got {image_size}")
     check_backbone(name)
-    from exitwise.cli.tables import macs, percent
     from exitwise.models import count_cost
     from exitwise.models.backbones.attach import add_exits, exit_points
     from exitwise.models.backbones.libraries import create_backbone, data_config
+    from exitwise.shown import macs, percent
 
     size = image_size or data_config(name).image_size
     backbone = create_backbone(name, input_shape=(3, size, size))

@@ -60,11 +60,11 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
 def _add_rows(table: Table, run: Run, evaluation: Evaluation) -> None:
     """A row per exit used alone, and one per budget with its measured speed-up."""
     from exitwise.benching.timing import measure_speedups
-    from exitwise.cli.tables import macs, percent, shares
     from exitwise.evaluation.collect import collect
     from exitwise.evaluation.outputs import operate
     from exitwise.exiting.calibration import calibrate_macs
     from exitwise.runs.build import pick_device
+    from exitwise.shown import macs, percent, shares
 
     costs, full = evaluation.exit_macs, evaluation.exit_macs[-1]
     table.add_row(run.settings.method, style="bold")

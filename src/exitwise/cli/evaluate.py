@@ -26,11 +26,10 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
     check_device(device)
 
     import exitwise as ew
-    from exitwise.cli.tables import evaluation_table
 
     evaluation = ew.evaluate(run, device)
     console = plain_console()
-    console.print(evaluation_table(evaluation))
+    console.print(evaluation)
     if evaluation.left_out:
         console.print(f"{evaluation.left_out} broken test images left out; see {run / 'skipped_images.csv'}")
     console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}")

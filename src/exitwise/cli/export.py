@@ -37,10 +37,7 @@ def export(
 
     import exitwise as ew
 
-    files = ew.export(run, out, format, overwrite=overwrite)
     console = plain_console()
-    for file in files:
-        console.print(f"{file.name:16}{file.stat().st_size / 2**20:8.1f} MiB")
-    console.print(f"written to {out} and checked against the network")
+    console.print(ew.export(run, out, format, overwrite=overwrite))
     if format == "onnx":
         console.print(f"next: exitwise predict {out} IMAGE")

@@ -44,8 +44,6 @@ def predict(
 
     check_device(device)
 
-    from exitwise.cli.tables import predictions_table
-
     if is_bundle(run):
         if device not in ("auto", "cpu"):
             raise UserError(f"expected device auto or cpu for a bundle, which runs by ONNX Runtime there; got {device}")
@@ -62,11 +60,10 @@ def predict(
         predictions = ew.predict(run, images, device)
     console = plain_console()
     if output is None:
-        console.print(predictions_table(predictions))
+        console.print(predictions)
     else:
         rows = [asdict(each) for each in predictions]
         table = to_csv(list(rows[0]), (row.values() for row in rows))
         write_text(output, json.dumps(rows, indent=2) + "\n" if output.suffix == ".json" else table)
         console.print(f"{len(predictions)} predictions written to {output}")
-    mean = sum(each.compute for each in predictions) / len(predictions)
-    console.print(f"{len(predictions)} images, {100 * mean:.1f} % of the full network's MACs on average")
+        console.print(predictions.summary)

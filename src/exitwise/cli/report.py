@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from exitwise.cli.progress import plain_console
-from exitwise.storage.files import check_output, write_text
 
 
 def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False, device: str = "auto") -> None:
@@ -27,12 +26,6 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     device
         Where to run the networks and measure times: auto, cpu, cuda, ...
     """
-    out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    check_output(out, overwrite)
+    import exitwise as ew
 
-    from exitwise.reporting.gather import gather
-    from exitwise.reporting.render import render
-
-    page = render(gather(runs, device))
-    write_text(out, page)
-    plain_console().print(f"written to {out} ({len(page.encode()) / 2**20:.1f} MiB); open it in any browser")
+    plain_console().print(ew.report(runs, out, overwrite=overwrite, device=device))

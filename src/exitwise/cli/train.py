@@ -59,9 +59,8 @@ def train(
     check_weights(resolved.pretrained)
 
     import exitwise as ew
-    from exitwise.cli.calibrate import print_calibration
-    from exitwise.cli.tables import exits_table, percent
     from exitwise.processes.distributed import launched
+    from exitwise.shown import percent
 
     name = recipe or content.get("recipe") or Path(resolved.data).name
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"
@@ -73,12 +72,12 @@ def train(
         result = ew.train(resolved, out, reporter, resume=resume)
     if rank > 0:
         return
-    console.print(exits_table(result))
+    console.print(result)
     if ledger := str(result.splits.ledger):
         console.print(f"of {result.splits.ledger.images} image files {ledger}; see {out / 'images.json'}")
     calibration = ew.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
     console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")
-    print_calibration(console, calibration)
+    console.print(calibration)
     saved = 1 - calibration.expected["macs"] / calibration.exit_macs[-1]
     console.print(f"saves {percent(saved)} of the full network's MACs")
     console.print(f"next: exitwise evaluate {out}; for another budget: exitwise calibrate {out} --budget 0.5")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,12 @@ from exitwise.deploy.bundle import read_bundle
 from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.errors import UserError
 from exitwise.exiting.rule import Thresholds, finite_thresholds
+from exitwise.shown import Shown, percent
 from exitwise.storage.files import expand
 from exitwise.storage.protobuf import BundleError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 class OnnxResult(NamedTuple):
@@ -241,7 +245,34 @@ class Prediction:
     compute: float
 
 
-def predict(folder: str | Path, files: Iterable[str | Path], batch_size: int = 64) -> list[Prediction]:
+class Predictions(Shown, list[Prediction]):
+    """What a network says about images, in the order given."""
+
+    @property
+    def compute(self) -> float:
+        """Mean share of the full network's MACs."""
+        return sum(each.compute for each in self) / len(self)
+
+    @property
+    def summary(self) -> str:
+        """Return how many there are, and what they cost, in words."""
+        return f"{len(self)} images, {100 * self.compute:.1f} % of the full network's MACs on average"
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table()
+        for name in ("file", "class", "confidence", "exit", "compute"):
+            table.add_column(name, justify="left" if name in ("file", "class") else "right", overflow="fold")
+        for each in self:
+            names = Text(each.file), Text(each.prediction)  # no markup
+            table.add_row(*names, f"{each.confidence:.3f}", str(each.exit), percent(each.compute))
+        return Group(table, self.summary)
+
+
+def predict(folder: str | Path, files: Iterable[str | Path], batch_size: int = 64) -> Predictions:
     """Classify image files, and those in folders, with a bundle.
 
     Raises:
@@ -250,7 +281,7 @@ def predict(folder: str | Path, files: Iterable[str | Path], batch_size: int = 6
     runner = OnnxRunner(folder)
     images = expand(files)
     runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, len(images))
-    predictions = []
+    predictions = Predictions()
     for start in range(0, len(images), batch_size):
         chunk = images[start : start + batch_size]
         result = runner(np.stack([runner.read_image(file) for file in chunk]))

@@ -15,6 +15,7 @@ from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.confidence import Confidence
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.models.staged import StagedModel, evaluating
+from exitwise.shown import macs, percent, shares
 
 EVALUATION_BATCH = 256
 """Images at a time, wherever no gradient is needed."""
@@ -62,6 +63,14 @@ class OperatingPoint(NamedTuple):
     accuracy: float
     macs: float
     shares: tuple[float, ...]
+
+    def figures(self, full_macs: float) -> list[tuple[str, str]]:
+        """Return name and text of each, MACs also as a share of the full network's."""
+        return [
+            ("accuracy", percent(self.accuracy)),
+            ("mean MACs", f"{macs(self.macs)} ({percent(self.macs / full_macs)} of full)"),
+            ("leaving at each exit", shares(self.shares)),
+        ]
 
 
 class CurvePoint(NamedTuple):

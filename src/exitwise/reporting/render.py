@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from exitwise.reporting import units
+from exitwise import shown
 from exitwise.reporting.content import Budget, Report, RunFigures
 from exitwise.reporting.figures import COLOURS, SMALLEST_RANGE, macs_unit
 from exitwise.reporting.lines import Line, differing_settings, text_of
@@ -31,7 +31,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    environment.filters.update(percent=units.percent, macs=units.macs, milliseconds=units.milliseconds, text=text_of)
+    environment.filters.update(percent=shown.percent, macs=shown.macs, milliseconds=shown.milliseconds, text=text_of)
     sources = {name: _source(environment, name) for name in ("page.css", "page.js")}
     return environment.get_template("page.html").render(
         report=report,
@@ -121,12 +121,12 @@ def _budget(budget: Budget, full: float, unit: float) -> dict[str, Any]:
         "seconds": 1000 * budget.seconds,
         "accuracy": 100 * point.accuracy,
         "text": {
-            "accuracy": units.percent(point.accuracy),
-            "macs": units.macs(point.macs),
-            "share": units.percent(point.macs / full),
-            "seconds": units.milliseconds(budget.seconds),
+            "accuracy": shown.percent(point.accuracy),
+            "macs": shown.macs(point.macs),
+            "share": shown.percent(point.macs / full),
+            "seconds": shown.milliseconds(budget.seconds),
         },
-        "shares": [units.percent(share) for share in point.shares],
+        "shares": [shown.percent(share) for share in point.shares],
         "thresholds": [threshold_text(threshold) for threshold in budget.thresholds],
     }
 

@@ -9,7 +9,6 @@ import os
 import shutil
 
 import torch
-import torch._functorch.config
 from torch import nn
 
 from exitwise.errors import UserError
@@ -30,11 +29,11 @@ def check_compiler(device: torch.device) -> None:
 def compile_network(model: nn.Module) -> None:
     """Compile what ``model(inputs)`` does, in place; names and parameters stay.
 
+    It is trained within :func:`~exitwise.training.flags.training_flags`.
+
     Raises:
         UserError: without a compiler.
     """
     check_compiler(next(model.parameters()).device)
-    # Two backward passes go over one graph, so that its buffers cannot be given away in the first.
-    torch._functorch.config.donated_buffer = False
     # Forward mode replays the pass as written, and with it the dropout masks: they must be drawn as there.
     model.compile(dynamic=False, options={"fallback_random": True})

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
+from exitwise.shown import Shown
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Exported(Shown):
+    """What was written and checked against the network: a folder, and the files in it."""
+
+    path: Path
+    files: tuple[Path, ...]
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+
+        sizes = (f"{file.name:16}{file.stat().st_size / 2**20:8.1f} MiB" for file in self.files)
+        return Group(*sizes, f"written to {self.path} and checked against the network")
 
 
 def export(
     path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "onnx", *, overwrite: bool = False
-) -> list[Path]:
-    """Write a calibrated run for other runtimes; returns the files.
+) -> Exported:
+    """Write a calibrated run for other runtimes.
 
     ``onnx``: see :func:`~exitwise.deploy.formats.onnx.export_onnx`; ``pt2``:
     :func:`~exitwise.deploy.formats.pt2.export_programs`.
@@ -38,4 +57,4 @@ def export(
         reference=calibration.reference,
         overwrite=overwrite,
     )
-    return sorted(Path(out).iterdir())
+    return Exported(Path(out), tuple(sorted(Path(out).iterdir())))

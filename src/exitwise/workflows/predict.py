@@ -9,7 +9,7 @@ import torch
 
 from exitwise.data.sources import read_image
 from exitwise.deploy.monitor import Monitor
-from exitwise.deploy.onnx_runner import Prediction
+from exitwise.deploy.onnx_runner import Prediction, Predictions
 from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.exiting.runner import EarlyExitRunner
 from exitwise.runs.build import pick_device, preprocessing_of
@@ -17,7 +17,7 @@ from exitwise.runs.folder import Run
 from exitwise.storage.files import expand
 
 
-def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto") -> list[Prediction]:
+def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto") -> Predictions:
     """Classify images with the calibrated early-exit runner.
 
     Args:
@@ -37,7 +37,7 @@ def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto")
     monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, len(images))
     runner = EarlyExitRunner(run.model(place), calibration.policy, calibration.exit_macs, monitor=monitor)
     full = runner.exit_macs[-1]
-    predictions = []
+    predictions = Predictions()
     for start in range(0, len(images), EVALUATION_BATCH):
         chunk = images[start : start + EVALUATION_BATCH]
         batch = torch.stack([transform(read_image(image, preprocessing.channels)) for image in chunk])

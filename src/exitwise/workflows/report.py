@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from exitwise.shown import Shown
 from exitwise.storage.files import check_output, write_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
-class WrittenReport:
+class WrittenReport(Shown):
     """A report that was written: its file, and its size in bytes."""
 
     path: Path
     size: int
+
+    def __rich__(self) -> RenderableType:
+        return f"written to {self.path} ({self.size / 2**20:.1f} MiB); open it in any browser"
 
 
 def report(

@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,19 +26,43 @@ from exitwise.runs import build
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Resume, Run, check_vacant
 from exitwise.settings.schema import Settings
+from exitwise.shown import Shown, percent
 from exitwise.storage.lock import check_unlocked, locked
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler, compile_network
+from exitwise.training.flags import training_flags
 from exitwise.training.trainer import Reporter, Trainer
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-class TrainingResult(NamedTuple):
-    """A finished training: its folder, its rows of metrics, whether it continued an earlier one, and its data."""
+
+@dataclass(frozen=True)
+class TrainingResult(Shown):
+    """A finished training.
+
+    Attributes:
+        run: its folder.
+        history: a row of metrics per epoch.
+        resumed: whether it continued an earlier one.
+        splits: its data.
+    """
 
     run: Run
     history: list[dict[str, float]]
     resumed: bool
     splits: Splits
+
+    def __rich__(self) -> RenderableType:
+        from rich.table import Table
+
+        table = Table(title="Last epoch, calibration images")
+        row = self.history[-1].items()
+        accuracies = [value for key, value in row if key.startswith("calibration_accuracy_")]
+        for number, _ in enumerate(accuracies, start=1):
+            table.add_column(f"exit {number}", justify="right")
+        table.add_row(*map(percent, accuracies))
+        return table
 
 
 def train(
@@ -81,7 +106,8 @@ def train(
                 check_vacant(out, settings, resume)
                 check_unlocked(out)
             splits = splits or build.load_splits(settings, max_broken=settings.max_broken)
-        return _train(settings, out, reporter, splits, resume, device, ranks)
+        with training_flags(tf32=settings.precision == "tf32", compiled=settings.compile):
+            return _train(settings, out, reporter, splits, resume, device, ranks)
 
 
 def _train(
@@ -98,7 +124,6 @@ def _train(
         model = build.build_model(settings, len(splits.classes), pretrained=True).to(device)
     if settings.compile:
         compile_network(model)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
     batches = TrainingBatches(
         splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
     )

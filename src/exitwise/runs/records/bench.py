@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from exitwise.runs.records.environment import environment
 from exitwise.runs.records.record import Record
+from exitwise.shown import Shown, percent
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 FormName = Literal["eager", "compiled", "onnx"]
 
@@ -54,7 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Shown):
     """Result of :func:`bench`: all rows, what it says for each batch size, and which forms were left out, why."""
 
     rows: list[Row]
@@ -64,6 +69,38 @@ class Bench:
     def full(self, row: Row) -> Row:
         """The full network in the same form and batch size."""
         return next(r for r in self.rows if (r.form, r.batch_size) == (row.form, row.batch_size))
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+
+        left_out = [f"{form} was left out: {reason}" for form, reason in self.left_out.items()]
+        return Group(self._table(), *left_out, *(f"batch {size}: {text}" for size, text in self.verdicts.items()))
+
+    def _table(self) -> Table:
+        """Return a row per network, form and batch size, with times and the time saved against the full network."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title="Times per call on this machine, in turn", box=box.SIMPLE, padding=(0, 0, 0, 1))
+        for name in ("", "", "p50 ms", "p95", "p99", "images/s", "saved", "accuracy"):
+            table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        size = None
+        for row in sorted(self.rows, key=lambda row: row.batch_size):
+            if size != row.batch_size:
+                size = row.batch_size
+                table.add_section()
+                table.add_row(f"batch {size}", style="bold")
+            times = (f"{1000 * value:.3g}" for value in (row.p50, row.p95, row.p99))
+            accuracy = row.network.accuracy
+            table.add_row(
+                f"  {row.network.name}",
+                row.form,
+                *times,
+                f"{row.images_per_second:.0f}",
+                "" if row.network.kind == "full" else percent(1 - row.mean / self.full(row).mean),
+                "" if accuracy is None else percent(accuracy),
+            )
+        return table
 
 
 def _encode(result: Bench) -> dict[str, Any]:

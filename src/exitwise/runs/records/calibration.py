@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exitwise.deploy.monitor import Reference
+from exitwise.evaluation.outputs import OperatingPoint
 from exitwise.exiting.confidence import Confidence
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.runs.records.record import Record
+from exitwise.shown import Shown
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Shown):
     """A calibrated exit policy and what it was calibrated for.
 
     Attributes:
@@ -36,6 +41,39 @@ class Calibration:
     exit_seconds: tuple[float, ...] | None = None
     guarantee: dict[str, Any] | None = None
     reference: Reference | None = None
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+
+        return Group(*self.lines())
+
+    def lines(self) -> list[str]:
+        """Return the thresholds, what they do on the calibration images, and what is guaranteed, in words."""
+        thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in self.policy.thresholds)
+        lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"]
+        figures = OperatingPoint(**self.expected).figures(self.exit_macs[-1])
+        lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
+        if self.exit_seconds is not None:
+            times = zip(self.expected["shares"], self.exit_seconds, strict=True)
+            mean = 1000 * sum(share * seconds for share, seconds in times)
+            lines.append(f"mean time on the calibration images: {mean:.3g} ms, one by one on this machine")
+        if self.guarantee is not None:
+            lines.append(self._promise(self.guarantee))
+        return lines
+
+    def _promise(self, guarantee: dict[str, Any]) -> str:
+        tolerance = self.budget["max_accuracy_drop"]
+        what = {
+            "accuracy-drop": f"accuracy at most {100 * tolerance:g} points below the full network's",
+            "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
+        }[guarantee["risk"]]
+        if guarantee["holds"]:
+            with_probability = f"guaranteed with probability {guarantee['confidence']:.12g}"
+            return f"{with_probability}: {what} (tested on {guarantee['tested']} images)"
+        return (
+            f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
+            f"probability {guarantee['confidence']:.12g}; nobody leaves early"
+        )
 
 
 def _encode(calibration: Calibration) -> dict[str, Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exitwise.evaluation.outputs import CurvePoint, OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.runs.records.record import Record
+from exitwise.shown import Shown, macs, percent, shares
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """Test results of a run.
 
     Attributes:
@@ -31,6 +35,27 @@ class Evaluation:
     calibrated: OperatingPoint | None
     images: int
     left_out: int
+
+    def __rich__(self) -> RenderableType:
+        from rich.table import Table
+
+        full = self.exit_macs[-1]
+        table = Table(title="Test images")
+        for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit"):
+            table.add_column(name, justify="left" if name == "setting" else "right")
+        for number, (accuracy, cost) in enumerate(zip(self.anytime, self.exit_macs, strict=True), start=1):
+            table.add_row(f"all at exit {number}", percent(accuracy), macs(cost), percent(cost / full), "")
+        table.add_section()
+        for point in self.curve[4::5]:
+            table.add_row(f"p = {point.p:g}", *_row(point.test, full))
+        if self.calibrated is not None:
+            table.add_section()
+            table.add_row("as calibrated", *_row(self.calibrated, full))
+        return table
+
+
+def _row(point: OperatingPoint, full: float) -> tuple[str, str, str, str]:
+    return percent(point.accuracy), macs(point.macs), percent(point.macs / full), shares(point.shares)
 
 
 def _encode(evaluation: Evaluation) -> dict[str, Any]:
