@@ -1,0 +1,73 @@
+"""README, docs and examples name nothing but the public door, and what they show runs."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import exitwise as ew
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+CODE = [(page.name, block) for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
+CODE += [(example.name, example.read_text()) for example in EXAMPLES]
+REFERENCE = re.findall(r"^::: exitwise\.(\w+)$", "".join(p.read_text() for p in ROOT.glob("docs/reference/*.md")), re.M)
+
+
+def names_used(code):
+    """What a piece of code asks of exitwise, with the module that it asks."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "exitwise":
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ew":
+            yield "exitwise", node.attr
+
+
+@pytest.mark.parametrize(("where", "code"), CODE, ids=[f"{where}-{number}" for number, (where, _) in enumerate(CODE)])
+def test_what_is_shown_imports_public_names_alone(where, code):
+    if where == "CONTRIBUTING.md":
+        pytest.skip("who contributes writes inside the package")
+    for module, name in names_used(code):
+        assert module == "exitwise"
+        assert name in dir(ew)
+
+
+def test_every_public_name_is_there_and_in_the_reference():
+    assert sorted(REFERENCE) == sorted(set(dir(ew)) - {"__version__"})
+    for name in dir(ew):
+        assert getattr(ew, name) is not None
+
+
+def run(example, *arguments, before=""):
+    code = f"{before}\nimport runpy, sys; sys.argv[1:] = {list(map(str, arguments))!r}\n"
+    code += f"runpy.run_path({str(ROOT / 'examples' / example)!r}, run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_own_loop():
+    result = run("own_loop.py")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("meta loss") == 3
+
+
+def test_own_network():
+    result = run("own_network.py")
+    assert result.returncode == 0, result.stderr
+    assert "last exit unchanged: True" in result.stdout
+
+
+def test_bundle_without_torch(digits_run, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from PIL import Image
+
+    ew.calibrate(digits_run.run.path, budget=0.5)
+    ew.export(digits_run.run.path, tmp_path / "bundle", overwrite=True)
+    Image.new("L", (8, 8), 90).save(tmp_path / "grey.png")
+    without_torch = "import sys; sys.modules['torch'] = None"
+    result = run("bundle_without_torch.py", tmp_path / "bundle", tmp_path / "grey.png", before=without_torch)
+    assert result.returncode == 0, result.stderr
+    assert "at exit" in result.stdout
