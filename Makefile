@@ -1,8 +1,9 @@
 # `make demo` and `make test` need only Python 3.11 or newer; each sets up .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := src tests benchmarks examples docs
 
-.PHONY: setup demo test slow check faults clean
+.PHONY: setup demo test slow check docs docs-serve faults clean
 
 setup: .venv/.installed
 
@@ -22,13 +23,20 @@ slow: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: setup
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: setup
+	$(BIN)/mkdocs serve
 
 # EXITWISE_FAULTS=short injects fewer of each.
 faults: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m faults tests/faults
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache site

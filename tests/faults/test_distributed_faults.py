@@ -20,6 +20,9 @@ from two_processes import CASES, steps
 
 PROGRAM = str(Path(__file__).with_name("rank.py"))
 TIMEOUT = 30
+MARGIN = 20
+"""Seconds beyond what is promised that a busy machine may take to wake, signal and end processes."""
+
 PHOTOS = ["--recipe", "digits", "--device", "cpu", "--wpn-hidden", "16", "--epochs", "2", "--batch-size", "10"]
 PHOTOS += ["--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--augment", "resize", "--max-broken", "0.9"]
 FLAGS = [*DIGITS, "--method", "meta-weighted-shared", "--centering", "all", "--process-timeout", str(TIMEOUT)]
@@ -55,9 +58,10 @@ def test_a_lost_process_ends_the_job(number, within, times, reference, tmp_path,
         out = tmp_path / str(injection)
         code, seconds = start(2, out, fault=(injection % 2, int(number), dice.randrange(1, 11)))
         slowest = max(slowest, seconds)
-        survived += code != 0 and seconds <= within and start(2, out)[0] == 0 and same(out, reference)
+        survived += code != 0 and seconds <= within + MARGIN and start(2, out)[0] == 0 and same(out, reference)
     name = "killed" if number == signal.SIGKILL else f"stopped, timeout {TIMEOUT} s"
-    report(f"process {name}; job ends within {within} s (slowest {slowest:.1f}); bit-identical ends", wanted, survived)
+    bound = f"job ends within {within} s, {MARGIN} more if busy (slowest {slowest:.1f})"
+    report(f"process {name}; {bound}; bit-identical ends", wanted, survived)
 
 
 def test_from_one_process_to_two_and_back(tmp_path, report):

@@ -1,0 +1,41 @@
+"""The wheel that a release would publish installs into a bare environment and runs there."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def call(*command):
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    (file,) = folder.glob("exitwise-*.whl")
+    return file
+
+
+def test_it_holds_the_package_and_nothing_else(wheel):
+    names = call(sys.executable, "-m", "zipfile", "-l", wheel)
+    assert "exitwise/reporting/template/page.html" in names
+    assert "exitwise/py.typed" in names
+    assert "tests/" not in names
+
+
+def test_it_runs_in_a_bare_environment(wheel, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    call(python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
+    assert "Train, calibrate and run" in call(tmp_path / "venv" / "bin" / "exitwise", "--help")
+    assert "msdnet_cifar_5" in call(python, "-m", "exitwise", "models")
+    assert "True" in call(python, "-c", "import exitwise as ew; print(len(ew.list_models()) > 5)")
