@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_width
 from exitwise.report.figures import COLOURS
 from exitwise.runs.folder import load_splits, read_json, write_json
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 from exitwise.workflows import train as workflow
 
 AUTHORS = {"method": "meta-weighted", "objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}

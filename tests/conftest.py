@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 from exitwise.workflows import train as workflow
 
 torch.set_num_threads(1)

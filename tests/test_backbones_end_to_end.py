@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from exitwise.cli import main
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 from exitwise.training.checkpoint import load_checkpoint
 from exitwise.workflows import train as workflow
 from images import make_folder, save_image

@@ -11,7 +11,7 @@ from exitwise.cli import main
 from exitwise.cli.results import parse_seconds
 from exitwise.errors import UserError
 from exitwise.runs.folder import Run
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 from exitwise.workflows import calibrate as calibrating
 from exitwise.workflows import train as workflow
 from exitwise.workflows.calibrate import CalibrationWarning, _temperatures

@@ -16,8 +16,8 @@ import exitwise.training.trainer, exitwise.data, exitwise.bench.timing
 SETTINGS = """
 import sys
 sys.modules["torch"] = None
-import exitwise, exitwise.settings.recipes, exitwise.cli
-exitwise.settings.recipes.compose("digits")
+import exitwise, exitwise.settings.compose, exitwise.cli
+exitwise.settings.compose.compose("digits")
 """
 
 

@@ -30,7 +30,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         Folder for the two runs and the figure.
     """
     from exitwise.report.figures import accuracy_against_macs
-    from exitwise.settings.recipes import compose
+    from exitwise.settings.compose import compose
     from exitwise.workflows import train as workflow
 
     console = plain_console()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from exitwise.catalogue.formats import FORMATS
+from exitwise.catalogue.lookup import summaries
 from exitwise.cli.progress import plain_console
 from exitwise.deploy.bundle import check_out, is_bundle
 from exitwise.errors import UserError
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from exitwise.runs.folder import Calibration
+
+    Format = str
+else:
+    Format = Literal[tuple(FORMATS)]
 
 
 def calibrate(
@@ -235,7 +241,11 @@ def predict(
 
 
 def export(
-    run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"] = "onnx", overwrite: bool = False
+    run: Path,
+    *,
+    out: Path | None = None,
+    format: Annotated[Format, Parameter(help=summaries(FORMATS))] = "onnx",
+    overwrite: bool = False,
 ) -> None:
     """Write a calibrated run for another runtime: files that run without torch.
 
@@ -250,8 +260,6 @@ def export(
         Calibrated run folder.
     out
         Folder to write; by default RUN/onnx.
-    format
-        onnx: a graph per stage, and one for single images. pt2: a torch.export program per stage.
     overwrite
         Replace an export that is there, as after another calibration.
     """

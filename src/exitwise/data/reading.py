@@ -23,7 +23,7 @@ from exitwise.errors import DataError
 from exitwise.storage.images import BrokenImageError
 
 if TYPE_CHECKING:
-    from exitwise.data import Split
+    from exitwise.data.splits import Split
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

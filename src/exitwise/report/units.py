@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def macs(value: float) -> str:
@@ -26,3 +27,10 @@ def shares(values: Sequence[float]) -> str:
 def milliseconds(seconds: float) -> str:
     """``1.23 ms`` for a time."""
     return f"{1000 * seconds:.3g} ms"
+
+
+def text_of(value: Any) -> str:
+    """Return a setting's value as a reader would write it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return "unset" if value is None else str(value)

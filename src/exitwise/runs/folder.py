@@ -35,7 +35,8 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.models import create_model
 from exitwise.models.staged import StagedModel
 from exitwise.settings.checks import check_run_folder
-from exitwise.settings.schema import MAY_CHANGE_ON_RESUME, Settings, is_backbone, read_yaml, resolve, to_yaml
+from exitwise.settings.schema import MAY_CHANGE_ON_RESUME, Settings, is_backbone, resolve
+from exitwise.settings.yaml import read_yaml, to_yaml
 from exitwise.storage.files import read_json, to_csv, write_json, write_text
 from exitwise.storage.lock import LOCK
 from exitwise.training.checkpoint import CheckpointError, load_checkpoint

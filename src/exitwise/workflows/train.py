@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from exitwise.budgets import check_count, check_proportions, exit_proportions
+from exitwise.catalogue.formats import FORMATS
+from exitwise.catalogue.lookup import find
 from exitwise.data import Split, Splits, TrainingBatches
 from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import derive_seed
@@ -36,7 +37,7 @@ from exitwise.evaluation.outputs import (
 )
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
-from exitwise.methods import BackboneFirst, Method, create_method
+from exitwise.methods import BackboneFirst, Method, build_method
 from exitwise.models import check_model_name, count_cost
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes.distributed import first, joined, launched, own_device
@@ -122,8 +123,7 @@ def train(
         raise UserError(f"precision tf32 is a GPU's; got device {device.type} (float32 and bf16 run everywhere)")
     if settings.compile:
         check_compiler(device)
-    if settings.gradient == "double-backward" and settings.method != "uniform" and launched()[1] > 1:
-        raise UserError("gradient double-backward is for one process; use gradient forward, or leave it out")
+    settings.options.check(settings.surroundings(processes=launched()[1]))
     with joined(device, settings.process_timeout, together=settings.allocation == "global") as ranks:
         _check_same(settings, ranks)
         with first(ranks):
@@ -152,7 +152,7 @@ def _train(
     batches = TrainingBatches(
         splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
     )
-    method = build_method(settings, model.exits, fused=device.type == "cuda")
+    method: Method = build_method(settings.method, settings.options, model.exits, fused=device.type == "cuda")
     if settings.backbone_epochs is not None:
         method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
     method = method.to(device)
@@ -216,34 +216,6 @@ def _told(content: Any, ranks: Ranks) -> list[Any]:
     line = json.dumps(content) + "\n"
     everyone, _ = ranks.gather(torch.tensor(list(line.encode()), dtype=torch.uint8))
     return [json.loads(each) for each in bytes(everyone.tolist()).splitlines()]
-
-
-def build_method(settings: Settings, exits: int, fused: bool = False) -> Method:
-    """The training method that the settings name, for a network with that many exits.
-
-    With ``fused``, optimizers skip a step without waiting for the GPU.
-    """
-    if settings.method == "uniform":
-        check_count("exit_weights", settings.exit_weights, exits)
-        return create_method("uniform", exit_weights=settings.exit_weights)
-    proportions = settings.proportions
-    return create_method(
-        settings.method,
-        proportions=check_proportions(proportions, exits) if proportions else exit_proportions(settings.p, exits),
-        hidden=settings.wpn_hidden,
-        layers=settings.wpn_layers,
-        inputs=settings.wpn_input,
-        epsilon=settings.epsilon,
-        centering=settings.centering,
-        zero_init=settings.wpn_zero_init,
-        lr=settings.wpn_lr,
-        weight_decay=settings.wpn_weight_decay,
-        fused=fused,
-        objective=settings.objective,
-        mode=settings.gradient,
-        meta_interval=settings.meta_interval,
-        p_range=tuple(settings.p_range) if settings.p_range else None,
-    )
 
 
 def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optimizer:
@@ -349,9 +321,7 @@ def predict(path: str | Path, files: Iterable[str | Path], device: str = "auto")
     return predictions
 
 
-def export(
-    path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "onnx", *, overwrite: bool = False
-) -> list[Path]:
+def export(path: str | Path, out: str | Path, format: str = "onnx", *, overwrite: bool = False) -> list[Path]:
     """Write a calibrated run for other runtimes; returns the files.
 
     ``onnx``: see :func:`~exitwise.deploy.formats.onnx.export_onnx`; ``pt2``:
@@ -361,10 +331,7 @@ def export(
         UserError: without calibration, if something is at ``out`` (other than an export to ``overwrite``), or if the
             network cannot be exported.
     """
-    from exitwise.deploy.formats.onnx import export_onnx
-    from exitwise.deploy.formats.pt2 import export_programs
-
-    write = {"onnx": export_onnx, "pt2": export_programs}[format]
+    write = find(FORMATS, format, "format").load()
     run = Run(path)
     calibration = run.read_calibration()
     write(
