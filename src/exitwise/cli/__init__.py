@@ -138,7 +138,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _leads() -> bool:
-    """Whether to speak for all processes of a job."""
+    """Return whether to speak for all processes of a job."""
     return os.environ.get("RANK", "0") == "0"
 
 

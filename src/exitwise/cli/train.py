@@ -87,7 +87,7 @@ def train(
 
 
 def describe_settings(settings: Settings) -> str:
-    """What matters most of the settings, in a line."""
+    """Return what matters most of the settings, in a line."""
     parts = [
         f"{settings.epochs} epochs",
         f"batch {settings.batch_size}",

@@ -83,7 +83,7 @@ class TrainingBatches:
             yield self.to_float(self.preprocessing.augmented(images, keys)), targets
 
     def _decoded(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Positions, uint8 images and targets of each batch, on the device."""
+        """Yield positions, uint8 images and targets of each batch, on the device."""
         if self.resident:
             for positions in self.sampler.positions():
                 positions = positions.to(self.device, non_blocking=True)

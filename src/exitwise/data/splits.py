@@ -43,11 +43,11 @@ class Split:
         return self.source.targets[self.indices]
 
     def name(self, position: int) -> str:
-        """Name of an image within the source."""
+        """Return the name of an image within the source."""
         return self.source.names[int(self.indices[position])]
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""
+        """Return the SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""
         digest = hashlib.sha256()
         for index, target in zip(self.indices.tolist(), self.targets.tolist(), strict=True):
             line = f"{self.source.names[index]}\t{target}\t{self.source.stamp(index)}\n"
@@ -55,11 +55,11 @@ class Split:
         return digest.hexdigest()
 
     def share(self, rank: int, ranks: int) -> Split:
-        """The part of one of several processes: in the order of ranks, they make up the split."""
+        """Return the part of one of several processes: in the order of ranks, they make up the split."""
         return replace(self, indices=self.indices.tensor_split(ranks)[rank])
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
-        """Images in order, not augmented, in batches of (images, targets); broken ones are left out."""
+        """Return images in order, not augmented, in batches of (images, targets); broken ones are left out."""
         transform = self.preprocessing.for_evaluation()
         if isinstance(self.source, ArraySource):
             images = self.source.images
@@ -97,7 +97,7 @@ class Splits(NamedTuple):
         return self.train.source.ledger
 
     def summary(self) -> dict[str, Any]:
-        """Classes, sizes and fingerprints, to be recorded with a run and compared later."""
+        """Return classes, sizes and fingerprints, to be recorded with a run and compared later."""
         parts = {"train": self.train, "calibration": self.calibration, "test": self.test}
         return {
             "classes": self.classes,
@@ -175,7 +175,7 @@ def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[st
 
 
 def _counts(n: int, fractions: Sequence[float]) -> list[int]:
-    """Images per held-out part, at least one each, and what remains, at least one."""
+    """Return the numbers of images per held-out part, at least one each, and what remains, at least one."""
     counts = [max(1, round(n * fraction)) for fraction in fractions]
     while sum(counts) >= n:
         counts[counts.index(max(counts))] -= 1
@@ -194,6 +194,6 @@ def _check_disjoint(splits: Splits, sources: Sources) -> None:
 
 
 def _files(split: Split) -> set[Path]:
-    """The files behind a split, symbolic links followed; none for data that does not come from a folder."""
+    """Return the files behind a split, symbolic links followed; none for data that does not come from a folder."""
     paths = split.source.paths
     return {paths[index].resolve() for index in split.indices.tolist()} if paths else set()

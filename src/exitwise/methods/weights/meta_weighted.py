@@ -79,7 +79,7 @@ class MetaWeighted(Method):
         fused: bool = False,
         **options: Any,
     ) -> Self:
-        """From plain numbers: a fresh :class:`WeightNetwork` with Adam; ``options`` are the class's own.
+        """Return a method with a fresh :class:`WeightNetwork` and Adam; ``options`` are the arguments of the class itself.
 
         The paper's settings are ``zero_init=False``, ``lr=1e-4`` and ``objective="per-exit"``. With ``fused`` (see
         :class:`torch.optim.Adam`) a step can be skipped without waiting for a GPU.
