@@ -60,7 +60,7 @@ def package(tmp_path, monkeypatch):
     record = tmp_path / "elsewhere-1.0.dist-info"
     record.mkdir()
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-    (record / "entry_points.txt").write_text("[exitwise.methods]\nfocal = elsewhere:Focal\n")
+    (record / "entry_points.txt").write_text("[exitwise.methods]\nfocal = elsewhere:Focal\nlost = elsewhere:Lost\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     sys.modules.pop("elsewhere", None)
@@ -72,7 +72,7 @@ def test_trains_with_its_options(name, package, tmp_path):
     assert settings.options.gamma == 2.0
     run = workflow.train(settings, tmp_path / "run").run
     written = yaml.safe_load(run.config_path.read_text())
-    assert (written["method"], written["method_options"]) == (name, {"gamma": "2"})
+    assert (written["method"], written["method_options"]) == (name, {"gamma": 2.0})
     assert "epsilon" not in written
     assert run.settings == settings
     assert workflow.train(settings, tmp_path / "run").resumed
@@ -95,8 +95,9 @@ def test_a_function_is_a_method(package):
     assert compose("digits", flags={"method": "elsewhere:half"}).options == create_method("elsewhere:half").options()
 
 
-def test_it_is_listed(package, capsys):
-    assert list_methods()[-1] == "focal"
+def test_it_is_listed(package, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert list_methods()[-2:] == ["focal", "lost"]
     from exitwise.cli import main
 
     with pytest.raises(SystemExit):
@@ -104,6 +105,7 @@ def test_it_is_listed(package, capsys):
     output = capsys.readouterr().out
     assert "Hard samples count more." in output
     assert "gamma 1.0" in output
+    assert "expected a training method at" in output
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,11 @@ def methods() -> None:
     for column in ("method", "what it does", "options and their defaults"):
         table.add_column(column, overflow="fold")
     for name in method_names():
-        part = find_method(name)
+        try:
+            part = find_method(name)
+        except UserError as error:  # another package registers what it has not
+            table.add_row(name, str(error), "")
+            continue
         options = (f"{each.name} {text_of(each.default)}" for each in fields(part.options))
         table.add_row(name, part.summary, ", ".join(options))
     console = Console()

@@ -58,9 +58,14 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
     settings = resolve(base, overrides)
     if "lr" not in overrides and settings.batch_size != base["batch_size"]:
         settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})
-    if settings.method not in METHODS:
-        settings.options.check(settings.surroundings())  # of the schema's methods, it has checked them
-    return settings
+    return settings if settings.method in METHODS else _completed(settings)
+
+
+def _completed(settings: Settings) -> Settings:
+    """Return the settings with all options of their method, which comes from elsewhere, checked."""
+    options = settings.options
+    options.check(settings.surroundings())
+    return settings.model_copy(update={"method_options": vars(options) or None})
 
 
 def _without(layer: Layer, names: set[str]) -> dict[str, Any]:

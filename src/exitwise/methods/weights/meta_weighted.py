@@ -79,7 +79,7 @@ class MetaWeighted(Method):
         fused: bool = False,
         **options: Any,
     ) -> Self:
-        """Return a method with a fresh :class:`WeightNetwork` and Adam; ``options`` are the arguments of the class itself.
+        """Return one with a fresh :class:`WeightNetwork` and Adam; ``options`` are arguments of the class itself.
 
         The paper's settings are ``zero_init=False``, ``lr=1e-4`` and ``objective="per-exit"``. With ``fused`` (see
         :class:`torch.optim.Adam`) a step can be skipped without waiting for a GPU.
