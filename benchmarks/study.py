@@ -32,7 +32,7 @@ from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_
 from exitwise.reporting.figures import COLOURS
 from exitwise.runs.build import load_splits
 from exitwise.runs.folder import read_json, write_json
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 
 AUTHORS = {"method": "meta-weighted", "objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 SHARED = {"method": "meta-weighted-shared"}

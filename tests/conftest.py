@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import exitwise as ew
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 
 torch.set_num_threads(1)
 

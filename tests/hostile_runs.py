@@ -8,7 +8,7 @@ import pytest
 from exitwise.data import Split, Splits
 from exitwise.data.sources import ArraySource
 from exitwise.runs.build import load_splits
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SECONDS = (0.002, 0.002, 0.004, 0.008)

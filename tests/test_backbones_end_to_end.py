@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import exitwise as ew
 from exitwise.cli import main
 from exitwise.runs.build import build_model, build_optimizer
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 from exitwise.training.checkpoint import load_checkpoint
 from images import make_folder, save_image
 

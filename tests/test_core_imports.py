@@ -20,8 +20,8 @@ for name in ("Trainer", "add_exits", "meta_gradient", "calibrate_macs", "EarlyEx
 SETTINGS = """
 import sys
 sys.modules["torch"] = None
-import exitwise, exitwise.settings.recipes, exitwise.cli
-exitwise.settings.recipes.compose("digits")
+import exitwise, exitwise.settings.compose, exitwise.cli
+exitwise.settings.compose.compose("digits")
 """
 
 

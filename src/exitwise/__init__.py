@@ -13,6 +13,7 @@ from exitwise.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each name
     from exitwise.budgets import exit_proportions, proportions_for_macs
+    from exitwise.catalogue.options import Options, option
     from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
     from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner, Prediction
     from exitwise.errors import DataError, ExitwiseWarning, UserError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.exiting.risk import control_risk
     from exitwise.exiting.runner import EarlyExitRunner, ExitResult
     from exitwise.exiting.search import ThresholdSearch
-    from exitwise.methods import MetaWeighted, Method, Uniform, Weighting, create_method, list_methods
+    from exitwise.methods import MetaWeighted, Method, SharedStep, Uniform, Weighting, create_method, list_methods
     from exitwise.models import MSDNet, RANet, Stage, StagedModel, count_cost, create_model, list_models
     from exitwise.models.authors import load_authors_checkpoint
     from exitwise.models.backbones.attach import add_exits, exit_points
@@ -40,7 +41,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.runs.records.bench import Bench
     from exitwise.runs.records.calibration import Calibration
     from exitwise.runs.records.evaluation import Evaluation
-    from exitwise.settings.recipes import compose
+    from exitwise.settings.compose import compose
     from exitwise.settings.schema import Settings
     from exitwise.training.trainer import Trainer
     from exitwise.weighting.allocation import allocate, meta_loss

@@ -55,3 +55,10 @@ def shares(values: Sequence[float]) -> str:
 def milliseconds(seconds: float) -> str:
     """Return a time as text: ``1.23 ms``."""
     return f"{1000 * seconds:.3g} ms"
+
+
+def text_of(value: Any) -> str:
+    """Return a setting's value as a reader would write it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return "unset" if value is None else str(value)

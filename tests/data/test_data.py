@@ -111,7 +111,7 @@ def test_images_in_memory_and_images_read_one_by_one_make_the_same_batches(tmp_p
         return TrainingBatches(load(str(tmp_path), preprocessing).train, 8, seed=3)
 
     resident = batches()
-    monkeypatch.setattr("exitwise.data.sources.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("exitwise.data.sources.folder.IN_MEMORY_BYTES", 0)
     lazy = batches()
     assert str(resident) == "27 images, decoded once and kept on cpu (0 MiB)"
     assert str(lazy) == "27 images, read one by one by the training process"
@@ -261,6 +261,6 @@ def test_cifar_without_files_or_connection(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("exitwise.data.sources.CIFAR10", offline)
+    monkeypatch.setattr("exitwise.data.sources.cifar.CIFAR10", offline)
     with pytest.raises(DataError, match=r"expected cifar10 in .* or a connection to download it; no route to host"):
         load("cifar10", Preprocessing(32, (0.5,) * 3, (0.5,) * 3), root=tmp_path)

@@ -8,7 +8,7 @@ from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
 from exitwise.models import create_model
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 
 
 @pytest.fixture

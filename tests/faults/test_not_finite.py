@@ -8,7 +8,7 @@ from children import all_finite, tiny_network
 import exitwise as ew
 from exitwise.data import TrainingBatches
 from exitwise.methods.weights import meta_weighted, shared_step
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 from exitwise.training import checkpoint_folder, step
 from exitwise.training.checkpoint import load_checkpoint
 

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from exitwise.catalogue.backbones import check_defined
+from exitwise.catalogue.backbones import BACKBONE_EXITS, LIBRARIES, check_defined
+from exitwise.catalogue.models import MODELS
 from exitwise.errors import UserError
 from exitwise.models import create_model, list_models
 from exitwise.models.backbones.libraries import _LIBRARIES
-from exitwise.settings.checks import BACKBONE_EXITS, LIBRARIES, NETWORKS
 from exitwise.settings.schema import Settings, resolve
 
 
 def test_the_networks_are_those_that_can_be_made():
     with torch.device("meta"):
-        assert {name: create_model(name).exits for name in list_models()} == NETWORKS
+        assert {name: create_model(name).exits for name in list_models()} == {e.name: e.exits for e in MODELS.values()}
     assert tuple(_LIBRARIES) == LIBRARIES
 
 

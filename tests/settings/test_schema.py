@@ -1,9 +1,11 @@
 import pytest
 import yaml
 
+from exitwise.catalogue.recipes import RECIPES
 from exitwise.errors import UserError
-from exitwise.settings.recipes import RECIPES, compose, get_recipe
-from exitwise.settings.schema import Settings, read_yaml, resolve, to_yaml
+from exitwise.settings.compose import compose, get_recipe
+from exitwise.settings.schema import Settings, resolve
+from exitwise.settings.yaml import read_yaml, to_yaml
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -88,4 +90,4 @@ def test_missing_file_and_unknown_recipe(tmp_path):
 
 def test_every_setting_says_what_it_is():
     assert all(field.description for field in Settings.model_fields.values())
-    assert yaml.safe_load(to_yaml(Settings())) == Settings().model_dump()
+    assert yaml.safe_load(to_yaml(Settings())) == Settings().stated()

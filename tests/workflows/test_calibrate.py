@@ -14,7 +14,7 @@ from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import anytime
 from exitwise.runs.folder import Run
-from exitwise.settings.recipes import compose
+from exitwise.settings.compose import compose
 from exitwise.workflows import calibrate as calibrating
 from exitwise.workflows.calibrate import CalibrationWarning, _temperatures
 

@@ -1,6 +1,7 @@
-"""Names of timm's and torchvision's networks, read from those libraries' source: importing them takes seconds.
+"""Libraries whose classifiers can be given exits, and the names of timm's and torchvision's.
 
-Only for saying early that there is no such network; what there is, the libraries say (``models/zoo.py``).
+Names are read from the libraries' source, since importing them takes seconds, and only to say early that there is no
+such network; what there is, the libraries say (``models/backbones/libraries.py``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,18 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from exitwise.catalogue.entry import Entry
 from exitwise.errors import UserError, near_match
+
+LIBRARIES = ("timm", "torchvision", "hf")
+BACKBONE_EXITS = 4
+"""Exits on a backbone of these libraries where no number is given."""
+
+IMAGES = Entry(
+    "images",
+    "how a backbone wants its images, by its library's records",
+    "exitwise.models.backbones.libraries:data_config",
+)
 
 _DEFINITIONS = {
     "timm": ("models/*.py", re.compile(r"^@register_model\ndef (\w+)", re.MULTILINE)),

@@ -14,34 +14,27 @@ from types import FrameType
 from typing import Any
 
 from cyclopts import App, CycloptsError
-from pydantic import ValidationError
 
-from exitwise.cli.bench import bench
-from exitwise.cli.calibrate import calibrate
-from exitwise.cli.catalogue import models, recipes
-from exitwise.cli.demo import demo
-from exitwise.cli.doctor import doctor
-from exitwise.cli.evaluate import evaluate
-from exitwise.cli.export import export
-from exitwise.cli.predict import predict
-from exitwise.cli.report import report
-from exitwise.cli.train import train
+from exitwise.catalogue.commands import COMMANDS
 from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
-from exitwise.settings.schema import explain
 from exitwise.version import __version__
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
-app = App(
-    name="exitwise",
-    help="Train, calibrate and run early-exit networks with learned sample weights.",
-    version=__version__,
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-    help_format="plaintext",
-)
-for _command in (demo, doctor, train, calibrate, evaluate, predict, export, bench, report, models, recipes):
-    app.command(_command)
+
+def build_app(called: str = "") -> App:
+    """Return the command line. A command is imported when called; the others' help is their line in the catalogue."""
+    app = App(
+        name="exitwise",
+        help="Train, calibrate and run early-exit networks with learned sample weights.",
+        version=__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        help_format="plaintext",
+    )
+    for command in COMMANDS.values():
+        app.command(command.path, name=command.name, help=None if command.name == called else command.summary)
+    return app
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
@@ -51,18 +44,23 @@ def main(tokens: Sequence[str] | None = None) -> None:
     """
     warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files, which are refused or read all the same
-    trains = next(iter(sys.argv[1:] if tokens is None else tokens), "") == "train"
+    tokens = sys.argv[1:] if tokens is None else tokens
+    called = next(iter(tokens), "")
+    trains = called == "train"
     with _warnings_in_one_line(), nullcontext() if trains else _unwound_by_sigterm():
-        _run(tokens, " (the same `train` command continues from its last checkpoint)" if trains else "")
+        _run(
+            build_app(called),
+            tokens,
+            " (the same `train` command continues from its last checkpoint)" if trains else "",
+        )
     sys.exit(0)
 
 
-def _run(tokens: Sequence[str] | None, continues: str) -> None:
+def _run(app: App, tokens: Sequence[str], continues: str) -> None:
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        cause = error.__cause__
-        _stop(explain(cause) if isinstance(cause, ValidationError) else str(error), BAD_INPUT)
+        _stop(_explained(error), BAD_INPUT)
     except ValueError as error:
         _stop(_one_line(error), BAD_INPUT)
     except (NotADirectoryError, FileExistsError, IsADirectoryError, PermissionError) as error:
@@ -77,6 +75,17 @@ def _run(tokens: Sequence[str] | None, continues: str) -> None:
         _stop("ended by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
         _stop(f"interrupted{continues}", INTERRUPTED)
+
+
+def _explained(error: CycloptsError) -> str:
+    """Return what is wrong with the command line; of a setting out of range, what the schema says."""
+    if error.__cause__ is None:
+        return str(error)
+    from pydantic import ValidationError
+
+    from exitwise.settings.schema import explain
+
+    return explain(error.__cause__) if isinstance(error.__cause__, ValidationError) else str(error)
 
 
 class _Terminated(BaseException):
@@ -129,7 +138,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _leads() -> bool:
-    """Whether to speak for all processes of a job."""
+    """Return whether to speak for all processes of a job."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -31,7 +31,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     """
     import exitwise as ew
     from exitwise.reporting.figures import accuracy_against_macs
-    from exitwise.settings.recipes import compose
+    from exitwise.settings.compose import compose
 
     console = plain_console()
     table = Table()

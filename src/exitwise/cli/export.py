@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from cyclopts import Parameter
+
+from exitwise.catalogue.formats import FORMATS
+from exitwise.catalogue.lookup import summaries
 from exitwise.cli.progress import plain_console
 from exitwise.deploy.bundle import check_out
 from exitwise.settings.checks import check_run_folder
 
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[tuple(FORMATS)]
+
 
 def export(
-    run: Path, *, out: Path | None = None, format: Literal["onnx", "pt2"] = "onnx", overwrite: bool = False
+    run: Path,
+    *,
+    out: Path | None = None,
+    format: Annotated[Format, Parameter(help=summaries(FORMATS))] = "onnx",
+    overwrite: bool = False,
 ) -> None:
     """Write a calibrated run for another runtime: files that run without torch.
 
@@ -26,8 +39,6 @@ def export(
         Calibrated run folder.
     out
         Folder to write; by default RUN/onnx.
-    format
-        onnx: a graph per stage, and one for single images. pt2: a torch.export program per stage.
     overwrite
         Replace an export that is there, as after another calibration.
     """

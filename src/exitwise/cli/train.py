@@ -9,8 +9,10 @@ from cyclopts import Parameter
 
 from exitwise.cli.progress import RichReporter, plain_console
 from exitwise.settings.checks import check_data, check_weights
-from exitwise.settings.recipes import compose
-from exitwise.settings.schema import Fields, Settings, is_backbone, read_yaml, to_yaml
+from exitwise.settings.compose import compose
+from exitwise.settings.fields import Fields
+from exitwise.settings.schema import Settings, is_backbone
+from exitwise.settings.yaml import read_yaml, to_yaml
 
 ACCURACY_DROP = 0.01
 """What a run is calibrated for after training: accuracy that may be lost against the full network."""
@@ -84,7 +86,7 @@ def train(
 
 
 def describe_settings(settings: Settings) -> str:
-    """What matters most of the settings, in a line."""
+    """Return what matters most of the settings, in a line."""
     parts = [
         f"{settings.epochs} epochs",
         f"batch {settings.batch_size}",

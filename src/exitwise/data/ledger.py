@@ -74,7 +74,7 @@ class ImageLedger:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Number of images, and of those skipped and converted by kind; one image may need several conversions."""
+        """Return the numbers of images, and of those skipped and converted by kind; one may count several times."""
         converted = (kinds for path, kinds in self.conversions.items() if path not in self.skipped)
         return {
             "images": self.images,

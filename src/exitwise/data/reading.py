@@ -23,7 +23,7 @@ from exitwise.errors import DataError
 from exitwise.storage.images import BrokenImageError
 
 if TYPE_CHECKING:
-    from exitwise.data import Split
+    from exitwise.data.splits import Split
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -99,14 +99,14 @@ class ImagesByKey(_Images):
 
 
 def collate(readings: list[Reading]) -> tuple[list[Tensor] | None, list[Skipped]]:
-    """A batch of what could be read, None if nothing could; and the faults."""
+    """Return a batch of what could be read, None if nothing could; and the faults."""
     samples = [reading.sample for reading in readings if reading.sample is not None]
     faults = [reading.fault for reading in readings if reading.fault is not None]
     return (default_collate(samples) if samples else None), faults
 
 
 def start(loader: DataLoader[Reading]) -> Iterator[Any]:
-    """The loader's batches; workers that are forked here hear no signal before :func:`end_quietly`."""
+    """Return the loader's batches; workers that are forked here hear no signal before :func:`end_quietly`."""
     if multiprocessing.get_start_method() != "fork":
         return iter(loader)
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, [])

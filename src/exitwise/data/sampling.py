@@ -23,7 +23,7 @@ def derive_seed(*numbers: int) -> int:
 
 
 def random_keys(keys: Tensor, salt: int) -> Tensor:
-    """63 random bits for each of some int64 numbers: a pure function of (number, salt), the same on every device.
+    """Return 63 random bits for each int64 number: a pure function of (number, salt), the same on every device.
 
     SplitMix64's finalizer (Steele et al., OOPSLA 2014), twice.
     """
@@ -95,18 +95,18 @@ class EpochBatches(Sampler[list[Key]]):
         return self.batches_per_epoch - self.start
 
     def dealt(self, number: int) -> bool:
-        """Whether a batch is dealt to the processes: it is if each gets 4 images."""
+        """Return whether a batch is dealt to the processes: it is if each gets 4 images."""
         images = min(self.batch_size, self.size - number * self.batch_size)
         return images >= SMALLEST_BATCH * self.ranks
 
     def positions(self) -> list[Tensor]:
-        """Positions of this process's images of each batch from ``start`` on, int64."""
+        """Return the positions of this process's images of each batch from ``start`` on, int64."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         batches = torch.randperm(self.size, generator=generator).split(self.batch_size)
         return [self._share(number, batches[number]) for number in range(self.start, self.batches_per_epoch)]
 
     def _share(self, number: int, batch: Tensor) -> Tensor:
-        """This process's part of the first half and of the second; the first is at most one larger."""
+        """Return this process's part of the first half and of the second; the first is at most one larger."""
         if self.ranks == 1 or not self.dealt(number):
             return batch
         return torch.cat([half.tensor_split(self.ranks)[self.rank] for half in batch.chunk(2)])

@@ -10,13 +10,14 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from exitwise.catalogue.sources import SOURCES
 from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources import class_folders
 from exitwise.doctor import Finding
 from exitwise.errors import DataError
 from exitwise.runs.build import load_splits
-from exitwise.settings.checks import DATA_SETS, check_data
-from exitwise.settings.recipes import compose
+from exitwise.settings.checks import check_data
+from exitwise.settings.compose import compose
 from exitwise.storage.files import IMAGE_SUFFIXES, image_files
 from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 
@@ -70,7 +71,7 @@ def examine_data(
         check_data(data)
     except DataError as error:
         return Examination([Finding("problem", str(error))], [])
-    if data in DATA_SETS:
+    if data in SOURCES:
         return Examination([_as_training_sees_it(data)], [])
     images = list(_decoded(_listed(Path(data)), threads, progress))
     whole = [image for image in images if image.fault is None]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from exitwise.catalogue.methods import Part, find_method, method_names
+from exitwise.catalogue.options import Options, Surroundings
+from exitwise.errors import UserError
 from exitwise.methods.base import Method, Weighting
 from exitwise.methods.schedules.backbone_first import BackboneFirst
 from exitwise.methods.weights.meta_weighted import MetaWeighted
@@ -18,33 +20,45 @@ __all__ = [
     "SharedStep",
     "Uniform",
     "Weighting",
+    "build_method",
     "create_method",
     "list_methods",
 ]
 
-_METHODS: dict[str, Callable[..., Method]] = {
-    "uniform": Uniform,
-    "meta-weighted": MetaWeighted.create,
-    "meta-weighted-shared": SharedStep.create,
-}
-
 
 def list_methods() -> list[str]:
-    """Names that :func:`create_method` knows."""
-    return list(_METHODS)
+    """Return the names that :func:`create_method` knows."""
+    return method_names()
 
 
 def create_method(name: str, **options: Any) -> Method:
     """Build a training method.
 
     Args:
-        name: ``uniform`` (see :class:`Uniform`) or ``meta-weighted`` (see :meth:`MetaWeighted.create`)
-            or ``meta-weighted-shared`` (see :class:`SharedStep`).
-        options: arguments of that class or function.
+        name: one of :func:`list_methods`, or ``package.module:name``.
+        options: arguments of its class (see :class:`Uniform`), or of the class's ``create`` (see
+            :meth:`MetaWeighted.create`).
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name (a UserError, with the nearest known one).
     """
-    if name not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}; got {name!r}")
-    return _METHODS[name](**options)
+    found = _load(find_method(name))
+    return found.create(**options) if isinstance(found, type) else found
+
+
+def build_method(name: str, options: Options, exits: int, *, fused: bool = False) -> Method:
+    """Build a training method from its options, for a network with that many exits; see :meth:`Method.from_options`.
+
+    Raises:
+        ValueError: for an unknown name, or options that do not suit that many exits.
+    """
+    options.check(Surroundings(exits))
+    found = _load(find_method(name))
+    return found.from_options(options, exits, fused=fused) if isinstance(found, type) else found
+
+
+def _load(part: Part) -> type[Method] | Method:
+    found = part.load()
+    if not (isinstance(found, Method) or (isinstance(found, type) and issubclass(found, Method))):
+        raise UserError(f"expected a training method at {part.path}; got {found!r:.80}")
+    return found

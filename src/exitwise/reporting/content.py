@@ -72,6 +72,11 @@ class RunFigures:
     classes: list[ClassFigures]
     weights: list[dict[str, Any]]
 
+    @property
+    def alike(self) -> bool:
+        """Whether all samples of an exit had the same weight in every epoch."""
+        return all(len(set(exit)) == 1 for row in self.weights for exit in zip(*row["weights"], strict=True))
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -12,6 +12,7 @@ from typing import Any
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_width
 from exitwise.settings.schema import MAY_CHANGE_ON_RESUME
+from exitwise.shown import text_of
 
 Settings = Mapping[str, Any]
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -82,10 +83,3 @@ def _label(settings: Settings, differing: Sequence[str]) -> str:
     method = [settings["method"]] if "method" in differing or not differing else []
     others = [f"{key} {text_of(settings[key])}" for key in differing if key != "method"]
     return ", ".join(method + others)
-
-
-def text_of(value: Any) -> str:
-    """A setting's value as a reader would write it."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return "unset" if value is None else str(value)

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from exitwise import shown
 from exitwise.reporting.content import Budget, Report, RunFigures
 from exitwise.reporting.figures import COLOURS, SMALLEST_RANGE, macs_unit
-from exitwise.reporting.lines import Line, differing_settings, text_of
+from exitwise.reporting.lines import Line, differing_settings
 from exitwise.reporting.reliability import Reliability
 
 
@@ -31,7 +31,9 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    environment.filters.update(percent=shown.percent, macs=shown.macs, milliseconds=shown.milliseconds, text=text_of)
+    environment.filters.update(
+        percent=shown.percent, macs=shown.macs, milliseconds=shown.milliseconds, text=shown.text_of
+    )
     sources = {name: _source(environment, name) for name in ("page.css", "page.js")}
     return environment.get_template("page.html").render(
         report=report,
@@ -144,7 +146,7 @@ def calibrated_for(run: RunFigures) -> str:
     """What the run's own thresholds were asked to do, and how confidence is read."""
     calibration = run.calibration
     reading = calibration.policy.confidence
-    parts = [f"{key} {text_of(value)}" for key, value in calibration.budget.items()]
+    parts = [f"{key} {shown.text_of(value)}" for key, value in calibration.budget.items()]
     if calibration.guarantee is not None:
         holds = "guaranteed" if calibration.guarantee["holds"] else "not guaranteed"
         parts.append(f"{holds} with probability {calibration.guarantee['confidence']:.12g}")

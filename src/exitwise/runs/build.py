@@ -6,10 +6,8 @@ from typing import Any, cast
 
 import torch
 
-from exitwise.budgets import check_count, check_proportions, exit_proportions
 from exitwise.data import Preprocessing, Splits, load
 from exitwise.errors import UserError
-from exitwise.methods import Method, create_method
 from exitwise.models import create_model
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.settings.schema import Settings, is_backbone
@@ -71,34 +69,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"expected a device of this machine, such as cpu or cuda; {name!r} is not available") from error
     return device
-
-
-def build_method(settings: Settings, exits: int, fused: bool = False) -> Method:
-    """The training method that the settings name, for a network with that many exits.
-
-    With ``fused``, optimizers skip a step without waiting for the GPU.
-    """
-    if settings.method == "uniform":
-        check_count("exit_weights", settings.exit_weights, exits)
-        return create_method("uniform", exit_weights=settings.exit_weights)
-    proportions = settings.proportions
-    return create_method(
-        settings.method,
-        proportions=check_proportions(proportions, exits) if proportions else exit_proportions(settings.p, exits),
-        hidden=settings.wpn_hidden,
-        layers=settings.wpn_layers,
-        inputs=settings.wpn_input,
-        epsilon=settings.epsilon,
-        centering=settings.centering,
-        zero_init=settings.wpn_zero_init,
-        lr=settings.wpn_lr,
-        weight_decay=settings.wpn_weight_decay,
-        fused=fused,
-        objective=settings.objective,
-        mode=settings.gradient,
-        meta_interval=settings.meta_interval,
-        p_range=tuple(settings.p_range) if settings.p_range else None,
-    )
 
 
 def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optimizer:

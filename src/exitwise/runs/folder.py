@@ -36,7 +36,8 @@ from exitwise.runs.records.metrics import METRICS, write_metrics
 from exitwise.runs.records.skipped import SKIPPED, read_skipped, write_skipped
 from exitwise.runs.records.weights import WEIGHTS
 from exitwise.settings.checks import check_run_folder
-from exitwise.settings.schema import MAY_CHANGE_ON_RESUME, Settings, read_yaml, resolve, to_yaml
+from exitwise.settings.schema import MAY_CHANGE_ON_RESUME, Settings, resolve
+from exitwise.settings.yaml import read_yaml, to_yaml
 from exitwise.storage.files import write_text
 from exitwise.storage.lock import LOCK
 from exitwise.training.checkpoint import CheckpointError, load_checkpoint

@@ -8,40 +8,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from exitwise.catalogue.backbones import check_defined
+from exitwise.catalogue.backbones import LIBRARIES, check_defined
+from exitwise.catalogue.lookup import find
+from exitwise.catalogue.models import MODELS
+from exitwise.catalogue.sources import SOURCES
 from exitwise.errors import DataError, UserError, near_match
-
-DATA_SETS = {"digits": (1, 8), "cifar10": (3, 32), "cifar100": (3, 32)}
-"""Data sets that need no path: channels and side of their images."""
-
-NETWORKS = {
-    "msdnet_small": 4,
-    "msdnet_cifar_narrow": 5,
-    "msdnet_cifar_5": 5,
-    "msdnet_cifar_7": 7,
-    "msdnet_cifar_even_7": 7,
-    "msdnet_cifar_even_11": 11,
-    "msdnet_imagenet_step4": 5,
-    "msdnet_imagenet_step6": 5,
-    "msdnet_imagenet_step7": 5,
-    "ranet_small": 2,
-    "ranet_cifar_6": 6,
-    "ranet_cifar_8": 8,
-    "ranet_imagenet": 8,
-}
-"""Networks that have exits of their own, and how many."""
-
-LIBRARIES = ("timm", "torchvision", "hf")
-BACKBONE_EXITS = 4
-"""Exits on a backbone of these libraries where no number is given."""
 
 
 def check_network(name: str) -> None:
     """Raise UserError, with the nearest known name, unless it is a network's or can be a backbone's."""
     if "/" in name:
         check_backbone(name)
-    elif name not in NETWORKS:
-        raise UserError(f"unknown model {name!r}; {near_match(name, NETWORKS)}")
+    else:
+        find(MODELS, name, "model")
 
 
 def check_backbone(name: str) -> None:
@@ -61,23 +40,23 @@ def check_device(name: str) -> None:
 def check_data(name_or_path: str) -> None:
     """Raise DataError unless it is a data set's name or a folder."""
     path = Path(name_or_path)
-    if name_or_path in DATA_SETS or (name_or_path and path.is_dir()):
+    if name_or_path in SOURCES or (name_or_path and path.is_dir()):
         return
     if name_or_path and path.exists():
         raise DataError(f"expected a folder of images; {path} is a file")
-    hint = f"; {near_match(name_or_path, DATA_SETS)}" if path.name == name_or_path else ""
+    hint = f"; {near_match(name_or_path, SOURCES)}" if path.name == name_or_path else ""
     raise DataError(f"expected a data set's name or a folder of images; there is no {name_or_path or repr('')}{hint}")
 
 
 def check_shape(data: str, channels: int, image_size: int | None) -> None:
     """Raise DataError if a named data set's images are not of this shape; ``image_size`` None is any."""
-    if data not in DATA_SETS:
+    if data not in SOURCES:
         return
-    has_channels, side = DATA_SETS[data]
-    if channels != has_channels:
-        raise DataError(f"{data} has {has_channels} channels; got mean and std of {channels}")
-    if image_size not in (None, side):
-        raise DataError(f"{data} has images of {side}x{side} pixels; got image_size {image_size}")
+    source = SOURCES[data]
+    if channels != source.channels:
+        raise DataError(f"{data} has {source.channels} channels; got mean and std of {channels}")
+    if image_size not in (None, source.side):
+        raise DataError(f"{data} has images of {source.side}x{source.side} pixels; got image_size {image_size}")
 
 
 def check_weights(pretrained: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from exitwise.catalogue.formats import FORMATS
+from exitwise.catalogue.lookup import find
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
 from exitwise.shown import Shown
@@ -28,9 +30,7 @@ class Exported(Shown):
         return Group(*sizes, f"written to {self.path} and checked against the network")
 
 
-def export(
-    path: str | Path, out: str | Path, format: Literal["onnx", "pt2"] = "onnx", *, overwrite: bool = False
-) -> Exported:
+def export(path: str | Path, out: str | Path, format: str = "onnx", *, overwrite: bool = False) -> Exported:
     """Write a calibrated run for other runtimes.
 
     ``onnx``: see :func:`~exitwise.deploy.formats.onnx.export_onnx`; ``pt2``:
@@ -40,10 +40,7 @@ def export(
         UserError: without calibration, if something is at ``out`` (other than an export to ``overwrite``), or if the
             network cannot be exported.
     """
-    from exitwise.deploy.formats.onnx import export_onnx
-    from exitwise.deploy.formats.pt2 import export_programs
-
-    write = {"onnx": export_onnx, "pt2": export_programs}[format]
+    write = find(FORMATS, format, "format").load()
     run = Run(path)
     calibration = run.read_calibration()
     write(

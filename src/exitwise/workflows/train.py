@@ -18,7 +18,7 @@ from exitwise.data.sampling import derive_seed
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect_together
 from exitwise.evaluation.outputs import anytime
-from exitwise.methods import BackboneFirst
+from exitwise.methods import BackboneFirst, Method, build_method
 from exitwise.models import check_model_name
 from exitwise.processes.distributed import first, joined, launched, own_device
 from exitwise.processes.ranks import Ranks
@@ -97,8 +97,7 @@ def train(
         raise UserError(f"precision tf32 is a GPU's; got device {device.type} (float32 and bf16 run everywhere)")
     if settings.compile:
         check_compiler(device)
-    if settings.gradient == "double-backward" and settings.method != "uniform" and launched()[1] > 1:
-        raise UserError("gradient double-backward is for one process; use gradient forward, or leave it out")
+    settings.options.check(settings.surroundings(processes=launched()[1]))
     with joined(device, settings.process_timeout, together=settings.allocation == "global") as ranks:
         _check_same(settings, ranks)
         with first(ranks):
@@ -127,7 +126,7 @@ def _train(
     batches = TrainingBatches(
         splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
     )
-    method = build.build_method(settings, model.exits, fused=device.type == "cuda")
+    method: Method = build_method(settings.method, settings.options, model.exits, fused=device.type == "cuda")
     if settings.backbone_epochs is not None:
         method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
     method = method.to(device)

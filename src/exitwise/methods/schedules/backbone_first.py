@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from exitwise.methods.base import Method, Weighting
 from exitwise.weighting.gradient import Batch, TrainPass
 
 
-class BackboneFirst:
+class BackboneFirst(Method):
     """Weight 1 at the last exit and 0 at the others for some half steps, then what another method says.
 
     Args:
@@ -24,10 +24,7 @@ class BackboneFirst:
         self.then = then
         self.half_steps = half_steps
         self.done = 0
-
-    @property
-    def optimizer(self) -> Optimizer | None:
-        return self.then.optimizer
+        self.optimizer = then.optimizer
 
     @property
     def _alone(self) -> bool:
@@ -48,7 +45,7 @@ class BackboneFirst:
             self.then.stepped(model, taken)
         self.done += 1
 
-    def to(self, device: torch.device) -> BackboneFirst:
+    def to(self, device: torch.device) -> Self:
         self.then.to(device)
         return self
 

@@ -6,14 +6,15 @@ The gradient is ``weighting.gradient``'s; this file says when it is taken and wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from exitwise.budgets import check_proportions, exit_proportions
-from exitwise.methods.base import Weighting
+from exitwise.catalogue.methods import MetaWeightedOptions
+from exitwise.methods.base import Method, Weighting
 from exitwise.weighting.allocation import Objective
 from exitwise.weighting.gradient import Batch, GradientMode, TrainPass, meta_gradient
 from exitwise.weighting.guard import Undo, all_finite, step_if
@@ -21,7 +22,7 @@ from exitwise.weighting.network import WeightInput, WeightNetwork
 from exitwise.weighting.normalize import Centering
 
 
-class MetaWeighted:
+class MetaWeighted(Method):
     """Weights from a network that is trained so that a one-step look-ahead lowers the meta loss.
 
     Every ``meta_interval``-th loaded batch, each half step first updates the weight-prediction network by
@@ -38,16 +39,19 @@ class MetaWeighted:
             proportions (see :func:`~exitwise.weighting.allocation.exit_proportions`) in place of ``proportions``.
     """
 
+    options = MetaWeightedOptions
+    optimizer: Optimizer
+
     def __init__(
         self,
         network: WeightNetwork,
         optimizer: Optimizer,
         proportions: Sequence[float],
         *,
-        objective: Objective = "share-weighted",
-        mode: GradientMode = "forward",
-        meta_interval: int = 1,
-        p_range: tuple[float, float] | None = None,
+        objective: Objective = MetaWeightedOptions.objective,
+        mode: GradientMode = MetaWeightedOptions.gradient,
+        meta_interval: int = MetaWeightedOptions.meta_interval,
+        p_range: Sequence[float] | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -64,18 +68,18 @@ class MetaWeighted:
         cls,
         proportions: Sequence[float],
         *,
-        hidden: int = 500,
-        layers: int = 1,
-        inputs: WeightInput = "loss",
-        epsilon: float = 0.8,
-        centering: Centering = "exits",
-        zero_init: bool = True,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
+        hidden: int = MetaWeightedOptions.wpn_hidden,
+        layers: int = MetaWeightedOptions.wpn_layers,
+        inputs: WeightInput = MetaWeightedOptions.wpn_input,
+        epsilon: float = MetaWeightedOptions.epsilon,
+        centering: Centering = MetaWeightedOptions.centering,
+        zero_init: bool = MetaWeightedOptions.wpn_zero_init,
+        lr: float = MetaWeightedOptions.wpn_lr,
+        weight_decay: float = MetaWeightedOptions.wpn_weight_decay,
         fused: bool = False,
         **options: Any,
-    ) -> MetaWeighted:
-        """From plain numbers: a fresh :class:`WeightNetwork` with Adam; ``options`` are the class's own.
+    ) -> Self:
+        """Return one with a fresh :class:`WeightNetwork` and Adam; ``options`` are arguments of the class itself.
 
         The paper's settings are ``zero_init=False``, ``lr=1e-4`` and ``objective="per-exit"``. With ``fused`` (see
         :class:`torch.optim.Adam`) a step can be skipped without waiting for a GPU.
@@ -84,12 +88,31 @@ class MetaWeighted:
         optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
         return cls(network, optimizer, proportions, **options)
 
+    @classmethod
+    def from_options(cls, options: MetaWeightedOptions, exits: int, *, fused: bool = False) -> Self:
+        return cls.create(
+            options.proportions or exit_proportions(options.p, exits),
+            hidden=options.wpn_hidden,
+            layers=options.wpn_layers,
+            inputs=options.wpn_input,
+            epsilon=options.epsilon,
+            centering=options.centering,
+            zero_init=options.wpn_zero_init,
+            lr=options.wpn_lr,
+            weight_decay=options.wpn_weight_decay,
+            fused=fused,
+            objective=options.objective,
+            mode=options.gradient,
+            meta_interval=options.meta_interval,
+            p_range=options.p_range,
+        )
+
     def updates_at(self, index: int) -> bool:
-        """Whether the weight-prediction network learns from this loaded batch."""
+        """Return whether the weight-prediction network learns from this loaded batch."""
         return index % self.meta_interval == 0
 
     def budget(self) -> list[float]:
-        """The exit proportions to train for in the meta step at hand."""
+        """Return the exit proportions to train for in the meta step at hand."""
         if self.p_range is None:
             return self.proportions
         low, high = self.p_range
@@ -131,7 +154,7 @@ class MetaWeighted:
             self._learned.unless(taken)
         self._learned = None
 
-    def to(self, device: torch.device) -> MetaWeighted:
+    def to(self, device: torch.device) -> Self:
         self.network.to(device)
         return self
 

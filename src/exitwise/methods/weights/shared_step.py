@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from exitwise.methods.base import Weighting
 from exitwise.methods.weights.meta_weighted import MetaWeighted
-from exitwise.processes.ranks import Ranks
+from exitwise.processes.shares import deal_shares, dealt_to, gather_shares, gather_states, own_states
 from exitwise.weighting.gradient import (
     Batch,
     RandomState,
@@ -116,21 +116,21 @@ _TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
 
 
 def _pack(pending: Pending) -> dict[str, Any]:
-    """The pending half as all processes hold it together, for a checkpoint.
+    """Return the pending half as all processes hold it together, for a checkpoint.
 
     A skipped half step will teach nothing: zeros take the place of what is not finite in it.
     """
     run = pending.run
     assert pending.taken is not None
-    random = {"cpu": run.random_state.cpu, "cuda": run.random_state.cuda}
+    shares = {name: getattr(run, name) for name in _TENSORS}
 
     def clean(value: Any) -> Any:
         return value if pending.taken or not isinstance(value, Tensor) else value.nan_to_num(0, 0, 0)
 
     return {
-        "run": {name: clean(_whole(getattr(run, name), run.ranks)) for name in _TENSORS},
+        "run": {name: clean(value) for name, value in gather_shares(shares, run.ranks).items()},
         "label_smoothing": run.label_smoothing,
-        "random": {name: None if state is None else run.ranks.gather(state[None])[0] for name, state in random.items()},
+        "random": gather_states({"cpu": run.random_state.cpu, "cuda": run.random_state.cuda}, run.ranks),
         "params": pending.params,
         "gain": {name: clean(value) for name, value in pending.gain.items()},
         "taken": pending.taken,
@@ -138,12 +138,14 @@ def _pack(pending: Pending) -> dict[str, Any]:
 
 
 def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]) -> Pending:
-    """This process's share of a pending half, on the device and among the processes of another pass.
+    """Return this process's share of a pending half, on the device and among the processes of another pass.
 
     Tensors get the memory format that the run's inputs and ``params`` have: sums depend on it in their last bits.
     """
     device = like.inputs.device
-    ranks = like.ranks if len(state["run"]["targets"]) >= 2 * like.ranks.size else like.ranks.repeated()
+    ranks = dealt_to(len(state["run"]["targets"]), like.ranks)
+    random = own_states(state["random"], ranks)
+    assert random["cpu"] is not None
 
     def move(value: Any) -> Any:
         return value.to(device) if isinstance(value, Tensor) else value
@@ -151,30 +153,15 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
     def as_param(name: str, value: Any) -> Any:
         return torch.empty_like(params[name]).copy_(value) if isinstance(value, Tensor) else value
 
-    parts = {name: move(_share(tensor, ranks)) for name, tensor in state["run"].items()}
+    parts = {name: move(share) for name, share in deal_shares(state["run"], ranks).items()}
     if like.inputs.dim() == 4 and like.inputs.is_contiguous(memory_format=torch.channels_last):
         parts["inputs"] = parts["inputs"].contiguous(memory_format=torch.channels_last)
     run = TrainPass(
         **parts,
         label_smoothing=state["label_smoothing"],
-        random_state=_random_state(state["random"], device, ranks),
+        random_state=RandomState(random["cpu"], device, random["cuda"] if device.type == "cuda" else None),
         ranks=ranks,
         share=ranks.share(parts["confidences"]),
     )
     moved = ({name: as_param(name, value) for name, value in state[key].items()} for key in ("params", "gain"))
     return Pending(run, next(moved), {}, next(moved), move(state["taken"]))
-
-
-def _whole(share: Tensor, ranks: Ranks) -> Tensor:
-    return ranks.gather(share)[0] if ranks.dealt else share
-
-
-def _share(whole: Tensor, ranks: Ranks) -> Tensor:
-    return whole.tensor_split(ranks.size)[ranks.rank] if ranks.dealt else whole
-
-
-def _random_state(rows: dict[str, Tensor | None], device: torch.device, ranks: Ranks) -> RandomState:
-    """This process's row; of another number of processes, any will do."""
-    cpu, cuda = (None if states is None else states[ranks.rank % len(states)].clone() for states in rows.values())
-    assert cpu is not None
-    return RandomState(cpu, device, cuda if device.type == "cuda" else None)

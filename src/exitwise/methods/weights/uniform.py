@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from exitwise.methods.base import Weighting
+from exitwise.catalogue.methods import UniformOptions
+from exitwise.methods.base import Method, Weighting
 from exitwise.weighting.gradient import Batch, TrainPass
 from exitwise.weighting.normalize import uniform_weights
 
 
-class Uniform:
+class Uniform(Method):
     """Weight 1 for every sample at every exit, or one weight per exit.
 
     Args:
         exit_weights: K numbers; None for 1 throughout.
     """
 
-    optimizer = None
+    options = UniformOptions
 
     def __init__(self, exit_weights: Sequence[float] | None = None) -> None:
         self.exit_weights = None if exit_weights is None else torch.tensor(exit_weights)
 
-    def takes_tangents(self, index: int) -> bool:
-        return False
-
     def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
         return Weighting(uniform_weights(run.losses.detach(), self.exit_weights))
 
-    def stepped(self, model: nn.Module, taken: Tensor) -> None:
-        pass
-
-    def to(self, device: torch.device) -> Uniform:
+    def to(self, device: torch.device) -> Self:
         if self.exit_weights is not None:
             self.exit_weights = self.exit_weights.to(device)
         return self
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from exitwise.errors import UserError, near_match
-from exitwise.settings.checks import check_network
-from exitwise.settings.schema import Settings, check_values, is_backbone, resolve
+from exitwise.catalogue.entry import Entry
+from exitwise.catalogue.lookup import by_name
 
 Recipe = dict[str, Any]
-
-NAMED_DATA = {"digits": "digits", "cifar10": "cifar10_msdnet5", "cifar100": "cifar100_msdnet5"}
-"""The recipe of each data set that needs no path."""
 
 
 def digits() -> Recipe:
@@ -167,84 +161,24 @@ def _authors() -> Recipe:
     return {"objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        digits,
-        cifar10_msdnet5,
-        cifar10_msdnet5_authors,
-        cifar10_narrow,
-        cifar100_msdnet5,
-        cifar100_msdnet5_authors,
-        imagenet_msdnet_step4,
-        imagenet_msdnet_step4_authors,
-        imagenet_msdnet_step6,
-        imagenet_msdnet_step6_authors,
-        imagenet_msdnet_step7,
-        imagenet_msdnet_step7_authors,
-        images,
-        finetune,
+RECIPES = by_name(
+    *(
+        Entry(recipe.__name__, (recipe.__doc__ or "").strip(), f"{__name__}:{recipe.__name__}")
+        for recipe in (
+            digits,
+            cifar10_msdnet5,
+            cifar10_msdnet5_authors,
+            cifar10_narrow,
+            cifar100_msdnet5,
+            cifar100_msdnet5_authors,
+            imagenet_msdnet_step4,
+            imagenet_msdnet_step4_authors,
+            imagenet_msdnet_step6,
+            imagenet_msdnet_step6_authors,
+            imagenet_msdnet_step7,
+            imagenet_msdnet_step7_authors,
+            images,
+            finetune,
+        )
     )
-}
-
-
-def compose(
-    recipe: str | None, config: Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None
-) -> Settings:
-    """Settings from a recipe, a configuration file's content and flags, later ones winning.
-
-    Without a named recipe, the data set picks one. Where the batch size is overridden and the learning rate is
-    not, the recipe's learning rate is scaled in proportion to the batch size (linear scaling rule, Goyal et al., 2017).
-
-    Raises:
-        UserError: for an unknown recipe or key, or a value out of range.
-    """
-    overrides = {**(config or {}), **(flags or {})}
-    named = overrides.pop("recipe", None)
-    data = overrides.get("data")
-    model = overrides.get("model")
-    for key, value in (("recipe", named), ("data", data), ("model", model)):
-        if not isinstance(value, str | None):
-            raise UserError(f"setting {key}: input should be a name; got {value!r}")
-    if data and data not in NAMED_DATA and Path(data).is_dir():
-        overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
-    base = get_recipe(recipe or named or recipe_for(data, model))
-    backbone = model or base["model"]
-    check_values(overrides)
-    check_network(backbone)
-    if is_backbone(backbone):
-        base |= _images_for(backbone)
-        if overrides.get("pretrained") == "none":
-            base |= {"backbone_lr_factor": 1.0}
-    if "data" not in overrides and base["data"] not in NAMED_DATA:
-        raise UserError("this recipe needs a folder of images: give --data")
-    settings = resolve(base, overrides)
-    if "lr" not in overrides and settings.batch_size != base["batch_size"]:
-        settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})
-    return settings
-
-
-def get_recipe(name: str) -> Recipe:
-    """The settings of a recipe.
-
-    Raises:
-        UserError: for an unknown name, with the nearest known one.
-    """
-    if name not in RECIPES:
-        raise UserError(f"unknown recipe {name!r}; {near_match(name, RECIPES)}")
-    return RECIPES[name]()
-
-
-def _images_for(backbone: str) -> Recipe:
-    """How a backbone wants its images, by its library's records."""
-    from exitwise.models.backbones.libraries import data_config
-
-    config = data_config(backbone)
-    return {**config._asdict(), "mean": list(config.mean), "std": list(config.std)}
-
-
-def recipe_for(data: str | None, model: str | None = None) -> str:
-    """The recipe to use for a data set, and maybe a backbone, where none was named."""
-    if model is not None and is_backbone(model):
-        return "finetune"
-    return "digits" if data is None else NAMED_DATA.get(data, "images")
+)

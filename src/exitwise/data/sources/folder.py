@@ -1,102 +1,22 @@
-"""Where labelled images come from: bundled digits, CIFAR, and folders of images.
-
-A source reads single images as uint8 tensors; splits, augmentation and batches are made elsewhere.
-"""
+"""Folders of images, in one folder per class."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from exitwise.data.ledger import ImageLedger, Skipped
+from exitwise.data.sources.base import ArraySource, Request, Source, Sources
 from exitwise.errors import DataError
-from exitwise.settings.checks import DATA_SETS, check_data, check_shape
 from exitwise.storage.files import IMAGE_SUFFIXES, image_files
 from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 
 IN_MEMORY_BYTES = 2**30
 """Folders of equally sized images whose pixels fit into this are decoded once and kept."""
-
-
-class Source(Protocol):
-    """Labelled images.
-
-    Attributes:
-        classes: class names.
-        targets: class index of each image, int64 (N).
-        names: a name for each image, unique within the source.
-        paths: the file of each image; empty for data that does not come from files.
-        ledger: the account of its files, shared by all parts of a data set.
-    """
-
-    paths: list[Path]
-    ledger: ImageLedger
-    classes: list[str]
-    targets: Tensor
-    names: list[str]
-
-    def read(self, index: int) -> Tensor:
-        """The image as uint8 (channels, height, width).
-
-        Raises:
-            BrokenImageError: if its file cannot be used.
-        """
-        ...
-
-    def stamp(self, index: int) -> str:
-        """What tells an image that has changed: its pixels where they are in memory, else its file's size."""
-        ...
-
-
-class Sources(NamedTuple):
-    """What a data set offers: images to train on, and held-out images where it has any."""
-
-    train: Source
-    calibration: Source | None
-    test: Source | None
-
-
-class ArraySource:
-    """Images of one size, held in memory.
-
-    Args:
-        images: uint8 (N, channels, height, width).
-        targets: class indices (N).
-        classes: class names.
-        names: one per image; by default their numbers.
-        paths: the files they were decoded from, if any.
-        ledger: the account of these files.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        targets: Tensor,
-        classes: Sequence[str],
-        names: Sequence[str] | None = None,
-        paths: Sequence[Path] = (),
-        ledger: ImageLedger | None = None,
-    ) -> None:
-        self.images = images
-        self.targets = targets.long()
-        self.classes = list(classes)
-        self.names = list(names) if names is not None else [str(i) for i in range(len(images))]
-        self.paths = list(paths)
-        self.ledger = ledger or ImageLedger()
-
-    def read(self, index: int) -> Tensor:
-        return self.images[index]
-
-    def stamp(self, index: int) -> str:
-        return hashlib.sha256(self.images[index].numpy().tobytes()).hexdigest()
 
 
 class FolderSource:
@@ -166,7 +86,7 @@ class FolderSource:
         return str(self.paths[index].stat().st_size)
 
     def in_memory(self) -> ArraySource:
-        """The same images, decoded once; they must be of one size. Those that cannot be decoded are left out."""
+        """Return the same images, decoded once; they must be of one size. Those that cannot be decoded are left out."""
         images, kept = [], []
         for index in range(len(self.paths)):
             try:
@@ -179,64 +99,16 @@ class FolderSource:
         return ArraySource(pixels, self.targets[kept], self.classes, names, paths, self.ledger)
 
 
-def open_source(
-    name_or_path: str,
-    root: str | Path | None = None,
-    channels: int = 3,
-    image_size: int | None = None,
-    ledger: ImageLedger | None = None,
-) -> Sources:
-    """Find a data set.
-
-    Args:
-        name_or_path: ``digits``, ``cifar10``, ``cifar100``, or a folder: either ``train`` and ``val`` or
-            ``test`` (each with a folder per class, as in ImageNet's layout) or a folder per class.
-        root: where CIFAR lies or is downloaded to.
-        channels: 1 or 3.
-        image_size: the side that all images must have; None for any size.
-        ledger: the account to enter a folder's images in.
+def open_folder(request: Request) -> Sources:
+    """Return the images of a folder: either ``train`` and ``val`` or ``test``, or a folder per class.
 
     Raises:
-        DataError: if there is no such data set, nothing in it, or images of another size or number of channels.
+        DataError: if there is nothing in it, or images are of another size.
     """
-    check_data(name_or_path)
-    if name_or_path in DATA_SETS:
-        check_shape(name_or_path, channels, image_size)
-        if name_or_path == "digits":
-            train, test = _digits(), None
-        else:
-            train, test = _cifar(name_or_path, Path(root) if root else Path.home() / ".cache" / "exitwise")
-        return Sources(train, None, test)
-    return _folder(Path(name_or_path), channels, image_size, ledger or ImageLedger())
+    path, channels, image_size = Path(request.data), request.channels, request.image_size
 
-
-def _digits() -> ArraySource:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
-    return ArraySource(images, torch.from_numpy(bunch.target), [str(digit) for digit in range(10)])
-
-
-def _cifar(name: str, root: Path) -> tuple[ArraySource, ArraySource]:
-    kind = CIFAR10 if name == "cifar10" else CIFAR100
-    parts = []
-    for train in (True, False):
-        try:
-            data = kind(str(root), train=train, download=True)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DataError(
-                f"expected {name} in {root} (data_root) or a connection to download it; {reason}"
-            ) from error
-        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        parts.append(ArraySource(images, torch.tensor(data.targets), data.classes))
-    return parts[0], parts[1]
-
-
-def _folder(path: Path, channels: int, image_size: int | None, ledger: ImageLedger) -> Sources:
     def source(root: Path, classes: Sequence[str] | None = None) -> Source:
-        found = FolderSource(root, channels, image_size, classes, ledger)
+        found = FolderSource(root, channels, image_size, classes, request.ledger)
         fits = image_size is not None and len(found.paths) * channels * image_size**2 <= IN_MEMORY_BYTES
         return found.in_memory() if fits else found
 
@@ -254,7 +126,7 @@ def _folder(path: Path, channels: int, image_size: int | None, ledger: ImageLedg
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the sub-folders that hold images, sorted."""
+    """Return the names of the sub-folders that hold images, sorted."""
     return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".") and image_files(e))
 
 

@@ -1,16 +1,13 @@
-"""``exitwise models`` and ``exitwise recipes``: what there is to choose from."""
+"""``exitwise models``."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
 
+from exitwise.catalogue.models import MODELS
 from exitwise.errors import UserError
-from exitwise.settings.checks import check_backbone
-from exitwise.settings.recipes import RECIPES, get_recipe
-from exitwise.settings.schema import resolve, to_yaml
+from exitwise.shown import macs, percent
 
 
 def models(*, exits: str | None = None, image_size: int | None = None) -> None:
@@ -31,17 +28,12 @@ def models(*, exits: str | None = None, image_size: int | None = None) -> None:
     if exits is not None:
         _exits_of(exits, image_size)
         return
-    from exitwise.models import count_cost, create_model, list_models
-    from exitwise.shown import macs
-
     table = Table()
     for name in ("model", "input", "parameters", "MACs to each exit"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    for name in list_models():
-        model = create_model(name)
-        cost = count_cost(model)
+    for model in MODELS.values():
         shape = "x".join(map(str, model.input_shape))
-        table.add_row(name, shape, f"{cost.params[-1] / 1e6:.3g}M", " ".join(macs(value) for value in cost.macs))
+        table.add_row(model.name, shape, f"{model.params / 1e6:.3g}M", " ".join(macs(value) for value in model.macs))
     console = Console()
     console.print(table)
     console.print("and any classifier of timm, torchvision or Hugging Face: exitwise models --exits timm/resnet50")
@@ -50,11 +42,13 @@ def models(*, exits: str | None = None, image_size: int | None = None) -> None:
 def _exits_of(name: str, image_size: int | None) -> None:
     if image_size is not None and image_size < 1:
         raise UserError(f"expected image_size as a number of pixels; got {image_size}")
+    from exitwise.settings.checks import check_backbone
+
     check_backbone(name)
+
     from exitwise.models import count_cost
     from exitwise.models.backbones.attach import add_exits, exit_points
     from exitwise.models.backbones.libraries import create_backbone, data_config
-    from exitwise.shown import macs, percent
 
     size = image_size or data_config(name).image_size
     backbone = create_backbone(name, input_shape=(3, size, size))
@@ -73,32 +67,10 @@ def _exits_of(name: str, image_size: int | None) -> None:
         if point.feature.kind != "map":
             shape = [*shape[1:], shape[0]]
         feature = "x".join(map(str, shape)) + (" tokens" if point.feature.kind == "tokens" else "")
-        table.add_row(point.name, feature, percent(point.share), *_chosen(chosen.get(point.name), macs))
-    table.add_row("its own classifier", "", percent(1.0), *_chosen(chosen.get(None), macs))
+        table.add_row(point.name, feature, percent(point.share), *_chosen(chosen.get(point.name)))
+    table.add_row("its own classifier", "", percent(1.0), *_chosen(chosen.get(None)))
     Console().print(table)
 
 
-def _chosen(exit: tuple[int, int, int] | None, macs: Callable[[float], str]) -> tuple[str, str, str]:
+def _chosen(exit: tuple[int, int, int] | None) -> tuple[str, str, str]:
     return ("", "", "") if exit is None else (f"exit {exit[0]}", f"{exit[1] / 1e6:.3g}M", macs(exit[2]))
-
-
-def recipes(name: str | None = None) -> None:
-    """List the recipes, or print one's settings as YAML.
-
-    Examples:
-
-        exitwise recipes
-        exitwise recipes cifar10_msdnet5
-
-    Parameters
-    ----------
-    name
-        A recipe to print.
-    """
-    if name is not None:
-        print(to_yaml(resolve(get_recipe(name))), end="")
-        return
-    table = Table(show_header=False)
-    for key, recipe in RECIPES.items():
-        table.add_row(key, (recipe.__doc__ or "").strip())
-    Console().print(table)

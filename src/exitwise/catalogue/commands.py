@@ -1,0 +1,62 @@
+"""The commands of the command line, in the order of its help. Each is imported when it is called."""
+
+from __future__ import annotations
+
+from exitwise.catalogue.entry import Entry
+from exitwise.catalogue.lookup import by_name
+
+COMMANDS = by_name(
+    Entry(
+        "demo",
+        "Train `uniform` and `meta-weighted` on bundled digits, calibrate both, and compare them: under 3 minutes.",
+        "exitwise.cli.demo:demo",
+    ),
+    Entry(
+        "doctor",
+        "Check a data set and this machine before training, and say what to mend.",
+        "exitwise.cli.doctor:doctor",
+    ),
+    Entry(
+        "train",
+        "Train a network with exits. The same command continues an interrupted run.",
+        "exitwise.cli.train:train",
+    ),
+    Entry(
+        "calibrate",
+        "Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.",
+        "exitwise.cli.calibrate:calibrate",
+    ),
+    Entry(
+        "evaluate",
+        "Measure a run on its test images: every exit alone, the curve over 39 budgets, and the calibrated policy.",
+        "exitwise.cli.evaluate:evaluate",
+    ),
+    Entry(
+        "predict",
+        "Classify images with a calibrated run or an exported bundle, each as deep as it needs.",
+        "exitwise.cli.predict:predict",
+    ),
+    Entry(
+        "export",
+        "Write a calibrated run for another runtime: files that run without torch.",
+        "exitwise.cli.export:export",
+    ),
+    Entry(
+        "bench",
+        "Time a run on this machine: in full, leaving early, and cut at one exit; say whether leaving early is worth "
+        "it.",
+        "exitwise.cli.bench:bench",
+    ),
+    Entry(
+        "report",
+        "Show runs in one HTML file, which opens offline: what budgets give, which images leave where, and more.",
+        "exitwise.cli.report:report",
+    ),
+    Entry(
+        "models",
+        "List the networks with the cost of leaving at each exit; or show where exits can go on a backbone.",
+        "exitwise.cli.models:models",
+    ),
+    Entry("methods", "List the training methods with their options.", "exitwise.cli.methods:methods"),
+    Entry("recipes", "List the recipes, or print one's settings as YAML.", "exitwise.cli.recipes:recipes"),
+)

@@ -1,0 +1,55 @@
+"""Where labelled images come from: data sets that have a name, and folders of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exitwise.catalogue.entry import Entry
+from exitwise.catalogue.lookup import by_name
+
+
+@dataclass(frozen=True)
+class NamedData(Entry):
+    """A data set that needs no path. Its code is called with a :class:`~exitwise.data.sources.base.Request`.
+
+    Attributes:
+        channels: of its images.
+        side: of its images, in pixels.
+        recipe: that is used with it, unless another is named.
+    """
+
+    channels: int = 3
+    side: int = 32
+    recipe: str = "images"
+
+
+SOURCES = by_name(
+    NamedData(
+        "digits",
+        "1797 grey digits of 8x8 pixels, bundled with scikit-learn",
+        "exitwise.data.sources.digits:open_digits",
+        channels=1,
+        side=8,
+        recipe="digits",
+    ),
+    NamedData(
+        "cifar10",
+        "60 000 photographs of 32x32 pixels in 10 classes, downloaded if need be",
+        "exitwise.data.sources.cifar:open_cifar10",
+        recipe="cifar10_msdnet5",
+    ),
+    NamedData(
+        "cifar100",
+        "60 000 photographs of 32x32 pixels in 100 classes, downloaded if need be",
+        "exitwise.data.sources.cifar:open_cifar100",
+        recipe="cifar100_msdnet5",
+    ),
+)
+
+FOLDER = Entry("folder", "a folder of images per class", "exitwise.data.sources.folder:open_folder")
+"""What a path names."""
+
+
+def data_names() -> str:
+    """Return what may be given as data, in words: ``digits, cifar10, cifar100, or a folder of images``."""
+    return f"{', '.join(SOURCES)}, or a folder of images"

@@ -1,0 +1,95 @@
+"""Augmented training batches of a split, on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from exitwise.data.reading import ImagesByKey, collate, end_quietly, start
+from exitwise.data.sampling import EpochBatches, derive_seed, random_keys
+from exitwise.data.sources import ArraySource
+from exitwise.data.splits import Split
+
+
+class TrainingBatches:
+    """Augmented training batches on a device: (images, targets).
+
+    Images that are in memory go to the device once, as uint8, and are augmented there in batches; others are read by a
+    :class:`DataLoader`. What a batch holds depends on (seed, epoch, number) alone, whatever the device or the
+    number of workers. In place of an image that turns out broken comes the next readable one of its class.
+
+    Args:
+        split: the training split.
+        batch_size: images per loaded batch, all processes together.
+        seed: of order and augmentation.
+        device: where to train.
+        workers: processes that read images which are not in memory.
+        rank, ranks: number of this process among those that train together, and how many there are.
+
+    Attributes:
+        sampler: says which epoch and batch come next.
+
+    Raises:
+        ValueError: for a batch size or number of images below 4.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.sampler = EpochBatches(len(split), batch_size, seed, rank, ranks)
+        self.device = torch.device(device)
+        self.preprocessing = split.preprocessing
+        self.to_float = split.preprocessing.to_float()
+        self.workers = workers
+        self.ledger = split.source.ledger
+        self.resident = isinstance(split.source, ArraySource) and not split.preprocessing.any_size
+        if self.resident:
+            assert isinstance(split.source, ArraySource)
+            self.images = split.source.images[split.indices].to(self.device)
+            self.targets = split.targets.to(self.device)
+        else:
+            self.loader = DataLoader(
+                ImagesByKey(split, split.preprocessing.random_crop(), seed),
+                batch_sampler=self.sampler,
+                collate_fn=collate,
+                num_workers=workers,
+                worker_init_fn=end_quietly,
+                persistent_workers=workers > 0,
+                pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # else each epoch would draw a seed from the global generator
+            )
+
+    def __str__(self) -> str:
+        if self.resident:
+            size = self.images.numel() / 2**20
+            return f"{len(self.images)} images, decoded once and kept on {self.device} ({size:.0f} MiB)"
+        readers = f"{self.workers} workers" if self.workers else "the training process"
+        return f"{self.sampler.size} images, read one by one by {readers}"
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        salt = derive_seed(self.sampler.seed, self.sampler.epoch)
+        for positions, images, targets in self._decoded():
+            keys = random_keys(positions, salt)
+            yield self.to_float(self.preprocessing.augmented(images, keys)), targets
+
+    def _decoded(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield positions, uint8 images and targets of each batch, on the device."""
+        if self.resident:
+            for positions in self.sampler.positions():
+                positions = positions.to(self.device, non_blocking=True)
+                yield positions, self.images[positions], self.targets[positions]
+        else:
+            for batch, faults in start(self.loader):
+                self.ledger.skip(faults)
+                positions, images, targets = (part.to(self.device, non_blocking=True) for part in batch)
+                yield positions, images, targets

@@ -1,0 +1,51 @@
+"""Where labelled images come from, a file each: bundled digits, CIFAR, and folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exitwise.catalogue.sources import FOLDER, SOURCES
+from exitwise.data.ledger import ImageLedger
+from exitwise.data.sources.base import ArraySource, Request, Source, Sources
+from exitwise.data.sources.folder import FolderSource, class_folders, read_image
+from exitwise.settings.checks import check_data, check_shape
+
+__all__ = [
+    "ArraySource",
+    "FolderSource",
+    "Request",
+    "Source",
+    "Sources",
+    "class_folders",
+    "open_source",
+    "read_image",
+]
+
+
+def open_source(
+    name_or_path: str,
+    root: str | Path | None = None,
+    channels: int = 3,
+    image_size: int | None = None,
+    ledger: ImageLedger | None = None,
+) -> Sources:
+    """Find a data set.
+
+    Args:
+        name_or_path: a name in ``catalogue/sources.py``, or a folder: either ``train`` and ``val`` or
+            ``test`` (each with a folder per class, as in ImageNet's layout) or a folder per class.
+        root: where CIFAR lies or is downloaded to.
+        channels: 1 or 3.
+        image_size: the side that all images must have; None for any size.
+        ledger: the account to enter a folder's images in.
+
+    Raises:
+        DataError: if there is no such data set, nothing in it, or images of another size or number of channels.
+    """
+    check_data(name_or_path)
+    place = Path(root) if root else Path.home() / ".cache" / "exitwise"
+    request = Request(name_or_path, place, channels, image_size, ledger or ImageLedger())
+    if name_or_path not in SOURCES:
+        return FOLDER.load()(request)
+    check_shape(name_or_path, channels, image_size)
+    return SOURCES[name_or_path].load()(request)

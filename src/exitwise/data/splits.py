@@ -1,0 +1,199 @@
+"""Disjoint train, calibration and test splits of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from exitwise.data.ledger import ImageLedger
+from exitwise.data.reading import ImagesInOrder, Reading, collate, end_quietly, start
+from exitwise.data.sampling import derive_seed
+from exitwise.data.sources import ArraySource, Source, Sources, open_source
+from exitwise.data.transforms import Preprocessing
+from exitwise.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a source.
+
+    Attributes:
+        source: where they come from.
+        indices: their positions there, sorted int64 (N).
+        preprocessing: what happens to them.
+    """
+
+    source: Source
+    indices: Tensor
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def targets(self) -> Tensor:
+        """Class index of each image, int64 (N)."""
+        return self.source.targets[self.indices]
+
+    def name(self, position: int) -> str:
+        """Return the name of an image within the source."""
+        return self.source.names[int(self.indices[position])]
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""
+        digest = hashlib.sha256()
+        for index, target in zip(self.indices.tolist(), self.targets.tolist(), strict=True):
+            line = f"{self.source.names[index]}\t{target}\t{self.source.stamp(index)}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def share(self, rank: int, ranks: int) -> Split:
+        """Return the part of one of several processes: in the order of ranks, they make up the split."""
+        return replace(self, indices=self.indices.tensor_split(ranks)[rank])
+
+    def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return images in order, not augmented, in batches of (images, targets); broken ones are left out."""
+        transform = self.preprocessing.for_evaluation()
+        if isinstance(self.source, ArraySource):
+            images = self.source.images
+            return ((transform(images[part]), self.source.targets[part]) for part in self.indices.split(batch_size))
+        readings = ImagesInOrder(self, transform)
+        loader = DataLoader(
+            readings,
+            batch_size,
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=end_quietly,
+            generator=torch.Generator(),
+        )
+        return self._readable(loader)
+
+    def _readable(self, loader: DataLoader[Reading]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch, faults in start(loader):
+            self.source.ledger.skip(faults)
+            if batch is not None:
+                images, targets = batch
+                yield images, targets
+
+
+class Splits(NamedTuple):
+    """Disjoint splits of a data set, and its class names."""
+
+    train: Split
+    calibration: Split
+    test: Split
+    classes: list[str]
+
+    @property
+    def ledger(self) -> ImageLedger:
+        """The account of the image files of all splits."""
+        return self.train.source.ledger
+
+    def summary(self) -> dict[str, Any]:
+        """Return classes, sizes and fingerprints, to be recorded with a run and compared later."""
+        parts = {"train": self.train, "calibration": self.calibration, "test": self.test}
+        return {
+            "classes": self.classes,
+            "sizes": {name: len(split) for name, split in parts.items()},
+            "sha256": {name: split.fingerprint() for name, split in parts.items()},
+        }
+
+
+def load(
+    name_or_path: str,
+    preprocessing: Preprocessing,
+    *,
+    root: str | Path | None = None,
+    calibration_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    max_broken: float = 1.0,
+) -> Splits:
+    """Load a data set as disjoint splits.
+
+    Image files that cannot be used are left out and entered in :attr:`Splits.ledger`: at once where their header tells
+    or where all images are decoded now, else when they are read.
+
+    Where the data set has no calibration (or test) images of its own, they are held out of the training
+    images: per class, at random, the given fraction and at least one.
+
+    Args:
+        name_or_path: see :func:`~exitwise.data.sources.open_source`.
+        preprocessing: what happens to the images.
+        root: where named data sets lie.
+        calibration_fraction, test_fraction: shares of the training images to hold out.
+        seed: of the random choice.
+        max_broken: share of the image files that may be broken, now and while the splits are used.
+
+    Raises:
+        DataError: for missing, empty or unsuitable data, too much of it broken, and classes too small to be split.
+    """
+    image_size = None if preprocessing.any_size else preprocessing.image_size
+    ledger = ImageLedger()
+    sources = open_source(name_or_path, root, preprocessing.channels, image_size, ledger)
+    ledger.limit(max_broken)
+    fractions = {
+        name: fraction
+        for name, fraction in (("calibration", calibration_fraction), ("test", test_fraction))
+        if getattr(sources, name) is None
+    }
+    held_out = _hold_out(sources.train, fractions, seed)
+
+    def split(name: str) -> Split:
+        source = getattr(sources, name)
+        if source is None or name == "train":
+            return Split(sources.train, held_out[name], preprocessing)
+        return Split(source, torch.arange(len(source.targets)), preprocessing)
+
+    splits = Splits(split("train"), split("calibration"), split("test"), sources.train.classes)
+    _check_disjoint(splits, sources)
+    return splits
+
+
+def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(derive_seed(seed))
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*fractions, "train")}
+    for target, name in enumerate(source.classes):
+        members = (source.targets == target).nonzero().squeeze(1)
+        if len(members) <= len(fractions):
+            raise DataError(
+                f"expected at least {len(fractions) + 1} images of class {name!r}, one for each of "
+                f"{', '.join(parts)}; got {len(members)}"
+            )
+        members = members[torch.randperm(len(members), generator=generator)]
+        counts = _counts(len(members), list(fractions.values()))
+        for part, indices in zip(parts, members.split(counts), strict=True):
+            parts[part].append(indices)
+    return {name: torch.cat(indices).sort().values for name, indices in parts.items()}
+
+
+def _counts(n: int, fractions: Sequence[float]) -> list[int]:
+    """Return the numbers of images per held-out part, at least one each, and what remains, at least one."""
+    counts = [max(1, round(n * fraction)) for fraction in fractions]
+    while sum(counts) >= n:
+        counts[counts.index(max(counts))] -= 1
+    return [*counts, n - sum(counts)]
+
+
+def _check_disjoint(splits: Splits, sources: Sources) -> None:
+    held_out = [split for split in splits[:3] if split.source is sources.train]
+    indices = torch.cat([split.indices for split in held_out])
+    assert len(indices.unique()) == len(indices), "splits overlap"
+    train = _files(splits.train)
+    for split in (splits.calibration, splits.test):
+        shared = train & _files(split) if split.source is not splits.train.source else set()
+        if shared:
+            raise DataError(f"expected held-out images that are not trained on; {min(shared)} is in both")
+
+
+def _files(split: Split) -> set[Path]:
+    """Return the files behind a split, symbolic links followed; none for data that does not come from a folder."""
+    paths = split.source.paths
+    return {paths[index].resolve() for index in split.indices.tolist()} if paths else set()

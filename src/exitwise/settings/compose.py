@@ -1,0 +1,95 @@
+"""Settings from a recipe, a file and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exitwise.catalogue.backbones import IMAGES
+from exitwise.catalogue.lookup import find
+from exitwise.catalogue.methods import DEFAULT, METHODS
+from exitwise.catalogue.recipes import RECIPES, Recipe
+from exitwise.catalogue.sources import SOURCES
+from exitwise.errors import UserError
+from exitwise.settings.checks import check_network
+from exitwise.settings.schema import Settings, check_values, is_backbone, options_of_others, resolve
+
+Layer = Mapping[str, Any]
+
+
+def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None = None) -> Settings:
+    """Return settings from a recipe, a configuration file's content and flags, later ones winning.
+
+    Without a named recipe, the data set picks one. Where the batch size is overridden and the learning rate is
+    not, the recipe's learning rate is scaled in proportion to the batch size (linear scaling rule, Goyal et al., 2017).
+
+    A recipe may be used with any method: it states options of several, and those of the chosen one count. A file and
+    flags mean what they say: each may state options of the method that it names or, if it names none, of the chosen
+    one. So a file made for one method can be used with another by a flag, and no option is given in vain.
+
+    Raises:
+        UserError: for an unknown recipe or key, an option of another method, or a value out of range.
+    """
+    from_file, from_flags = dict(config or {}), dict(flags or {})
+    overrides = {**from_file, **from_flags}
+    named = overrides.pop("recipe", None)
+    data = overrides.get("data")
+    model = overrides.get("model")
+    for key, value in (("recipe", named), ("data", data), ("model", model)):
+        if not isinstance(value, str | None):
+            raise UserError(f"setting {key}: input should be a name; got {value!r}")
+    if data and data not in SOURCES and Path(data).is_dir():
+        overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
+    base = get_recipe(recipe or named or recipe_for(data, model))
+    backbone = model or base["model"]
+    check_values(overrides)
+    check_network(backbone)
+    if is_backbone(backbone):
+        base |= _images_for(backbone)
+        if overrides.get("pretrained") == "none":
+            base |= {"backbone_lr_factor": 1.0}
+    if "data" not in overrides and base["data"] not in SOURCES:
+        raise UserError("this recipe needs a folder of images: give --data")
+    method: str = overrides.get("method") or base.get("method", DEFAULT)
+    in_file: str = from_file.get("method") or method
+    base = _without(base, options_of_others(method))
+    if in_file != method:
+        overrides = _without(overrides, options_of_others(method) - options_of_others(in_file) - set(from_flags))
+    settings = resolve(base, overrides)
+    if "lr" not in overrides and settings.batch_size != base["batch_size"]:
+        settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})
+    return settings if settings.method in METHODS else _completed(settings)
+
+
+def _completed(settings: Settings) -> Settings:
+    """Return the settings with all options of their method, which comes from elsewhere, checked."""
+    options = settings.options
+    options.check(settings.surroundings())
+    return settings.model_copy(update={"method_options": vars(options) or None})
+
+
+def _without(layer: Layer, names: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in layer.items() if key not in names}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the settings of a recipe.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    return find(RECIPES, name, "recipe").load()()
+
+
+def recipe_for(data: str | None, model: str | None = None) -> str:
+    """Return the name of the recipe for a data set, and maybe a backbone, where none was named."""
+    if model is not None and is_backbone(model):
+        return "finetune"
+    return "digits" if data is None else SOURCES[data].recipe if data in SOURCES else "images"
+
+
+def _images_for(backbone: str) -> Recipe:
+    """Return how a backbone wants its images, by its library's records."""
+    config = IMAGES.load()(backbone)
+    return {**config._asdict(), "mean": list(config.mean), "std": list(config.std)}

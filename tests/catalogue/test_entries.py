@@ -1,0 +1,102 @@
+"""What the catalogue says is so: a new entry is tested by being there."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from exitwise.catalogue.backbones import LIBRARIES
+from exitwise.catalogue.commands import COMMANDS
+from exitwise.catalogue.formats import FORMATS
+from exitwise.catalogue.lookup import find
+from exitwise.catalogue.methods import METHODS, MetaWeightedOptions
+from exitwise.catalogue.models import MODELS
+from exitwise.catalogue.recipes import RECIPES
+from exitwise.catalogue.sources import FOLDER, SOURCES
+from exitwise.errors import UserError
+from exitwise.methods import Method
+from exitwise.models import count_cost, create_model
+from exitwise.models.backbones.libraries import _LIBRARIES
+from exitwise.settings.fields import Fields
+from exitwise.weighting.allocation import Objective
+from exitwise.weighting.gradient import GradientMode
+from exitwise.weighting.network import WeightInput
+from exitwise.weighting.normalize import Centering
+
+KINDS = {
+    "model": MODELS,
+    "method": METHODS,
+    "source": SOURCES | {"folder": FOLDER},
+    "format": FORMATS,
+    "recipe": RECIPES,
+    "command": COMMANDS,
+}
+ENTRIES = [(kind, entry) for kind, entries in KINDS.items() for entry in entries.values()]
+
+
+@pytest.mark.parametrize(("kind", "entry"), ENTRIES, ids=[f"{kind} {entry.name}" for kind, entry in ENTRIES])
+def test_every_entry_leads_to_its_code(kind, entry):
+    found = entry.load()
+    assert callable(found)
+    assert entry.summary
+    assert "\n" not in entry.summary
+    if kind == "command":
+        assert inspect.getdoc(found).split("\n\n")[0].replace("\n", " ") == entry.summary
+    if kind == "method":
+        assert issubclass(found, Method)
+        assert found.options is entry.options
+
+
+def cost(name):
+    counted = count_cost(create_model(name))
+    return counted.params[-1], counted.macs
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.macs[-1] < 5e7])
+def test_costs_are_those_counted(name):
+    assert cost(name) == (MODELS[name].params, MODELS[name].macs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.macs[-1] >= 5e7])
+def test_costs_of_large_networks_are_those_counted(name):
+    assert cost(name) == (MODELS[name].params, MODELS[name].macs)
+
+
+def test_choices_are_those_of_the_code():
+    types = {"objective": Objective, "gradient": GradientMode, "wpn_input": WeightInput, "centering": Centering}
+    for name, choices in types.items():
+        assert set(get_args(Fields.model_fields[name].annotation)) == set(get_args(choices)), name
+    assert tuple(_LIBRARIES) == LIBRARIES
+
+
+def test_each_option_is_a_setting_with_its_range_and_default():
+    defaults = MetaWeightedOptions()
+    for name, value in vars(defaults).items():
+        field = Fields.model_fields[name]
+        assert field.default == value
+        assert field.description.endswith("[method meta-weighted, meta-weighted-shared]")
+
+
+def test_the_recipe_of_each_data_set_is_of_it():
+    for source in SOURCES.values():
+        recipe = RECIPES[source.recipe].load()()
+        assert (recipe["data"], recipe["image_size"], len(recipe["mean"])) == (
+            source.name,
+            source.side,
+            source.channels,
+        )
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(UserError, match="unknown format 'onx'; did you mean 'onnx'"):
+        find(FORMATS, "onx", "format")
+
+
+def test_the_readme_s_table_of_methods_is_the_catalogue_s():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert re.findall(r"^\| `(\S+)` \| (.*) \|$", readme, re.MULTILINE) == [
+        (part.name, part.summary) for part in METHODS.values()
+    ]
