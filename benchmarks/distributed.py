@@ -71,7 +71,7 @@ def measure(rank: int, size: int, variant: str, batch_size: int, batches: int, p
         trainer.train_on(*next(loaded))
         seconds, communication, calls = [], [], []
         for _ in range(batches):
-            ranks.wait()
+            ranks.barrier()
             before, calls_before = spent(ranks)
             start = time.perf_counter()
             trainer.train_on(*next(loaded))
@@ -90,9 +90,9 @@ def spent(ranks: Ranks) -> tuple[float, int]:
 
 
 def timed_sum(ranks: Ranks, tensors: list[torch.Tensor]) -> float:
-    ranks.wait()
+    ranks.barrier()
     start = time.perf_counter()
-    ranks.total(tensors)
+    ranks.sum_all(tensors)
     return time.perf_counter() - start
 
 

@@ -182,7 +182,7 @@ def seconds_outside(training: Training) -> float:
     per_half = [
         lambda: [buffer.clone() for buffer in buffers],
         lambda: restore_unless(step.taken, buffers, copies),
-        lambda: (step.run.logits.detach().argmax(dim=-1) == step.run.targets[:, None]).sum(dim=0),
+        lambda: (step.forward.logits.detach().argmax(dim=-1) == step.run.targets[:, None]).sum(dim=0),
         lambda: (step.weights - 1).abs().mean(),
         lambda: trainer.samples.add(step),
         lambda: all_finite(step.loss) & finite_gradients(trainer.model.parameters()),

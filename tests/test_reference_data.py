@@ -104,8 +104,8 @@ def test_training_reproduces_the_whole_trajectory(path, mode, monkeypatch):
 
     monkeypatch.setattr("exitwise.weighting.gradient.allocate", spy)
     for half, step in enumerate(replay.half_steps()):
-        assert relative(step.run.losses.detach(), recorded[f"step{half}/losses"]) < 1e-6
-        assert relative(step.run.confidences, recorded[f"step{half}/confidences"]) < 1e-6
+        assert relative(step.forward.losses.detach(), recorded[f"step{half}/losses"]) < 1e-6
+        assert relative(step.forward.confidences, recorded[f"step{half}/confidences"]) < 1e-6
         assert relative(step.weights, recorded[f"step{half}/weights"]) < 1e-6
         assert relative(step.loss, recorded[f"step{half}/loss"]) < 1e-6
         assert (step.meta_loss is not None) == (f"step{half}/meta_loss" in recorded)

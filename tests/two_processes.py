@@ -184,8 +184,8 @@ def worker(rank, ports, folder):
             "fit": {name: fit(name, ranks) for name in METHODS},
             "spoiled": [spoil_one_rank(name, ranks, where) for name, where in SPOILED],
             "gathered": ranks.gather(torch.arange(3 - rank) + 10 * rank)[0],
-            "agree": [bool(ranks.agree(torch.tensor(ok))) for ok in (True, rank == 0)],
-            "most": ranks.most(3 + rank),
+            "agree": [bool(ranks.all_true(torch.tensor(ok))) for ok in (True, rank == 0)],
+            "most": ranks.max_over(3 + rank),
             "calls": ranks.clock.calls,
         }
         fit("meta-weighted-shared", ranks, folder / "one-two-one", stop=5, resume=True)

@@ -284,7 +284,7 @@ def test_exit_weights_scale_the_exits():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     (train, meta), _ = half_batches(torch.randn(8, 3, 8, 8), torch.randint(3, (8,)))
     step = half_step(model, optimizer, method, train, meta, 0)
-    means = step.run.losses.detach().mean(dim=0)
+    means = step.forward.losses.detach().mean(dim=0)
     assert float(step.loss) == pytest.approx(float(means[0] + 2 * means[2]), rel=1e-5)
     head = model.stages[1].head.linear.weight
     assert head.grad.abs().max() == 0

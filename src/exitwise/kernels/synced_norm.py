@@ -57,7 +57,7 @@ def moments(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
     own = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
     mine = torch.zeros(ranks.size, 1, dtype=own.dtype, device=own.device)
     mine[ranks.rank] = 1
-    everyone = ranks.sum(mine * own)  # the rows of all processes
+    everyone = ranks.sum_through(mine * own)  # the rows of all processes
     means, variances, counts = everyone.split([len(mean), len(mean), 1], dim=1)
     counts = counts.detach()
     shares = counts / counts.sum()

@@ -37,10 +37,10 @@ class Method:
             for index, (inputs, targets) in enumerate(loader):
                 # both optimizers follow the schedule
                 for train, meta in half_batches(inputs, targets):      # (a, b), then (b, a)
-                    run = train_pass(model, *train, keep=method.takes_tangents(index))   # forward, with graph
-                    weighting = method.weigh(model, optimizer, run, meta, index)   # <- the method
+                    forward = train_pass(model, *train, keep=method.takes_tangents(index))   # forward, with graph
+                    weighting = method.weigh(model, optimizer, forward, meta, index)   # <- the method
                     optimizer.zero_grad()
-                    weighted_loss(run.losses, weighting.weights).backward()
+                    weighted_loss(forward.losses, weighting.weights).backward()
                     taken = ...                                        # whether all of that is finite
                     step_if(taken, optimizer)
                     method.stepped(model, taken)                       # <- the method
@@ -80,8 +80,8 @@ class Method:
         """Return whether the train half of this loaded batch will be passed through in forward mode."""
         return False
 
-    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
-        """Return weights for the train half ``run``.
+    def weigh(self, model: nn.Module, optimizer: Optimizer, forward: TrainPass, meta: Batch, index: int) -> Weighting:
+        """Return weights for the train half ``forward``.
 
         May learn from the meta half, but must leave the network, its buffers and ``optimizer`` as they are.
         ``index`` counts loaded batches within the epoch, from 0.
@@ -111,5 +111,5 @@ class _Function(Method):
         self.weights = weights
         self.__doc__ = weights.__doc__
 
-    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
-        return Weighting(self.weights(run).detach())
+    def weigh(self, model: nn.Module, optimizer: Optimizer, forward: TrainPass, meta: Batch, index: int) -> Weighting:
+        return Weighting(self.weights(forward).detach())

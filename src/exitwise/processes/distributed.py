@@ -60,9 +60,9 @@ class Processes(Ranks):
 
     def share(self, tensor: Tensor) -> Tensor | float:
         count = tensor.new_tensor(float(len(tensor)))
-        return count / self.total([count])[0]
+        return count / self.sum_all([count])[0]
 
-    def total(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def sum_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         self._call(dist.all_reduce, flat)
         return _unflatten(flat, tensors)
@@ -78,7 +78,7 @@ class Processes(Ranks):
                 hook.remove()
         buckets.finish()
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def sum_through(self, tensor: Tensor) -> Tensor:
         return _Sum.apply(tensor, self)
 
     def gather(self, tensor: Tensor) -> tuple[Tensor, slice]:
@@ -95,21 +95,21 @@ class Processes(Ranks):
         start = sum(sizes[: self.rank])
         return torch.cat(rows), slice(start, start + len(tensor))
 
-    def agree(self, ok: Tensor) -> Tensor:
+    def all_true(self, ok: Tensor) -> Tensor:
         flag = ok.to(torch.int32)
         self._call(dist.all_reduce, flag, dist.ReduceOp.MIN)
         return flag.bool()
 
-    def most(self, number: int) -> int:
+    def max_over(self, number: int) -> int:
         largest = torch.tensor(number)
         self._call(dist.all_reduce, largest, dist.ReduceOp.MAX)
         return int(largest)
 
-    def follow(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             self._call(dist.broadcast, tensor.data, 0)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         self._call(dist.all_reduce, torch.zeros(1))
 
     def _call(self, collective: Callable[..., Any], *args: Any) -> Any:
@@ -207,10 +207,10 @@ def own_device(device: torch.device) -> torch.device:
 def first(ranks: Ranks) -> Iterator[None]:
     """Rank 0 does what is in the context before the others do: what is downloaded or written once."""
     if ranks.rank > 0:
-        ranks.wait()
+        ranks.barrier()
     yield
     if ranks.rank == 0:
-        ranks.wait()
+        ranks.barrier()
 
 
 def _neighbours() -> tuple[int, ...]:
@@ -256,16 +256,16 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, processes: Processes) -> Tensor:
         ctx.processes = processes
-        (total,) = processes.total([tensor])
+        (total,) = processes.sum_all([tensor])
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.processes.total([gradient])[0], None
+        return ctx.processes.sum_all([gradient])[0], None
 
     @staticmethod
     def jvp(ctx: FunctionCtx, tangent: Tensor, _: None) -> Tensor:
-        return ctx.processes.total([tangent])[0]  # type: ignore[attr-defined]
+        return ctx.processes.sum_all([tangent])[0]  # type: ignore[attr-defined]
 
 
 def _unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

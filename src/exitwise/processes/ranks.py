@@ -44,7 +44,7 @@ class Ranks:
         """
         return 1.0
 
-    def total(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def sum_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors, each added up over the processes; whole numbers may come back as the first one's kind."""
         return list(tensors)
 
@@ -52,7 +52,7 @@ class Ranks:
         """A context whose backward pass adds up the gradients of the parameters over the processes as it goes on."""
         return nullcontext()
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def sum_through(self, tensor: Tensor) -> Tensor:
         """One tensor added up over the processes; differentiable, in reverse and in forward mode."""
         return tensor
 
@@ -60,18 +60,18 @@ class Ranks:
         """Everyone's rows (N, ...), in the order of ranks, and which are this process's; those keep their graph."""
         return tensor, slice(None)
 
-    def agree(self, ok: Tensor) -> Tensor:
+    def all_true(self, ok: Tensor) -> Tensor:
         """Whether a bool scalar is true on all of them."""
         return ok
 
-    def most(self, number: int) -> int:
+    def max_over(self, number: int) -> int:
         """The largest of a number that each of them gives. Waits for the others, not for the device."""
         return number
 
-    def follow(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Write rank 0's values into the tensors of all."""
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
 
 

@@ -35,7 +35,7 @@ class WeightSamples:
 
     def add(self, step: HalfStep) -> None:
         """Keep this half step in place of the one before."""
-        pair = torch.stack([step.run.losses.detach().float(), step.weights.float()])[:, :SAMPLES]
+        pair = torch.stack([step.forward.losses.detach().float(), step.weights.float()])[:, :SAMPLES]
         padded = F.pad(pair, (0, 0, 0, SAMPLES - pair.shape[1]), value=ABSENT)
         self.current = torch.where(step.taken, padded, self.current)
 

@@ -22,7 +22,7 @@ class HalfStep(NamedTuple):
     """What one update did.
 
     Attributes:
-        run: the forward pass over this process's share of the train half; its graph is spent, and nothing kept.
+        forward: the forward pass over this process's share of the train half; its graph is spent, and nothing kept.
         weights: the sample weights used there, (B, K).
         loss: the weighted training loss, a detached scalar; like all that follows, over all processes' shares.
         meta_loss: a detached scalar, or None.
@@ -33,7 +33,7 @@ class HalfStep(NamedTuple):
             scalar on the device.
     """
 
-    run: TrainPass
+    forward: TrainPass
     weights: Tensor
     loss: Tensor
     meta_loss: Tensor | None
@@ -74,14 +74,14 @@ def half_step(
     finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.
     """
     copies = [buffer.clone() for buffer in model.buffers()]
-    run = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index), ranks=ranks)
-    weighting = method.weigh(model, optimizer, run, meta, index)
-    run = replace(run, kept=None)  # as much as the graph, and the caller may hold on to it
+    forward = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index), ranks=ranks)
+    weighting = method.weigh(model, optimizer, forward, meta, index)
+    forward = replace(forward, kept=None)  # as much as the graph, and the caller may hold on to it
     optimizer.zero_grad()
-    loss = weighted_loss(run.losses, weighting.weights) * run.share
+    loss = weighted_loss(forward.losses, weighting.weights) * forward.share
     with ranks.adding(model.parameters()):
         loss.backward()
-    return _update(model, optimizer, method, run, weighting, loss, copies)
+    return _update(model, optimizer, method, forward, weighting, loss, copies)
 
 
 def accumulated_step(
@@ -110,15 +110,15 @@ def accumulated_step(
     weights, losses = [], []
     count = min(parts, max(len(targets) // 2, 1))
     for inputs, labels in zip(*(part.tensor_split(count) for part in train), strict=True):
-        run = train_pass(model, inputs, labels, label_smoothing)
-        weights.append(method.weigh(model, optimizer, run, (inputs, labels), 0).weights)
-        loss = weighted_loss(run.losses, weights[-1]) * share * (len(labels) / len(targets))
+        forward = train_pass(model, inputs, labels, label_smoothing)
+        weights.append(method.weigh(model, optimizer, forward, (inputs, labels), 0).weights)
+        loss = weighted_loss(forward.losses, weights[-1]) * share * (len(labels) / len(targets))
         with ranks.adding(model.parameters()) if len(runs) == count - 1 else nullcontext():
             loss.backward()
         losses.append(loss.detach())
-        runs.append(replace(run, logits=run.logits.detach(), losses=run.losses.detach()))
+        runs.append(replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach()))
     logits, values, confidences = (
-        torch.cat([getattr(run, name) for run in runs]) for name in ("logits", "losses", "confidences")
+        torch.cat([getattr(forward, name) for forward in runs]) for name in ("logits", "losses", "confidences")
     )
     random_state = runs[0].random_state
     whole = TrainPass(*train, logits, values, confidences, label_smoothing, random_state, ranks=ranks, share=share)
@@ -129,44 +129,44 @@ def _update(
     model: nn.Module,
     optimizer: Optimizer,
     method: Method,
-    run: TrainPass,
+    forward: TrainPass,
     weighting: Weighting,
     loss: Tensor,
     copies: Sequence[Tensor],
 ) -> HalfStep:
     """Let the optimizer step with the gradients of all processes; ``copies`` are the buffers before."""
-    figures = _add_up(model, run, weighting, loss)
+    figures = _add_up(model, forward, weighting, loss)
     taken = all_finite(figures[0]) & finite_gradients(model.parameters())
     if weighting.finite is not None:
         taken &= weighting.finite
-    taken = run.ranks.agree(taken)
+    taken = forward.ranks.all_true(taken)
     step_if(taken, optimizer)
     restore_unless(taken, list(model.buffers()), copies)
     method.stepped(model, taken)
     loss, meta_loss, deviation, correct, images = figures
     if weighting.meta_loss is None:
-        return HalfStep(run, weighting.weights, loss, None, deviation, correct, images, taken)
-    return HalfStep(run, weighting.weights, loss, meta_loss, deviation, correct, images, taken)
+        return HalfStep(forward, weighting.weights, loss, None, deviation, correct, images, taken)
+    return HalfStep(forward, weighting.weights, loss, meta_loss, deviation, correct, images, taken)
 
 
-def _add_up(model: nn.Module, run: TrainPass, weighting: Weighting, loss: Tensor) -> list[Tensor]:
+def _add_up(model: nn.Module, forward: TrainPass, weighting: Weighting, loss: Tensor) -> list[Tensor]:
     """Make running statistics those of all processes' shares.
 
     Returns, by the same message, loss, meta loss (0 if none), deviation, correct answers and images, of all shares too.
     """
-    ranks = run.ranks
+    ranks = forward.ranks
     copies = 1 if ranks.dealt else ranks.size
     figures = [
         loss.detach(),
         torch.zeros_like(loss) if weighting.meta_loss is None else weighting.meta_loss / ranks.scope.size,
-        (weighting.weights - 1).abs().mean() * run.share,
-        (run.logits.detach().argmax(dim=-1) == run.targets[:, None]).sum(dim=0),
-        torch.full_like(run.targets[0], len(run.targets)),
+        (weighting.weights - 1).abs().mean() * forward.share,
+        (forward.logits.detach().argmax(dim=-1) == forward.targets[:, None]).sum(dim=0),
+        torch.full_like(forward.targets[0], len(forward.targets)),
     ]
     if ranks.size == 1:
         return figures
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    sums = ranks.total([*figures, *(buffer * run.share for buffer in statistics)])
+    sums = ranks.sum_all([*figures, *(buffer * forward.share for buffer in statistics)])
     if statistics:
         torch._foreach_copy_(statistics, sums[len(figures) :])
     return [*sums[:3], *(count / copies for count in sums[3 : len(figures)])]

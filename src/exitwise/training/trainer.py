@@ -200,7 +200,7 @@ class Trainer:
                 self.train_on(*batch)
                 if progress.iteration == self.total:
                     break
-                if self.ranks.most(int(self._checkpoint_is_due())):
+                if self.ranks.max_over(int(self._checkpoint_is_due())):
                     self._save("last")
         self._end_epoch()
 
@@ -213,7 +213,7 @@ class Trainer:
         except Interrupted:
             if self.ranks.size == 1:
                 raise
-        if number := self.ranks.most(self.stop.signal or 0):
+        if number := self.ranks.max_over(self.stop.signal or 0):
             raise Interrupted(signal.Signals(number))
         return batch
 

@@ -133,7 +133,7 @@ def exit_confidences(logits: Tensor) -> Tensor:
 def meta_gradient(
     model: nn.Module,
     optimizer: Optimizer,
-    run: TrainPass,
+    forward: TrainPass,
     weights: Tensor,
     meta: Batch,
     proportions: Sequence[float],
@@ -146,12 +146,12 @@ def meta_gradient(
     The look-ahead parameters are what ``optimizer`` would make of the gradient of the weighted training
     loss; the meta loss is the loss of the meta half batch there, each sample at the exit that
     ``proportions`` allocate it to (docs/method.md, eqs. 3 to 7). Neither the network's parameters and
-    buffers nor the optimizer are changed, and the graph of ``run`` stays usable for the real step.
+    buffers nor the optimizer are changed, and the graph of ``forward`` stays usable for the real step.
 
     Args:
         model: the network, in the mode (train or eval) that it trains in.
         optimizer: SGD, Adam or AdamW over the network's parameters.
-        run: the forward pass over the train half, at the current parameters.
+        forward: the forward pass over the train half, at the current parameters.
         weights: sample weights (B, K) of that half; only their values are used.
         meta: inputs and targets of the meta half.
         proportions: share of samples leaving at each exit.
@@ -172,25 +172,25 @@ def meta_gradient(
     params = trainable(model)
     if not params:
         raise ValueError("expected parameters that require gradients; the model has none")
-    if weights.shape != run.losses.shape:
-        raise ValueError(f"expected weights of shape {tuple(run.losses.shape)}; got {tuple(weights.shape)}")
-    proportions = check_proportions(proportions, run.losses.shape[1])
+    if weights.shape != forward.losses.shape:
+        raise ValueError(f"expected weights of shape {tuple(forward.losses.shape)}; got {tuple(weights.shape)}")
+    proportions = check_proportions(proportions, forward.losses.shape[1])
     weights = weights.detach()
     if mode == "double-backward":
-        if run.ranks.size > 1:
+        if forward.ranks.size > 1:
             raise ValueError("double backward is for one process (mode 'forward' is exact and cheaper)")
-        training_loss = weighted_loss(run.losses, weights.requires_grad_())
+        training_loss = weighted_loss(forward.losses, weights.requires_grad_())
         ahead = look_ahead(optimizer, params, gradients_of(training_loss, params, retain_graph=True, create_graph=True))
-        loss, allocation = _loss_at(model, ahead.params, run, meta, proportions, objective)
+        loss, allocation = _loss_at(model, ahead.params, forward, meta, proportions, objective)
         (gradient,) = torch.autograd.grad(loss, weights)
         return MetaGradient(gradient, loss.detach(), allocation)
 
-    training_loss = weighted_loss(run.losses, weights) * run.share
-    ahead = look_ahead(optimizer, params, total_gradients(training_loss, params, run.ranks, retain_graph=True))
+    training_loss = weighted_loss(forward.losses, weights) * forward.share
+    ahead = look_ahead(optimizer, params, total_gradients(training_loss, params, forward.ranks, retain_graph=True))
     at = {name: param.detach().requires_grad_() for name, param in ahead.params.items()}
-    loss, allocation = _loss_at(model, at, run, meta, proportions, objective)
-    direction = scale_by_gain(total_gradients(loss, at, run.ranks), ahead.gain)
-    return MetaGradient(weight_gradient(model, params, direction, run, mode), loss.detach(), allocation)
+    loss, allocation = _loss_at(model, at, forward, meta, proportions, objective)
+    direction = scale_by_gain(total_gradients(loss, at, forward.ranks), ahead.gain)
+    return MetaGradient(weight_gradient(model, params, direction, forward, mode), loss.detach(), allocation)
 
 
 def allocated_loss(
@@ -225,17 +225,21 @@ def total_gradients(
     """:func:`gradients_of` a loss that is the sum of what the processes' shares add to it."""
     gradients = gradients_of(loss, params, retain_graph=retain_graph)
     present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-    return {**gradients, **dict(zip(present, ranks.total(list(present.values())), strict=True))}
+    return {**gradients, **dict(zip(present, ranks.sum_all(list(present.values())), strict=True))}
 
 
 def weight_gradient(
-    model: nn.Module, params: Mapping[str, Tensor], direction: Mapping[str, Tensor], run: TrainPass, mode: GradientMode
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    direction: Mapping[str, Tensor],
+    forward: TrainPass,
+    mode: GradientMode,
 ) -> Tensor:
     """d meta loss / d weights, (B, K), given the meta loss's gradient times the look-ahead's gain as ``direction``.
 
-    As if the share were the half batch; the gradient over all shares is ``run.share`` times this.
+    As if the share were the half batch; the gradient over all shares is ``forward.share`` times this.
     """
-    tangents = loss_tangents(model, params, direction, run, mode)
+    tangents = loss_tangents(model, params, direction, forward, mode)
     return -tangents / len(tangents)
 
 
@@ -250,16 +254,16 @@ def loss_tangents(
     model: nn.Module,
     params: Mapping[str, Tensor],
     tangents: Mapping[str, Tensor],
-    run: TrainPass,
+    forward: TrainPass,
     mode: GradientMode = "forward",
 ) -> Tensor:
-    """Directional derivative of each loss of ``run`` along ``tangents``: (B, K).
+    """Directional derivative of each loss of ``forward`` along ``tangents``: (B, K).
 
     Args:
-        model: the network in the same mode as in ``run``.
-        params: the parameters at which ``run`` was made.
+        model: the network in the same mode as in ``forward``.
+        params: the parameters at which ``forward`` was made.
         tangents: name to direction; parameters without one stay constant.
-        run: the forward pass to differentiate; its random state is replayed.
+        forward: the forward pass to differentiate; its random state is replayed.
         mode: ``forward``: one forward-mode pass; ``double-backward``: reverse over reverse;
             ``finite-difference``: ``(losses(params + h * tangents) - losses) / h`` with
             ``h = sqrt(machine epsilon) / ||tangents||``, 3.5e-4 over the norm in float32. It is off by some
@@ -272,33 +276,33 @@ def loss_tangents(
         ValueError: for an unknown mode, or finite differences of losses in half precision.
     """
     check_mode(mode)
-    device = run.inputs.device.type
+    device = forward.inputs.device.type
     if mode == "finite-difference" and torch.is_autocast_enabled(device):
         raise ValueError("finite differences need losses in float32; autocast is on (mode 'forward' takes both)")
     if not tangents:
-        return torch.zeros_like(run.losses)
-    with run.random_state.replayed(), torch.autocast(device, enabled=False):
+        return torch.zeros_like(forward.losses)
+    with forward.random_state.replayed(), torch.autocast(device, enabled=False):
         if mode == "forward":
-            return _forward_mode(model, params, tangents, run)
+            return _forward_mode(model, params, tangents, forward)
         if mode == "double-backward":
-            return _reverse_over_reverse(model, params, tangents, run)
-        return _finite_difference(model, params, tangents, run)
+            return _reverse_over_reverse(model, params, tangents, forward)
+        return _finite_difference(model, params, tangents, forward)
 
 
-def _losses_at(model: nn.Module, params: Mapping[str, Tensor], run: TrainPass) -> Tensor:
-    return exit_losses(call_with(model, params, run.inputs), run.targets, run.label_smoothing)
+def _losses_at(model: nn.Module, params: Mapping[str, Tensor], forward: TrainPass) -> Tensor:
+    return exit_losses(call_with(model, params, forward.inputs), forward.targets, forward.label_smoothing)
 
 
 def _forward_mode(
-    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], forward: TrainPass
 ) -> Tensor:
     with torch.enable_grad(), forward_ad.dual_level():  # nothing requires a gradient: no graph is made
         constants = {name: param.detach() for name, param in params.items()}
         duals = {name: forward_ad.make_dual(constants[name], tangent) for name, tangent in tangents.items()}
         try:
             # Of the attention kernels, only the plain one has a forward-mode rule.
-            with sdpa_kernel(SDPBackend.MATH), uncompiled(), TangentRules(run.kept):
-                losses = _losses_at(model, {**constants, **duals}, run)
+            with sdpa_kernel(SDPBackend.MATH), uncompiled(), TangentRules(forward.kept):
+                losses = _losses_at(model, {**constants, **duals}, forward)
         except NotImplementedError as error:
             raise ValueError(
                 f"forward mode met an operator without a rule for it: {str(error).splitlines()[0]} "
@@ -309,10 +313,10 @@ def _forward_mode(
 
 
 def _reverse_over_reverse(
-    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], forward: TrainPass
 ) -> Tensor:
     at = {name: params[name].detach().requires_grad_() for name in tangents}
-    losses = _losses_at(model, {**params, **at}, run)
+    losses = _losses_at(model, {**params, **at}, forward)
     cotangent = torch.ones_like(losses, requires_grad=True)
     backward = gradients_of((losses * cotangent).sum(), at, create_graph=True)
     products = [(gradient * tangents[name]).sum() for name, gradient in backward.items() if gradient is not None]
@@ -320,7 +324,7 @@ def _reverse_over_reverse(
 
 
 def _finite_difference(
-    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], run: TrainPass
+    model: nn.Module, params: Mapping[str, Tensor], tangents: Mapping[str, Tensor], forward: TrainPass
 ) -> Tensor:
     precision = next(iter(tangents.values())).dtype
     if precision not in (torch.float32, torch.float64):
@@ -331,7 +335,7 @@ def _finite_difference(
     with torch.no_grad():
         steps = torch._foreach_mul(list(tangents.values()), step)
         moved = dict(zip(tangents, torch._foreach_add([params[name] for name in tangents], steps), strict=True))
-        return (_losses_at(model, {**params, **moved}, run) - run.losses.detach()) * (norm / root)
+        return (_losses_at(model, {**params, **moved}, forward) - forward.losses.detach()) * (norm / root)
 
 
 def check_mode(mode: str) -> None:
@@ -378,16 +382,16 @@ def _stacked(outputs: Iterable[Tensor]) -> Tensor:
 def _loss_at(
     model: nn.Module,
     params: Mapping[str, Tensor],
-    run: TrainPass,
+    forward: TrainPass,
     meta: Batch,
     proportions: Sequence[float],
     objective: Objective,
 ) -> tuple[Tensor, Tensor]:
     inputs, targets = meta
     logits = call_with(model, params, inputs)
-    losses = exit_losses(logits, targets, run.label_smoothing)
-    confidences, share = exit_confidences(logits), run.ranks.share(losses)
-    return allocated_loss(losses, confidences, proportions, objective, run.ranks, share)
+    losses = exit_losses(logits, targets, forward.label_smoothing)
+    confidences, share = exit_confidences(logits), forward.ranks.share(losses)
+    return allocated_loss(losses, confidences, proportions, objective, forward.ranks, share)
 
 
 def gradients_of(

@@ -29,7 +29,7 @@ def center(raw: Tensor, over: Centering = "exits", ranks: Ranks = ALONE) -> Tens
         raise ValueError(f"centering must be one of {', '.join(get_args(Centering))}; got {over!r}")
     if over == "exits" or ranks.size == 1:
         return raw - raw.mean(dim=_MEAN_OVER[over], keepdim=True)
-    packed = ranks.sum(torch.cat([raw.sum(dim=0), raw.new_full((1,), len(raw))]))
+    packed = ranks.sum_through(torch.cat([raw.sum(dim=0), raw.new_full((1,), len(raw))]))
     mean = packed[:-1] / packed[-1]
     return raw - (mean.mean() if over == "all" else mean)
 

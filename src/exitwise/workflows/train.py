@@ -131,7 +131,7 @@ def _train(
         method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
     method = method.to(device)
     learned = method.optimizer.param_groups if method.optimizer else []
-    ranks.follow([*model.state_dict().values(), *(param for group in learned for param in group["params"])])
+    ranks.broadcast([*model.state_dict().values(), *(param for group in learned for param in group["params"])])
     if ranks.rank > 0:
         torch.manual_seed(derive_seed(settings.seed, ranks.rank))  # dropout of its own
     with locked(out) if ranks.rank == 0 else nullcontext():

@@ -33,10 +33,10 @@ class BackboneFirst(Method):
     def takes_tangents(self, index: int) -> bool:
         return not self._alone and self.then.takes_tangents(index)
 
-    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
+    def weigh(self, model: nn.Module, optimizer: Optimizer, forward: TrainPass, meta: Batch, index: int) -> Weighting:
         if not self._alone:
-            return self.then.weigh(model, optimizer, run, meta, index)
-        weights = torch.zeros_like(run.losses)
+            return self.then.weigh(model, optimizer, forward, meta, index)
+        weights = torch.zeros_like(forward.losses)
         weights[:, -1] = 1
         return Weighting(weights)
 

@@ -122,30 +122,30 @@ class MetaWeighted(Method):
     def takes_tangents(self, index: int) -> bool:
         return self.mode == "forward" and self.updates_at(index)
 
-    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
-        losses = run.losses.detach()
+    def weigh(self, model: nn.Module, optimizer: Optimizer, forward: TrainPass, meta: Batch, index: int) -> Weighting:
+        losses = forward.losses.detach()
         meta_loss = finite = None
         if self.updates_at(index):
             with torch.no_grad():
-                weights = self.network(losses, run.confidences, run.ranks.scope)
+                weights = self.network(losses, forward.confidences, forward.ranks.scope)
             result = meta_gradient(
-                model, optimizer, run, weights, meta, self.budget(), objective=self.objective, mode=self.mode
+                model, optimizer, forward, weights, meta, self.budget(), objective=self.objective, mode=self.mode
             )
-            meta_loss, finite = result.loss, run.ranks.agree(all_finite(result.weights))
-            self.learn(run, result.weights, finite)
+            meta_loss, finite = result.loss, forward.ranks.all_true(all_finite(result.weights))
+            self.learn(forward, result.weights, finite)
         with torch.no_grad():
-            return Weighting(self.network(losses, run.confidences, run.ranks.scope), meta_loss, finite)
+            return Weighting(self.network(losses, forward.confidences, forward.ranks.scope), meta_loss, finite)
 
-    def learn(self, run: TrainPass, gradient: Tensor, ok: Tensor) -> None:
+    def learn(self, forward: TrainPass, gradient: Tensor, ok: Tensor) -> None:
         """Step the weight-prediction network, given d meta loss / d weights (B, K) of that half batch, if ``ok``.
 
         :meth:`stepped` takes it back where the network's own step is skipped.
         """
         self.optimizer.zero_grad()
-        self.network(run.losses, run.confidences, run.ranks.scope).backward(gradient * run.share)
+        self.network(forward.losses, forward.confidences, forward.ranks.scope).backward(gradient * forward.share)
         grads = [param.grad for param in self.network.parameters() if param.grad is not None]
-        if run.ranks.size > 1:
-            torch._foreach_copy_(grads, run.ranks.total(grads))
+        if forward.ranks.size > 1:
+            torch._foreach_copy_(grads, forward.ranks.sum_all(grads))
         self._learned = Undo(self.optimizer)
         step_if(ok, self.optimizer)
 

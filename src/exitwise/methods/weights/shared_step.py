@@ -36,14 +36,14 @@ class Pending:
     """A half step whose effect the next half batch will judge.
 
     Attributes:
-        run: its forward pass, without graph.
+        forward: its forward pass, without graph.
         params: the parameters before the step.
         rules: how the optimizer stood before the step; empty once the gain is known.
         gain: what the step made of a fresh gradient; known after the step.
         taken: whether there was a step, a bool scalar; known after it.
     """
 
-    run: TrainPass
+    forward: TrainPass
     params: dict[str, Tensor]
     rules: dict[str, GainRule] = field(default_factory=dict)
     gain: dict[str, Tensor | float] = field(default_factory=dict)
@@ -62,17 +62,17 @@ class SharedStep(MetaWeighted):
     loaded: dict[str, Any] | None = None
     """A pending half of a checkpoint, as a whole: it is dealt when the processes are known."""
 
-    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
+    def weigh(self, model: nn.Module, optimizer: Optimizer, forward: TrainPass, meta: Batch, index: int) -> Weighting:
         if self.loaded is not None:
-            self.pending, self.loaded = _unpack(self.loaded, run, trainable(model)), None
-        loss, finite = (None, None) if self.pending is None else self._learn(model, self.pending, run)
+            self.pending, self.loaded = _unpack(self.loaded, forward, trainable(model)), None
+        loss, finite = (None, None) if self.pending is None else self._learn(model, self.pending, forward)
         self.pending = None
         if self.updates_at(index):
             params = trainable(model)
             before = {name: param.detach().clone() for name, param in params.items()}
-            self.pending = Pending(_without_graph(run), before, gain_rules(optimizer, params))
+            self.pending = Pending(_without_graph(forward), before, gain_rules(optimizer, params))
         with torch.no_grad():
-            return Weighting(self.network(run.losses, run.confidences, run.ranks.scope), loss, finite)
+            return Weighting(self.network(forward.losses, forward.confidences, forward.ranks.scope), loss, finite)
 
     def stepped(self, model: nn.Module, taken: Tensor) -> None:
         super().stepped(model, taken)
@@ -86,18 +86,20 @@ class SharedStep(MetaWeighted):
             self.pending.rules = {}
             self.pending.taken = taken
 
-    def _learn(self, model: nn.Module, pending: Pending, run: TrainPass) -> tuple[Tensor, Tensor]:
+    def _learn(self, model: nn.Module, pending: Pending, forward: TrainPass) -> tuple[Tensor, Tensor]:
         """Update the weight-prediction network for the pending half step, if that was taken.
 
         Returns its meta loss, and whether the gradient was finite.
         """
         assert pending.taken is not None
-        loss, _ = allocated_loss(run.losses, run.confidences, self.budget(), self.objective, run.ranks, run.share)
-        gradients = total_gradients(loss, trainable(model), run.ranks, retain_graph=True)
+        loss, _ = allocated_loss(
+            forward.losses, forward.confidences, self.budget(), self.objective, forward.ranks, forward.share
+        )
+        gradients = total_gradients(loss, trainable(model), forward.ranks, retain_graph=True)
         direction = scale_by_gain(gradients, pending.gain)
-        gradient = weight_gradient(model, pending.params, direction, pending.run, self.mode)
-        finite = run.ranks.agree(all_finite(gradient))
-        self.learn(pending.run, gradient, finite & pending.taken)
+        gradient = weight_gradient(model, pending.params, direction, pending.forward, self.mode)
+        finite = forward.ranks.all_true(all_finite(gradient))
+        self.learn(pending.forward, gradient, finite & pending.taken)
         return loss.detach(), finite | ~pending.taken
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,8 +110,8 @@ class SharedStep(MetaWeighted):
         self.pending, self.loaded = None, state["pending"]
 
 
-def _without_graph(run: TrainPass) -> TrainPass:
-    return replace(run, logits=run.logits.detach(), losses=run.losses.detach())
+def _without_graph(forward: TrainPass) -> TrainPass:
+    return replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach())
 
 
 _TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
@@ -120,17 +122,17 @@ def _pack(pending: Pending) -> dict[str, Any]:
 
     A skipped half step will teach nothing: zeros take the place of what is not finite in it.
     """
-    run = pending.run
+    forward = pending.forward
     assert pending.taken is not None
-    shares = {name: getattr(run, name) for name in _TENSORS}
+    shares = {name: getattr(forward, name) for name in _TENSORS}
 
     def clean(value: Any) -> Any:
         return value if pending.taken or not isinstance(value, Tensor) else value.nan_to_num(0, 0, 0)
 
     return {
-        "run": {name: clean(value) for name, value in gather_shares(shares, run.ranks).items()},
-        "label_smoothing": run.label_smoothing,
-        "random": gather_states({"cpu": run.random_state.cpu, "cuda": run.random_state.cuda}, run.ranks),
+        "run": {name: clean(value) for name, value in gather_shares(shares, forward.ranks).items()},
+        "label_smoothing": forward.label_smoothing,
+        "random": gather_states({"cpu": forward.random_state.cpu, "cuda": forward.random_state.cuda}, forward.ranks),
         "params": pending.params,
         "gain": {name: clean(value) for name, value in pending.gain.items()},
         "taken": pending.taken,
@@ -156,7 +158,7 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
     parts = {name: move(share) for name, share in deal_shares(state["run"], ranks).items()}
     if like.inputs.dim() == 4 and like.inputs.is_contiguous(memory_format=torch.channels_last):
         parts["inputs"] = parts["inputs"].contiguous(memory_format=torch.channels_last)
-    run = TrainPass(
+    forward = TrainPass(
         **parts,
         label_smoothing=state["label_smoothing"],
         random_state=RandomState(random["cpu"], device, random["cuda"] if device.type == "cuda" else None),
@@ -164,4 +166,4 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
         share=ranks.share(parts["confidences"]),
     )
     moved = ({name: as_param(name, value) for name, value in state[key].items()} for key in ("params", "gain"))
-    return Pending(run, next(moved), {}, next(moved), move(state["taken"]))
+    return Pending(forward, next(moved), {}, next(moved), move(state["taken"]))

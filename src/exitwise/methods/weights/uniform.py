@@ -27,8 +27,8 @@ class Uniform(Method):
     def __init__(self, exit_weights: Sequence[float] | None = None) -> None:
         self.exit_weights = None if exit_weights is None else torch.tensor(exit_weights)
 
-    def weigh(self, model: nn.Module, optimizer: Optimizer, run: TrainPass, meta: Batch, index: int) -> Weighting:
-        return Weighting(uniform_weights(run.losses.detach(), self.exit_weights))
+    def weigh(self, model: nn.Module, optimizer: Optimizer, forward: TrainPass, meta: Batch, index: int) -> Weighting:
+        return Weighting(uniform_weights(forward.losses.detach(), self.exit_weights))
 
     def to(self, device: torch.device) -> Self:
         if self.exit_weights is not None:
