@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from common import Bar, finish, parser
 from savings import Form, Saving, measure_savings, recorded
@@ -29,7 +30,7 @@ BARS = {32: 0.9, 1: 0.95}
 def median_policy(model: StagedModel, images: Tensor) -> ExitPolicy:
     """Half of the images leave at the first exit, the rest at the last."""
     outputs = collect_outputs(model, [(part, torch.zeros(len(part), dtype=torch.int64)) for part in images.split(8)])
-    confidences = outputs.confidences[:, 0].sort().values
+    confidences = np.sort(outputs.confidences[:, 0])
     middle = len(confidences) // 2
     return ExitPolicy([confidences[middle - 1 : middle + 1].mean().item(), *[None] * (model.exits - 2)])
 

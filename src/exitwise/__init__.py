@@ -27,11 +27,12 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
         operate,
     )
     from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
-    from exitwise.exiting.confidence import Confidence, fit_temperatures
+    from exitwise.exiting.measures import Measure, create_measure
     from exitwise.exiting.policy import ExitPolicy
     from exitwise.exiting.risk import control_risk
     from exitwise.exiting.runner import EarlyExitRunner, ExitResult
     from exitwise.exiting.search import ThresholdSearch
+    from exitwise.exiting.temperatures import fit_temperatures
     from exitwise.methods import MetaWeighted, Method, SharedStep, Uniform, Weighting, create_method, list_methods
     from exitwise.models import MSDNet, RANet, Stage, StagedModel, count_cost, create_model, list_models
     from exitwise.models.authors import load_authors_checkpoint

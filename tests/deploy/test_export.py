@@ -19,7 +19,7 @@ from exitwise.data import Preprocessing
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.evaluation.outputs import Outputs, collect_logits
-from exitwise.exiting.confidence import Confidence
+from exitwise.exiting.measures import create_measure
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.runs.folder import Run
 from exitwise.storage.protobuf import BundleError, external_data
@@ -51,9 +51,9 @@ def images_of(run, count=1000):
 def safe(model, policy, images):
     """Images whose confidences stay 1e-5 away from every threshold."""
     logits, targets = collect_logits(model, [(images, torch.zeros(len(images), dtype=torch.int64))])
-    confidences = Outputs.from_logits(logits, targets, policy.confidence).confidences
-    limits = torch.tensor([t if t is not None else 9.0 for t in policy.thresholds])
-    return ((confidences[:, :-1] - limits).abs() > 1e-5).all(dim=1).numpy()
+    confidences = Outputs.from_logits(logits, targets, policy.measure).confidences
+    limits = np.array([t if t is not None else 9.0 for t in policy.thresholds])
+    return (np.abs(confidences[:, :-1] - limits) > 1e-5).all(axis=1)
 
 
 @pytest.mark.slow
@@ -377,7 +377,7 @@ def write(model, policy, folder):
 )
 def test_other_networks_and_measures(name, options, measure, tmp_path):
     model = create_model(name, **options).eval()
-    reading = Confidence(measure, tuple(0.05 + 0.01 * k for k in range(model.exits)))
+    reading = create_measure(measure, tuple(0.05 + 0.01 * k for k in range(model.exits)))
     images = torch.randn(40, *model.input_shape)
     logits, targets = collect_logits(model, [(images, torch.zeros(40, dtype=torch.int64))])
     outputs = Outputs.from_logits(logits, targets, reading)
@@ -429,7 +429,7 @@ def test_exported_programs_do_what_the_stages_do(measure, tmp_path):
     from exitwise.deploy.formats.pt2 import export_programs
 
     model = create_model("ranet_small").eval()
-    policy = ExitPolicy([0.2] * (model.exits - 1), Confidence(measure))
+    policy = ExitPolicy([0.2] * (model.exits - 1), create_measure(measure))
     classes = [str(k) for k in range(model.num_classes)]
     preprocessing = Preprocessing(8, (0.5,), (0.5,))
     out = tmp_path / "programs"
@@ -438,7 +438,7 @@ def test_exported_programs_do_what_the_stages_do(measure, tmp_path):
     assert manifest["format"] == "exitwise-pt2"
     images = torch.randn(7, *model.input_shape)
     logits = torch.stack(model(images), dim=1)
-    wanted, predictions = policy.confidence.read_all(logits)
+    wanted, predictions = policy.measure.read_all(logits)
     named = {"state_0": images}
     for k, stage in enumerate(manifest["stages"]):
         program = torch.export.load(out / stage["file"])

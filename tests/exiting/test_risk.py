@@ -1,9 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from exitwise.exiting.risk import betting_rejects, control_risk
+from exitwise.exiting.risk import betting_rejects, control_risk, design_and_test
 
 TOLERANCE, DRAWS, SAMPLES, POPULATION = 0.02, 1000, 600, 20_000
 
@@ -17,16 +18,15 @@ def population():
     right = torch.rand(POPULATION, 3, generator=generator) < (ease + torch.tensor([0.1, 0.25, 0.4])).clamp(max=0.97)
     predictions = torch.where(right, targets[:, None], (targets[:, None] + 1) % 10)
     confidences = (0.7 * ease + 0.3 * torch.rand(POPULATION, 3, generator=generator)).clamp(0, 1)
-    return confidences, predictions, targets
+    return confidences.numpy(), predictions.numpy(), targets.numpy()
 
 
 def true_loss(policy, population, risk):
     confidences, predictions, targets = population
-    taken = predictions.gather(1, policy.exit_of(confidences)[:, None])[:, 0]
+    taken = np.take_along_axis(predictions, policy.exit_of(confidences)[:, None], 1)[:, 0]
     if risk == "disagreement":
-        return (taken != predictions[:, -1]).double().mean().item()
-    full = (predictions[:, -1] == targets).double()
-    return (full - (taken == targets).double()).mean().item()
+        return (taken != predictions[:, -1]).mean()
+    return (predictions[:, -1] == targets).mean() - (taken == targets).mean()
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_the_guarantee_fails_no_more_often_than_it_says(population, risk, tolera
     violations, held = 0, 0
     draws = DRAWS if risk == "accuracy-drop" else DRAWS // 5
     for draw in range(draws):
-        index = torch.randint(POPULATION, (SAMPLES,), generator=generator)
+        index = torch.randint(POPULATION, (SAMPLES,), generator=generator).numpy()
         found = control_risk(*(part[index] for part in population), tolerance, 0.95, risk=risk, seed=draw)
         held += found.holds
         violations += true_loss(found.policy, population, risk) > tolerance
@@ -52,11 +52,21 @@ def test_without_the_guarantee_the_tolerance_would_be_broken(population):
     generator = torch.Generator().manual_seed(1)
     violations = 0
     for _ in range(60):
-        index = torch.randint(POPULATION, (SAMPLES,), generator=generator)
+        index = torch.randint(POPULATION, (SAMPLES,), generator=generator).numpy()
         confidences, predictions, targets = (part[index] for part in population)
         policy, _ = calibrate_accuracy(confidences, predictions == targets[:, None], (1.0, 2.0, 3.0), TOLERANCE)
         violations += true_loss(policy, population, "accuracy-drop") > TOLERANCE
     assert violations > 60 * 0.2
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31 + 5, 2**32 + 3])
+@pytest.mark.parametrize("size", [0, 1, 2, 101, 5000])
+def test_samples_are_divided_as_torch_orders_them(size, seed):
+    """Which samples test a guarantee is recorded by the seed alone, and the first guarantees were given by torch."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+    design, test = design_and_test(size, seed)
+    assert [*design, *test] == order
+    assert len(design) == round(0.3 * size)
 
 
 def test_too_few_samples_give_no_guarantee(population):
@@ -69,10 +79,10 @@ def test_too_few_samples_give_no_guarantee(population):
 def test_the_bet_is_fair_at_the_bound():
     """At the bound itself the capital reaches 1 / delta in at most delta of the cases."""
     generator = torch.Generator().manual_seed(2)
-    losses = (torch.rand(500, 2000, generator=generator) < 0.1).double()
-    assert betting_rejects(losses, 0.1, 0.05).double().mean().item() <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
+    losses = (torch.rand(500, 2000, generator=generator) < 0.1).double().numpy()
+    assert betting_rejects(losses, 0.1, 0.05).mean() <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
     assert betting_rejects(losses, 0.2, 0.05).all()
-    assert betting_rejects(losses, 0.05, 0.05).double().mean().item() < 0.01
+    assert betting_rejects(losses, 0.05, 0.05).mean() < 0.01
 
 
 @pytest.mark.parametrize(

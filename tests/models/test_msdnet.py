@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from exitwise.kernels.modes import evaluating
 from exitwise.models import MSDNet, count_cost, create_model, list_models
-from exitwise.models.staged import evaluating
 
 TINY = {"channels": 4, "growth": 4, "growth_factors": (1, 2), "bottleneck_factors": (1, 2), "head_channels": 4}
 

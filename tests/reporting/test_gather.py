@@ -9,7 +9,7 @@ import torch
 import exitwise as ew
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import collect_logits
-from exitwise.exiting.confidence import fit_temperatures
+from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.reporting.gather import gather, spread_out
 from exitwise.runs.folder import Run
 from hostile_runs import SECONDS
@@ -17,7 +17,7 @@ from hostile_runs import SECONDS
 
 def probabilities(run, split, temperatures=None):
     """Softmax outputs [N][K][C] as lists, and targets."""
-    logits, targets = collect_logits(run.model(), split.batches(64))
+    logits, targets = map(torch.from_numpy, collect_logits(run.model(), split.batches(64)))
     if temperatures is not None:
         logits = logits / torch.tensor(temperatures)[:, None]
     return logits.softmax(-1).tolist(), targets.tolist()
@@ -36,7 +36,7 @@ def leave(outputs, thresholds):
 def test_figures_under_the_calibrated_policy(report, runs, number):
     figures, run = report.runs[number], Run([runs.uniform, runs.weighted][number])
     policy = run.read_calibration().policy
-    outputs, targets = probabilities(run, runs.splits.test, policy.confidence.temperatures)
+    outputs, targets = probabilities(run, runs.splits.test, policy.measure.temperatures)
     left = [leave(each, policy.thresholds) for each in outputs]
     n = len(targets)
     shares = [sum(exit == k for exit, _, _ in left) / n for k in range(4)]

@@ -1,14 +1,16 @@
 import base64
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from exitwise.data import Preprocessing, Split
 from exitwise.data.sources import ArraySource
+from exitwise.evaluation.outputs import Left
 from exitwise.reporting.gather import MOST_PICTURES, PER_CLASS, pictures_per_class
-from exitwise.reporting.pictures import Left, class_figures, thumbnail
+from exitwise.reporting.pictures import class_figures, thumbnail
 
 
 def decoded(uri):
@@ -26,9 +28,9 @@ def split():
 
 
 def test_the_first_and_the_last_to_leave_are_shown(split):
-    exits = torch.tensor([1, 0, 2, 0, 1, 2, 1])
-    confidences = torch.tensor([0.7, 0.8, 0.6, 0.9, 0.5, 0.4, 0.95])
-    left = Left(torch.tensor([0, 0, 0, 0, 1, 0, 0]), exits, confidences)
+    exits = np.array([1, 0, 2, 0, 1, 2, 1])
+    confidences = np.array([0.7, 0.8, 0.6, 0.9, 0.5, 0.4, 0.95])
+    left = Left(np.array([0, 0, 0, 0, 1, 0, 0]), exits, confidences)
     a, b, c = class_figures(split, left, 3, [2, 2, 2])
     assert [shot.name for shot in a.easiest] == ["4.png", "2.png"]
     assert [shot.name for shot in a.hardest] == ["7.png", "5.png"]
@@ -41,7 +43,7 @@ def test_the_first_and_the_last_to_leave_are_shown(split):
 
 
 def test_no_image_is_shown_twice(split):
-    left = Left(torch.zeros(7).long(), torch.zeros(7).long(), torch.rand(7))
+    left = Left(np.zeros(7, np.int64), np.zeros(7, np.int64), np.random.default_rng(0).random(7))
     a, *_ = class_figures(split, left, 3, [4, 0, 0])
     assert (len(a.easiest), len(a.hardest)) == (3, 3)
     assert len({shot.name for shot in a.easiest + a.hardest}) == 6

@@ -2,14 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from exitwise.benching.timing import ALWAYS, NEVER, measure_exit_seconds
 from exitwise.benching.verdict import verdict
 from exitwise.cli import main
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import anytime, operate
 from exitwise.exiting.calibration import calibrate_macs
-from exitwise.models import count_cost
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.models import count_cost, create_model
 from exitwise.runs.records.bench import Network, Row
 from exitwise.workflows.bench import bench
 
@@ -114,3 +117,11 @@ def test_bad_input_is_refused_in_a_line(digits_run, tmp_path, capsys, flags, mes
     errors = capsys.readouterr().err
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+def test_measured_latencies_grow_with_depth():
+    model = create_model("msdnet_small").eval()
+    seconds = measure_exit_seconds(model, rounds=9)
+    assert len(seconds) == 4
+    assert seconds[0] < seconds[3]
+    assert ExitPolicy([NEVER, ALWAYS, ALWAYS]).exit_of(np.ones((1, 4))).tolist() == [1]

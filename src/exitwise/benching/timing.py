@@ -17,7 +17,8 @@ from torch import Tensor
 from exitwise.errors import ExitwiseWarning
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
-from exitwise.models.staged import StagedModel, evaluating
+from exitwise.kernels.modes import evaluating
+from exitwise.models.staged import StagedModel
 
 BUSY = 0.7
 """Load per core, before anything is timed, from which times mean little."""

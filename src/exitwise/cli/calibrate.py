@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from exitwise.budgets import parse_macs, parse_numbers, parse_seconds
+from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.cli.progress import plain_console
 from exitwise.exiting.wish import check_wish
 from exitwise.settings.checks import check_device, check_run_folder
@@ -25,7 +26,7 @@ def calibrate(
     confidence: float | None = None,
     risk: Literal["accuracy-drop", "disagreement"] | None = None,
     thresholds: Literal["geometric", "searched"] = "geometric",
-    measure: Literal["max-probability", "margin", "entropy", "patience"] = "max-probability",
+    measure: MeasureName = USUAL_MEASURE,
     temperature: bool = False,
     device: str = "auto",
 ) -> None:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from exitwise.deploy.bundle import read_bundle
 from exitwise.deploy.monitor import Monitor, Reference
+from exitwise.deploy.names import NEXT, STATE, source_of
 from exitwise.errors import UserError
-from exitwise.exiting.rule import Thresholds, finite_thresholds
+from exitwise.exiting.rule import Thresholds, finite_thresholds, leaves
 from exitwise.shown import Shown, percent
 from exitwise.storage.files import expand
 from exitwise.storage.protobuf import BundleError
@@ -117,23 +118,19 @@ class OnnxRunner:
         prediction, exit = np.zeros(n, np.int64), np.zeros(n, np.int64)
         confidence = np.zeros(n, np.float32)
         inside = np.arange(n)
-        state: list[Any] = [images]
-        votes: list[Any] = []
+        given: dict[str, Any] = {source_of(self._stages[0]["inputs"][0]): images}
         for k, (stage, session) in enumerate(zip(self._stages, self._sessions, strict=True)):
-            answers = session.run(stage["outputs"], dict(zip(stage["inputs"], [*state, *votes], strict=True)))
-            named = dict(zip(stage["outputs"], answers, strict=True))
-            state = [value for name, value in named.items() if name.startswith("next_")]
-            if "streak" in named:
-                votes = [named["prediction"], named["streak"]]
-            leaves = _leaves(named["confidence"], k, thresholds)
-            go = inside[leaves]
-            prediction[go], confidence[go], exit[go] = named["prediction"][leaves], named["confidence"][leaves], k
-            if leaves.all():
+            answers = session.run(stage["outputs"], {name: given[source_of(name)] for name in stage["inputs"]})
+            given = dict(zip(stage["outputs"], answers, strict=True))
+            leaving = leaves(given["confidence"], k, thresholds)
+            go = inside[leaving]
+            prediction[go], confidence[go], exit[go] = given["prediction"][leaving], given["confidence"][leaving], k
+            if leaving.all():
                 break
-            if leaves.any():
-                stay = ~leaves
+            if leaving.any():
+                stay = ~leaving
                 inside = inside[stay]
-                state, votes = [part[stay] for part in state], [part[stay] for part in votes]
+                given = {name: array[stay] for name, array in given.items()}
         return OnnxResult(prediction, exit, confidence, self.exit_macs[exit])
 
     def one_by_one(self, images: npt.NDArray[np.float32]) -> OnnxResult:
@@ -180,15 +177,6 @@ class OnnxRunner:
             raise UserError("expected at least one image; got none")
 
 
-def _leaves(confidences: npt.NDArray[np.float32], k: int, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
-    if k == len(thresholds):
-        return np.ones(len(confidences), np.bool_)
-    threshold = thresholds[k]
-    if threshold is None:
-        return np.zeros(len(confidences), np.bool_)
-    return confidences >= np.float32(threshold)
-
-
 def _session(content: bytes, stage: dict[str, Any], threads: int | None) -> Any:
     session = open_session(content, threads)
     inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
@@ -202,12 +190,17 @@ def _session(content: bytes, stage: dict[str, Any], threads: int | None) -> Any:
 
 def _check_chain(stages: list[dict[str, Any]]) -> None:
     """Raise BundleError unless each stage takes what the one before hands on."""
-    handed = ["state_0"]
+    handed = [f"{STATE}0"]
+    answers: set[str] = set()
     for stage in stages:
-        taken = [name for name in stage["inputs"] if name.startswith("state_")]
-        if taken != handed:
-            raise BundleError(f"{stage['file']} disagrees with the stage before: expected inputs {handed}; got {taken}")
-        handed = [name.replace("next_", "state_") for name in stage["outputs"] if name.startswith("next_")]
+        taken = [name for name in stage["inputs"] if name.startswith(STATE)]
+        carried = {source_of(name) for name in stage["inputs"] if name not in taken}
+        if taken != handed or not carried <= answers:
+            raise BundleError(
+                f"{stage['file']} disagrees with the stage before: expected inputs {handed}; got {stage['inputs']}"
+            )
+        handed = [name.replace(NEXT, STATE) for name in stage["outputs"] if name.startswith(NEXT)]
+        answers = {name for name in stage["outputs"] if not name.startswith(NEXT)}
     if handed:
         raise BundleError(f"{stages[-1]['file']} disagrees with its place: the last stage hands on {handed}")
 

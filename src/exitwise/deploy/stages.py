@@ -19,8 +19,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.bundle import check_out
 from exitwise.deploy.monitor import Reference
+from exitwise.deploy.names import ANSWER, BEFORE, NEXT, STATE
 from exitwise.errors import UserError
-from exitwise.exiting.confidence import Confidence, Reading
+from exitwise.exiting.measures import Measure, Reading
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.version import __version__
@@ -31,30 +32,49 @@ class ExportError(UserError):
 
 
 class StageGraph(nn.Module):
-    """A stage on a flat list of tensors, with the reading of its exit."""
+    """A stage on a flat list of tensors, with the reading of its exit.
 
-    def __init__(self, stage: Stage, spec: TreeSpec, confidence: Confidence, exit: int, last: bool) -> None:
+    Args:
+        stage: body and head.
+        spec: how its state is made of tensors.
+        measure: reads its exit.
+        exit: which it is, 0-based.
+        last: whether no stage follows.
+        carried: names of what the measure carried on at the exit before.
+    """
+
+    def __init__(
+        self, stage: Stage, spec: TreeSpec, measure: Measure, exit: int, last: bool, carried: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.stage, self.spec, self.confidence, self.exit, self.last = stage, spec, confidence, exit, last
+        self.stage, self.spec, self.measure = stage, spec, measure
+        self.exit, self.last, self.carried = exit, last, tuple(carried)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        before = None
-        if self.confidence.needs_every_exit and self.exit > 0:
-            *tensors, prediction, streak = tensors  # type: ignore[assignment]
-            before = Reading(prediction, prediction, streak)
-        state = self.stage.body(tree_unflatten(list(tensors), self.spec))
-        reading = self.confidence.read(self.stage.head(state), self.exit, before)
-        answer = [part for part in reading if part is not None]
-        return (*answer, *([] if self.last else tree_flatten(state)[0]))
+        reading, state = self.step(*tensors)
+        return (*answers_of(reading).values(), *([] if self.last else tree_flatten(state)[0]))
+
+    def step(self, *tensors: Tensor) -> tuple[Reading, Any]:
+        """Return what the exit says, and the next state."""
+        count = len(tensors) - len(self.carried)
+        before = dict(zip(self.carried, tensors[count:], strict=True)) or None
+        state = self.stage.body(tree_unflatten(list(tensors[:count]), self.spec))
+        return self.measure.read(self.stage.head(state), self.exit, before), state
+
+
+def answers_of(reading: Reading) -> dict[str, Tensor]:
+    """Return what a graph gives of its exit, by name: the answer, and what its measure carries on."""
+    return {**dict(zip(ANSWER, reading[:2], strict=True)), **(reading.state or {})}
 
 
 class FlatStage(NamedTuple):
     """A stage to export.
 
     Attributes:
-        graph: from state (and votes) to confidence, prediction (and streak) and the next state.
+        graph: from the state, and what the measure carried on, to confidence, prediction, what it carries on now, and
+            the next state.
         tensors: an example of its inputs, a batch of two.
-        inputs, outputs: names.
+        inputs, outputs: names (:mod:`exitwise.deploy.names`).
     """
 
     graph: StageGraph
@@ -63,26 +83,21 @@ class FlatStage(NamedTuple):
     outputs: list[str]
 
 
-def flat_stages(model: StagedModel, confidence: Confidence) -> Iterator[FlatStage]:
-    """All stages in order."""
+def flat_stages(model: StagedModel, measure: Measure) -> Iterator[FlatStage]:
+    """Yield all stages in order."""
     parameter = next(model.parameters())
     state: Any = torch.randn(2, *model.input_shape, device=parameter.device)
-    votes: list[Tensor] = []
-    answers = ["confidence", "prediction", *(["streak"] if confidence.needs_every_exit else [])]
+    carried: dict[str, Tensor] = {}
     for k, stage in enumerate(cast("list[Stage]", list(model.stages))):
-        tensors, spec = tree_flatten(state)
         last = k == model.exits - 1
-        inputs = [f"state_{i}" for i in range(len(tensors))]
-        if votes:
-            inputs += ["before_prediction", "before_streak"]
-        outputs = [*answers]
-        state = stage.body(state)
-        if not last:
-            outputs += [f"next_{i}" for i in range(len(tree_flatten(state)[0]))]
-        graph = StageGraph(stage, spec, confidence, k, last).eval()
-        yield FlatStage(graph, (*tensors, *votes), inputs, outputs)
-        if confidence.needs_every_exit:
-            votes = [torch.zeros(2, dtype=torch.int64, device=parameter.device) for _ in range(2)]
+        tensors, spec = tree_flatten(state)
+        graph = StageGraph(stage, spec, measure, k, last, list(carried)).eval()
+        inputs = [*(f"{STATE}{i}" for i in range(len(tensors))), *(f"{BEFORE}{name}" for name in carried)]
+        tensors = [*tensors, *carried.values()]
+        reading, state = graph.step(*tensors)
+        following = [] if last else [f"{NEXT}{i}" for i in range(len(tree_flatten(state)[0]))]
+        yield FlatStage(graph, tuple(tensors), inputs, [*answers_of(reading), *following])
+        carried = reading.state or {}
 
 
 def describe(
@@ -109,8 +124,7 @@ def describe(
             "shorter_side": preprocessing.shorter_side,
         },
         "thresholds": list(policy.thresholds),
-        "measure": policy.confidence.measure,
-        "temperatures": policy.confidence.temperatures,
+        **policy.measure.to_json(),
         "exit_macs": list(exit_macs),
         "reference": reference and reference.to_dict(),
     }

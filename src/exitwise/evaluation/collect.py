@@ -20,4 +20,4 @@ def collect_together(model: StagedModel, split: Split, device: torch.device, wor
     if len(split) < ranks.size:
         return collect(model, split, device, workers)
     share = collect(model, split.share(ranks.rank, ranks.size), device, workers)
-    return Outputs(*(ranks.gather(tensor)[0] for tensor in share))
+    return Outputs(*(ranks.gather(torch.from_numpy(part))[0].numpy() for part in share))

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from exitwise.budgets import AUTHORS_BUDGETS, exit_proportions
+from exitwise.exiting.arrays import Array, as_numpy, largest
 from exitwise.exiting.calibration import calibrate_proportions
-from exitwise.exiting.confidence import Confidence
+from exitwise.exiting.measures import Measure
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
-from exitwise.models.staged import StagedModel, evaluating
+from exitwise.kernels.modes import evaluating
+from exitwise.models.staged import StagedModel
 from exitwise.shown import macs, percent, shares
 
 EVALUATION_BATCH = 256
 """Images at a time, wherever no gradient is needed."""
+
+
+class Left(NamedTuple):
+    """How N samples left, one entry each: class predicted, exit taken (0-based), confidence there."""
+
+    predictions: NDArray[np.int64]
+    exits: NDArray[np.int64]
+    confidences: NDArray[Any]
 
 
 class Outputs(NamedTuple):
@@ -30,25 +40,30 @@ class Outputs(NamedTuple):
         targets: true class, int64 (N).
     """
 
-    confidences: Tensor
-    predictions: Tensor
-    targets: Tensor
+    confidences: NDArray[Any]
+    predictions: NDArray[np.int64]
+    targets: NDArray[np.int64]
 
     @classmethod
-    def from_logits(cls, logits: Tensor, targets: Tensor, confidence: Confidence = MAX_PROBABILITY) -> Outputs:
-        """From logits (N, K, C) and targets (N)."""
-        return cls(*confidence.read_all(logits), targets)
+    def from_logits(cls, logits: Array, targets: Array, measure: Measure = MAX_PROBABILITY) -> Outputs:
+        """Return them from logits (N, K, C) and targets (N), arrays or tensors."""
+        return cls(*map(as_numpy, (*measure.read_all(logits), targets)))
 
     @classmethod
-    def from_probabilities(cls, probabilities: Tensor, targets: Tensor) -> Outputs:
-        """From softmax outputs (N, K, C) and targets (N)."""
-        confidences, predictions = probabilities.max(dim=-1)
-        return cls(confidences, predictions, targets)
+    def from_probabilities(cls, probabilities: Array, targets: Array) -> Outputs:
+        """Return them from softmax outputs (N, K, C) and targets (N), arrays or tensors."""
+        return cls(*map(as_numpy, (*largest(probabilities), targets)))
 
     @property
-    def correct(self) -> Tensor:
+    def correct(self) -> NDArray[np.bool_]:
         """Whether each exit is right, bool (N, K)."""
         return self.predictions == self.targets[:, None]
+
+    def under(self, policy: ExitPolicy) -> Left:
+        """Return how the samples leave under a policy."""
+        exits = policy.exit_of(self.confidences)
+        confidences, predictions = (np.take_along_axis(each, exits[:, None], 1)[:, 0] for each in self[:2])
+        return Left(predictions, exits, confidences)
 
 
 class OperatingPoint(NamedTuple):
@@ -86,27 +101,24 @@ def collect_outputs(
     model: StagedModel,
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device | str = "cpu",
-    confidence: Confidence = MAX_PROBABILITY,
+    measure: Measure = MAX_PROBABILITY,
 ) -> Outputs:
-    """Run all exits on every batch, in eval mode; the outputs come back on the CPU.
+    """Run all exits on every batch, in eval mode, and return what they said as NumPy arrays.
 
     Raises:
         ValueError: if there is no batch.
     """
-    parts = [
-        [tensor.cpu() for tensor in Outputs.from_logits(logits, targets, confidence)]
-        for logits, targets in _logits(model, batches, device)
-    ]
-    return Outputs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    parts = [Outputs.from_logits(logits, targets, measure) for logits, targets in _logits(model, batches, device)]
+    return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def collect_logits(
     model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, K, C) of all exits and targets (N), as :func:`collect_outputs` would read them."""
-    parts = [(logits.cpu(), targets) for logits, targets in _logits(model, batches, device)]
-    logits, targets = zip(*parts, strict=True)
-    return torch.cat(logits), torch.cat(targets)
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return logits (N, K, C) of all exits and targets (N), as :func:`collect_outputs` would read them."""
+    parts = [(as_numpy(logits), as_numpy(targets)) for logits, targets in _logits(model, batches, device)]
+    logits, targets = map(np.concatenate, zip(*parts, strict=True))
+    return logits, targets
 
 
 def _logits(
@@ -122,18 +134,16 @@ def _logits(
 
 
 def anytime(outputs: Outputs) -> list[float]:
-    """Accuracy of each exit on all samples, K numbers in [0, 1]."""
-    return outputs.correct.double().mean(dim=0).tolist()
+    """Return the accuracy of each exit on all samples, K numbers in [0, 1]."""
+    return outputs.correct.mean(axis=0).tolist()
 
 
 def operate(outputs: Outputs, policy: ExitPolicy, exit_macs: Sequence[float]) -> OperatingPoint:
     """Simulate a policy on recorded outputs."""
-    exits = policy.exit_of(outputs.confidences)
-    predictions = outputs.predictions.gather(1, exits[:, None]).squeeze(1)
-    costs = torch.tensor(exit_macs, dtype=torch.float64)
-    shares = torch.bincount(exits, minlength=policy.exits).double() / len(exits)
-    accuracy = (predictions == outputs.targets).double().mean()
-    return OperatingPoint(accuracy.item(), (shares * costs).sum().item(), tuple(shares.tolist()))
+    left = outputs.under(policy)
+    shares = np.bincount(left.exits, minlength=policy.exits) / len(left.exits)
+    accuracy = (left.predictions == outputs.targets).mean()
+    return OperatingPoint(float(accuracy), float((shares * np.array(exit_macs)).sum()), tuple(shares.tolist()))
 
 
 def budgeted_curve(

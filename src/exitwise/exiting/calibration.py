@@ -1,4 +1,4 @@
-"""Thresholds for a compute budget, found on recorded confidences of held-out data.
+"""Thresholds for a compute budget, found on recorded confidences of held-out data. Imports no torch.
 
 Knows neither networks nor where the data came from; never to be called with test data.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from exitwise.budgets import (
     bisect_log_p,
@@ -18,11 +17,12 @@ from exitwise.budgets import (
     exit_count,
     geometric_proportions,
 )
+from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
 
 
-def calibrate_proportions(confidences: Tensor, proportions: Sequence[float]) -> ExitPolicy:
-    """Thresholds under which the calibration samples leave in the given proportions.
+def calibrate_proportions(confidences: Array, proportions: Sequence[float]) -> ExitPolicy:
+    """Return thresholds under which the calibration samples leave in the given proportions.
 
     At exit k, with m = floor(N * q_k), the threshold is the confidence of the m-th most confident sample
     still inside; equal confidences leave together. Where m is 0, or fewer than m are inside, nobody can
@@ -35,25 +35,27 @@ def calibrate_proportions(confidences: Tensor, proportions: Sequence[float]) -> 
     Raises:
         ValueError: for wrong proportions, or without samples.
     """
+    confidences = as_numpy(confidences)
     n, exits = confidences.shape
     if n == 0:
         raise ValueError("calibration needs at least one sample; got none")
     thresholds: list[float | None] = []
-    inside = torch.arange(n, device=confidences.device)
+    inside = np.arange(n)
     for k, proportion in enumerate(check_proportions(proportions, exits)[:-1]):
         count = exit_count(n, proportion)
         if count == 0 or len(inside) < count:
             thresholds.append(None)
             continue
         candidates = confidences[inside, k]
-        threshold = candidates.kthvalue(len(inside) - count + 1).values.item()
-        thresholds.append(threshold)
+        place = len(inside) - count
+        threshold = np.partition(candidates, place)[place]
+        thresholds.append(threshold.item())
         inside = inside[candidates < threshold]
     return ExitPolicy(thresholds)
 
 
-def calibrate_macs(confidences: Tensor, exit_macs: Sequence[float], macs: float) -> tuple[ExitPolicy, list[float]]:
-    """Thresholds of the geometric family that spend as much of a budget as they can without exceeding it.
+def calibrate_macs(confidences: Array, exit_macs: Sequence[float], macs: float) -> tuple[ExitPolicy, list[float]]:
+    """Return thresholds of the geometric family that spend as much of a budget as they can without exceeding it.
 
     Args:
         confidences: of N calibration samples at K exits, (N, K).
@@ -67,12 +69,13 @@ def calibrate_macs(confidences: Tensor, exit_macs: Sequence[float], macs: float)
         ValueError: if the budget lies below the first exit's cost or above the full network's.
     """
     check_budget(macs, exit_macs)
+    confidences = as_numpy(confidences)
     exits = len(exit_macs)
-    costs = torch.tensor(exit_macs, dtype=torch.float64, device=confidences.device)
+    costs = np.array(exit_macs, dtype=np.float64)
 
     def affordable(log_p: float) -> bool:
         policy = calibrate_proportions(confidences, geometric_proportions(log_p, exits))
-        return costs[policy.exit_of(confidences)].mean().item() <= macs * (1 + 1e-12)
+        return bool(costs[policy.exit_of(confidences)].mean() <= macs * (1 + 1e-12))
 
     proportions = geometric_proportions(bisect_log_p(affordable), exits)
     return calibrate_proportions(confidences, proportions), proportions
@@ -83,9 +86,9 @@ ACCURACY_STEPS = 400
 
 
 def calibrate_accuracy(
-    confidences: Tensor, correct: Tensor, exit_macs: Sequence[float], max_drop: float
+    confidences: Array, correct: Array, exit_macs: Sequence[float], max_drop: float
 ) -> tuple[ExitPolicy, list[float]]:
-    """Thresholds of the geometric family that cost least among those that lose no more accuracy than allowed.
+    """Return thresholds of the geometric family that cost least among those that lose no more accuracy than allowed.
 
     Args:
         confidences: of N calibration samples at K exits, (N, K).
@@ -100,18 +103,19 @@ def calibrate_accuracy(
         ValueError: for a drop outside [0, 1].
     """
     check_drop(max_drop)
+    confidences, correct = as_numpy(confidences), as_numpy(correct)
     exits = len(exit_macs)
-    costs = torch.tensor(exit_macs, dtype=torch.float64, device=confidences.device)
-    lowest = correct[:, -1].double().mean().item() - max_drop - 1e-12
+    costs = np.array(exit_macs, dtype=np.float64)
+    lowest = correct[:, -1].mean() - max_drop - 1e-12
     everything_to_the_end = [*[0.0] * (exits - 1), 1.0]
     best = calibrate_proportions(confidences, everything_to_the_end), everything_to_the_end
-    least = costs[-1].item()
-    for log_p in torch.linspace(-8, 8, ACCURACY_STEPS).tolist():
+    least = costs[-1]
+    for log_p in np.linspace(-8, 8, ACCURACY_STEPS, dtype=np.float32).tolist():
         proportions = geometric_proportions(log_p, exits)
         policy = calibrate_proportions(confidences, proportions)
         taken = policy.exit_of(confidences)
-        accuracy = correct.gather(1, taken[:, None]).double().mean().item()
-        cost = costs[taken].mean().item()
+        accuracy = np.take_along_axis(correct, taken[:, None], 1).mean()
+        cost = costs[taken].mean()
         if accuracy >= lowest and cost < least:
             best, least = (policy, proportions), cost
     return best

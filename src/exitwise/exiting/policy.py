@@ -1,18 +1,15 @@
-"""The exit rule, written once. Calibration, evaluation, the runner and exports all call it."""
+"""Thresholds, and the measure whose confidences they are compared with. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-import torch
-from torch import Tensor
+from exitwise.exiting import rule
+from exitwise.exiting.arrays import Array
+from exitwise.exiting.measures import Measure, create_measure
 
-from exitwise.exiting.confidence import Confidence
-from exitwise.exiting.rule import Thresholds, finite_thresholds
-
-MAX_PROBABILITY = Confidence()
+MAX_PROBABILITY = create_measure()
 
 
 @dataclass(frozen=True)
@@ -21,68 +18,42 @@ class ExitPolicy:
 
     Attributes:
         thresholds: one per exit but the last, each a confidence in [0, 1], or None: nobody can leave there.
-        confidence: how confidence is read from logits.
+        measure: how confidence is read from logits.
 
     Raises:
-        ValueError: for a threshold that is not a finite number, or temperatures of another number of exits.
+        ValueError: for a threshold that is not a finite number, or a measure for another number of exits.
     """
 
-    thresholds: Thresholds
-    confidence: Confidence
+    thresholds: rule.Thresholds
+    measure: Measure
 
-    def __init__(self, thresholds: Sequence[float | None], confidence: Confidence = MAX_PROBABILITY) -> None:
-        values = finite_thresholds(thresholds)
-        temperatures = confidence.temperatures
-        if temperatures is not None and len(temperatures) != len(values) + 1:
-            raise ValueError(f"expected {len(values) + 1} temperatures, one per exit; got {len(temperatures)}")
+    def __init__(self, thresholds: Sequence[float | None], measure: Measure = MAX_PROBABILITY) -> None:
+        values = rule.finite_thresholds(thresholds)
+        measure.check(len(values) + 1)
         object.__setattr__(self, "thresholds", values)
-        object.__setattr__(self, "confidence", confidence)
+        object.__setattr__(self, "measure", measure)
 
     @property
     def exits(self) -> int:
         """Number of exits K."""
         return len(self.thresholds) + 1
 
-    def read_by(self, confidence: Confidence) -> ExitPolicy:
-        """The same thresholds on another reading of the logits."""
-        return ExitPolicy(self.thresholds, confidence)
+    def read_by(self, measure: Measure) -> ExitPolicy:
+        """Return the same thresholds on another reading of the logits."""
+        return ExitPolicy(self.thresholds, measure)
 
     def can_leave(self, exit: int) -> bool:
-        """Whether any sample at all can leave at this exit (0-based)."""
-        return exit == self.exits - 1 or self.thresholds[exit] is not None
+        """Return :func:`~exitwise.exiting.rule.can_leave`."""
+        return rule.can_leave(exit, self.thresholds)
 
-    def leaves(self, confidences: Tensor, exit: int) -> Tensor:
-        """Which of the samples that reached this exit (0-based) leave there: bool (B) from confidences (B)."""
-        if exit == self.exits - 1:
-            return torch.ones_like(confidences, dtype=torch.bool)
-        threshold = self.thresholds[exit]
-        if threshold is None:
-            return torch.zeros_like(confidences, dtype=torch.bool)
-        return confidences >= threshold
+    def leaves(self, confidences: Array, exit: int) -> Array:
+        """Return :func:`~exitwise.exiting.rule.leaves`."""
+        return rule.leaves(confidences, exit, self.thresholds)
 
-    def leaves_alone(self, confidence: Tensor, exit: int) -> bool:
-        """:meth:`leaves` for a batch of one, as numbers: a comparison of tensors takes several times as long."""
-        if exit == self.exits - 1:
-            return True
-        threshold = self.thresholds[exit]
-        return threshold is not None and confidence.item() >= _rounded(threshold, confidence.dtype)
+    def leaves_alone(self, confidence: Array, exit: int) -> bool:
+        """Return :func:`~exitwise.exiting.rule.leaves_alone`."""
+        return rule.leaves_alone(confidence, exit, self.thresholds)
 
-    def exit_of(self, confidences: Tensor) -> Tensor:
-        """The exit (0-based) of each sample, int64 (N), from its confidences at all exits (N, K).
-
-        Raises:
-            ValueError: if the confidences are for another number of exits.
-        """
-        if confidences.shape[1] != self.exits:
-            raise ValueError(f"expected confidences of {self.exits} exits; got {confidences.shape[1]}")
-        result = torch.full_like(confidences[:, 0], self.exits - 1, dtype=torch.int64)
-        for k in range(self.exits - 2, -1, -1):  # the earliest exit is written last
-            if self.can_leave(k):
-                result.masked_fill_(self.leaves(confidences[:, k], k), k)
-        return result
-
-
-@lru_cache(1024)
-def _rounded(number: float, dtype: torch.dtype) -> float:
-    """What a comparison with tensors of ``dtype`` takes a number for."""
-    return torch.tensor(number, dtype=dtype).item()
+    def exit_of(self, confidences: Array) -> Array:
+        """Return :func:`~exitwise.exiting.rule.exits_taken`."""
+        return rule.exits_taken(confidences, self.thresholds)

@@ -2,18 +2,19 @@
 
 Learn then Test (Angelopoulos et al., 2021) over a sequence of policies from cautious to bold, as Jazbec et al. (Fast
 yet Safe, NeurIPS 2024) do for early exits, with the betting test of Waudby-Smith and Ramdas (JRSS B, 2024). Works on
-recorded outputs.
+recorded outputs. Imports no torch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from exitwise.budgets import check_open_share, geometric_proportions
+from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
 
@@ -44,16 +45,17 @@ class RiskControlled(NamedTuple):
 
 
 def control_risk(
-    confidences: Tensor,
-    predictions: Tensor,
-    targets: Tensor,
+    confidences: Array,
+    predictions: Array,
+    targets: Array,
     tolerance: float,
     confidence: float = 0.95,
     *,
     risk: Risk = "accuracy-drop",
     seed: int = 0,
 ) -> RiskControlled:
-    """The boldest thresholds whose expected loss exceeds ``tolerance`` with probability at most ``1 - confidence``.
+    """Return the boldest thresholds whose expected loss exceeds ``tolerance`` with a probability of at most
+    ``1 - confidence``.
 
     The probability is over calibration samples drawn like those to come. A part of them makes a sequence of policies
     from the geometric family; the rest tests one after the other, most cautious first, until one fails. Since the
@@ -79,42 +81,64 @@ def control_risk(
         check_open_share(name, value)
     if risk not in get_args(Risk):
         raise ValueError(f"risk must be one of {', '.join(get_args(Risk))}; got {risk!r}")
+    confidences, predictions, targets = map(as_numpy, (confidences, predictions, targets))
     n, exits = confidences.shape
     design, test = design_and_test(n, seed)
     nobody = [*[0.0] * (exits - 1), 1.0]
     chosen = RiskControlled(ExitPolicy([None] * (exits - 1)), nobody, False, len(test), 0.0)
     if len(design) == 0 or len(test) == 0:
         return chosen
-    sequence = [geometric_proportions(log_p, exits) for log_p in torch.linspace(6, -6, SEQUENCE).tolist()]
+    steps = np.linspace(6, -6, SEQUENCE, dtype=np.float32).tolist()
+    sequence = [geometric_proportions(log_p, exits) for log_p in steps]
     policies = [calibrate_proportions(confidences[design], proportions) for proportions in sequence]
-    losses = torch.stack([_losses(policy, confidences, predictions, targets, risk)[test] for policy in policies], dim=1)
+    losses = np.stack([_losses(policy, confidences, predictions, targets, risk)[test] for policy in policies], axis=1)
     low = -1.0 if risk == "accuracy-drop" else 0.0
     rejected = betting_rejects((losses - low) / (1 - low), (tolerance - low) / (1 - low), 1 - confidence)
-    passed = int(rejected.long().cumprod(0).sum())
+    passed = int(np.cumprod(rejected).sum())
     if passed == 0:
         return chosen
     best = passed - 1
-    return RiskControlled(policies[best], sequence[best], True, len(test), losses[:, best].mean().item())
+    return RiskControlled(policies[best], sequence[best], True, len(test), float(losses[:, best].mean()))
 
 
-def design_and_test(samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Which samples make the sequence of policies of :func:`control_risk`, and which test it: indices."""
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
-    design, test = order.tensor_split([round(samples * DESIGN_SHARE)])
+def design_and_test(samples: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return which samples make the sequence of policies of :func:`control_risk`, and which test it: indices."""
+    order = np.array(_permutation(samples, seed), dtype=np.int64)
+    design, test = np.split(order, [round(samples * DESIGN_SHARE)])
     return design, test
 
 
-def _losses(policy: ExitPolicy, confidences: Tensor, predictions: Tensor, targets: Tensor, risk: Risk) -> Tensor:
-    """Loss of each sample, float64 (N): in {-1, 0, 1} for accuracy-drop, {0, 1} for disagreement."""
-    taken = predictions.gather(1, policy.exit_of(confidences)[:, None])[:, 0]
+def _permutation(size: int, seed: int) -> list[int]:
+    """Return the numbers below ``size`` in random order (Fisher and Yates).
+
+    The order is that of ``torch.randperm`` on a CPU, by which guarantees have been given before this needed no torch:
+    the same Mersenne Twister, a draw of 32 bits for each place, modulo what is left.
+    """
+    order = list(range(size))
+    draws = np.random.RandomState(seed % 2**32).randint(0, 2**32, size=max(size - 1, 0), dtype=np.uint32)
+    for place, draw in enumerate(draws.tolist()):
+        other = place + draw % (size - place)
+        order[place], order[other] = order[other], order[place]
+    return order
+
+
+def _losses(
+    policy: ExitPolicy,
+    confidences: npt.NDArray[Any],
+    predictions: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    risk: Risk,
+) -> npt.NDArray[np.float64]:
+    """Return the loss of each sample, (N): in {-1, 0, 1} for accuracy-drop, {0, 1} for disagreement."""
+    taken = np.take_along_axis(predictions, policy.exit_of(confidences)[:, None], 1)[:, 0]
     full = predictions[:, -1]
     if risk == "disagreement":
-        return (taken != full).double()
-    return (full == targets).double() - (taken == targets).double()
+        return (taken != full).astype(np.float64)
+    return (full == targets).astype(np.float64) - (taken == targets)
 
 
-def betting_rejects(losses: Tensor, bound: float, delta: float) -> Tensor:
-    """For each column, whether "the mean is above ``bound``" can be rejected at level ``delta``: bool (J).
+def betting_rejects(losses: npt.NDArray[np.float64], bound: float, delta: float) -> npt.NDArray[np.bool_]:
+    """Return, for each column, whether "the mean is above ``bound``" can be rejected at level ``delta``: bool (J).
 
     The capital of a gambler who bets against that hypothesis, sample by sample and without knowing the next, is a
     supermartingale if it is true; it reaches 1 / delta with probability at most delta (Ville). Waudby-Smith and
@@ -126,10 +150,10 @@ def betting_rejects(losses: Tensor, bound: float, delta: float) -> Tensor:
         delta: in (0, 1).
     """
     n = len(losses)
-    counts = torch.arange(1, n + 1, dtype=torch.float64)[:, None]
+    counts = np.arange(1, n + 1, dtype=np.float64)[:, None]
     means = (0.5 + losses.cumsum(0)) / (counts + 1)
     variances = (0.25 + ((losses - means) ** 2).cumsum(0)) / (counts + 1)
-    known = torch.cat([torch.full_like(variances[:1], 0.25), variances[:-1]])
-    bets = torch.sqrt(2 * math.log(1 / delta) / (n * known)).clamp(max=0.75 / (1 - bound))
-    capital = torch.log1p(-bets * (losses - bound)).cumsum(0)
-    return capital.max(dim=0).values >= math.log(1 / delta)
+    known = np.concatenate([np.full_like(variances[:1], 0.25), variances[:-1]])
+    bets = np.minimum(np.sqrt(2 * math.log(1 / delta) / (n * known)), 0.75 / (1 - bound))
+    capital = np.log1p(-bets * (losses - bound)).cumsum(0)
+    return capital.max(axis=0) >= math.log(1 / delta)

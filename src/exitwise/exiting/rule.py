@@ -1,17 +1,22 @@
-"""The exit rule: a sample leaves at the first exit whose threshold its confidence reaches."""
+"""The exit rule, once: a sample leaves at the first exit whose threshold its confidence reaches.
+
+For NumPy arrays and torch tensors alike; imports no torch. Exits count from 0, and the last one takes what is left.
+Thresholds are rounded to the confidences' type before they are compared. What is not a number reaches none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from exitwise.budgets import MOST
+from exitwise.exiting.arrays import Array, namespace, rounded
 
 Thresholds = tuple[float | None, ...]
 """One per exit but the last; None where nobody can leave."""
 
 
 def finite_thresholds(thresholds: Sequence[float | None]) -> Thresholds:
-    """Thresholds as floats.
+    """Return thresholds as floats.
 
     Raises:
         ValueError: for one that is not a finite number.
@@ -19,3 +24,43 @@ def finite_thresholds(thresholds: Sequence[float | None]) -> Thresholds:
     if any(t is not None and not abs(t) <= MOST for t in thresholds):
         raise ValueError(f"thresholds must be finite numbers, or None where nobody can leave; got {list(thresholds)}")
     return tuple(None if t is None else float(t) for t in thresholds)
+
+
+def can_leave(exit: int, thresholds: Thresholds) -> bool:
+    """Return whether any sample at all can leave at an exit."""
+    return exit == len(thresholds) or thresholds[exit] is not None
+
+
+def leaves(confidences: Array, exit: int, thresholds: Thresholds) -> Array:
+    """Return which of the samples that reached an exit leave there: bool (B), from their confidences there (B)."""
+    if exit == len(thresholds):
+        return namespace(confidences).full_like(confidences, True, dtype=bool)
+    threshold = thresholds[exit]
+    if threshold is None:
+        return namespace(confidences).full_like(confidences, False, dtype=bool)
+    return confidences >= rounded(threshold, confidences.dtype)
+
+
+def leaves_alone(confidence: Array, exit: int, thresholds: Thresholds) -> bool:
+    """Return :func:`leaves` for a batch of one, as a number: a comparison of tensors takes several times as long."""
+    if exit == len(thresholds):
+        return True
+    threshold = thresholds[exit]
+    return threshold is not None and confidence.item() >= rounded(threshold, confidence.dtype)
+
+
+def exits_taken(confidences: Array, thresholds: Thresholds) -> Array:
+    """Return the exit of each sample, int64 (N), from its confidences at all exits (N, K).
+
+    Raises:
+        ValueError: if the confidences are for another number of exits.
+    """
+    last = len(thresholds)
+    if confidences.shape[1] != last + 1:
+        raise ValueError(f"expected confidences of {last + 1} exits; got {confidences.shape[1]}")
+    arrays = namespace(confidences)
+    taken = arrays.full_like(confidences[:, 0], last, dtype=arrays.int64)
+    for exit in range(last - 1, -1, -1):  # the earliest exit is written last
+        if can_leave(exit, thresholds):
+            taken = arrays.where(leaves(confidences[:, exit], exit, thresholds), exit, taken)
+    return taken

@@ -4,17 +4,49 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from exitwise.deploy.monitor import Monitor
-from exitwise.exiting.confidence import Reading
+from exitwise.exiting.measures import State, rows
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.models.cost import count_cost
-from exitwise.models.staged import Stage, StagedModel, State, evaluating
+from exitwise.exiting.rule import Thresholds
+from exitwise.kernels.modes import evaluating
+
+
+class Staged(Protocol):
+    """A network to run: a module with K stages in order, whatever its class.
+
+    A stage has a ``body``, from the running state (a tensor, or a list, tuple or dict of them, batch first; the images
+    at first) to the next, and a ``head``, from that to logits (B, C).
+
+    Attributes:
+        stages: in order, cheap exit first.
+        input_shape: of an image.
+        training: whether it is in training mode.
+    """
+
+    training: bool
+
+    @property
+    def stages(self) -> Iterable[Any]: ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+
+    def parameters(self) -> Iterator[Any]: ...
+
+
+class Watch(Protocol):
+    """What is told of every call, such as a :class:`~exitwise.deploy.monitor.Monitor`."""
+
+    def check(self, exits: int) -> None: ...
+
+    def add(
+        self, exit: Any, confidence: Any, macs: Any, seconds: float, thresholds: Thresholds | None = None
+    ) -> None: ...
 
 
 class ExitResult(NamedTuple):
@@ -40,7 +72,7 @@ class EarlyExitRunner:
         model: the network; it is run in eval mode and otherwise left as it is. One that is in eval mode itself is not
             asked for the modes of its parts.
         policy: when a sample leaves.
-        exit_macs: cost of leaving at each exit; counted on the network if not given.
+        exit_macs: cost of leaving at each exit; the network's ``exit_macs`` if not given.
         compile: torch.compile each stage, for any batch size; the first calls take minutes.
         monitor: told of every call.
 
@@ -48,28 +80,29 @@ class EarlyExitRunner:
         policy: may be exchanged while it runs, as a budget dial; a call keeps the one it began with.
 
     Raises:
-        ValueError: if the policy, the monitor or the costs are for another number of exits, or what it is called with
-            is no batch of images.
+        ValueError: if the policy, the monitor or the costs are for another number of exits, there are no costs, or
+            what it is called with is no batch of images.
     """
 
     def __init__(
         self,
-        model: StagedModel,
+        model: Staged,
         policy: ExitPolicy,
         exit_macs: tuple[int, ...] | None = None,
         *,
         compile: bool = False,
-        monitor: Monitor | None = None,
+        monitor: Watch | None = None,
     ) -> None:
+        stages = list(model.stages)
         self.model = model
+        self.exits = len(stages)
         self.policy = policy
         if monitor is not None:
             monitor.check(policy.exits)
         self.monitor = monitor
-        self.exit_macs = exit_macs or count_cost(model).macs
-        if len(self.exit_macs) != model.exits:
-            raise ValueError(f"expected exit_macs of {model.exits} exits; got {len(self.exit_macs)}")
-        stages = cast("list[Stage]", list(model.stages))
+        self.exit_macs: tuple[int, ...] = exit_macs or tuple(getattr(model, "exit_macs", ()))
+        if len(self.exit_macs) != self.exits:
+            raise ValueError(f"expected exit_macs of {self.exits} exits; got {len(self.exit_macs)}")
         self._parts: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
             (compiled(stage.body), compiled(stage.head)) if compile else (stage.body, stage.head) for stage in stages
         ]
@@ -80,8 +113,8 @@ class EarlyExitRunner:
 
     @policy.setter
     def policy(self, policy: ExitPolicy) -> None:
-        if policy.exits != self.model.exits:
-            raise ValueError(f"expected a policy for {self.model.exits} exits; got one for {policy.exits}")
+        if policy.exits != self.exits:
+            raise ValueError(f"expected a policy for {self.exits} exits; got one for {policy.exits}")
         self._policy = policy
 
     def __call__(self, images: Tensor) -> ExitResult:
@@ -92,7 +125,7 @@ class EarlyExitRunner:
         if torch.is_inference_mode_enabled() and not self.model.training:  # which a single image would feel entering
             result = self._run(images, policy)
         else:
-            with torch.inference_mode(), evaluating(self.model):
+            with torch.inference_mode(), evaluating(cast("nn.Module", self.model)):
                 result = self._run(images, policy)
         if self.monitor is not None:
             exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
@@ -118,18 +151,17 @@ class EarlyExitRunner:
     def _run(self, images: Tensor, policy: ExitPolicy) -> ExitResult:
         left: list[_Left] = []
         inside: Tensor | None = None
-        reading: Reading | None = None
-        read = policy.confidence
-        state: State = images
+        measure = policy.measure
+        carried: State = None
+        state: Any = images
         for k, (body, head) in enumerate(self._parts):
             state = body(state)
             can_leave = policy.can_leave(k)
-            if not (can_leave or read.needs_every_exit):
+            if not (can_leave or measure.needs_every_exit):
                 continue
-            reading = read.read(head(state), k, reading)
+            confident, label, carried = measure.read(head(state), k, carried)
             if not can_leave:
                 continue
-            confident, label = reading.confidence, reading.prediction
             if len(label) == 1:
                 count = int(policy.leaves_alone(confident, k))
             elif k == policy.exits - 1:
@@ -145,11 +177,11 @@ class EarlyExitRunner:
                 go, stay = order[:count], order[count:]
                 left.append(_Left(k, go if inside is None else inside[go], label[go], confident[go]))
                 inside, state = stay if inside is None else inside[stay], select(state, stay)
-                reading = reading.select(stay)
+                carried = rows(carried, stay)
         return self._in_order(left, images.device)
 
     def _in_order(self, left: list[_Left], device: torch.device) -> ExitResult:
-        """The result in the order of the batch, of which ``left`` are parts, all together the whole."""
+        """Return the result in the order of the batch, of which ``left`` are parts, all together the whole."""
         sizes = [len(part.prediction) for part in left]
         if len(left) == 1:
             (part,) = left
@@ -169,7 +201,7 @@ class EarlyExitRunner:
 
 
 def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """What torch.compile makes of a function, for any batch size."""
+    """Return what torch.compile makes of a function, for any batch size."""
 
     def call(state: Any) -> Any:
         return function(state)
@@ -188,6 +220,6 @@ class _Left(NamedTuple):
     confidence: Tensor
 
 
-def select(state: State, index: Tensor) -> State:
-    """The state of some samples only: every tensor in it indexed along its first dimension."""
+def select(state: Any, index: Tensor) -> Any:
+    """Return the running state of some samples only: every tensor in it indexed along its first dimension."""
     return tree_map(lambda tensor: tensor.index_select(0, index), state)

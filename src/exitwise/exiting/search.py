@@ -1,6 +1,7 @@
 """Thresholds that do best on calibration samples, one for each exit, found by search rather than from a family.
 
 Works on recorded confidences; knows neither networks nor where the data came from. Costs are MACs, seconds or other.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from exitwise.budgets import check_budget
+from exitwise.exiting import rule
+from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
 
 PRICES, SWEEPS, BEST = 33, 8, 4
@@ -47,24 +50,24 @@ class ThresholdSearch:
         ValueError: without samples.
     """
 
-    def __init__(self, confidences: Tensor, correct: Tensor, exit_costs: Sequence[float]) -> None:
+    def __init__(self, confidences: Array, correct: Array, exit_costs: Sequence[float]) -> None:
         if len(confidences) == 0:
             raise ValueError("calibration needs at least one sample; got none")
-        self.confidences = confidences.cpu()
-        self.correct = correct.cpu().long()
-        self.costs = torch.tensor(exit_costs, dtype=torch.float64)
-        self.size, self.exits = confidences.shape
-        self.order = self.confidences.argsort(dim=0, descending=True, stable=True)
-        self.rank = self.order.argsort(dim=0)
-        sorted_confidences = self.confidences.gather(0, self.order)
-        ones = torch.ones(1, self.exits, dtype=torch.bool)
-        boundary = torch.cat([ones, sorted_confidences[1:] < sorted_confidences[:-1], ones])
+        self.confidences = as_numpy(confidences)
+        self.correct = as_numpy(correct).astype(np.int64)
+        self.costs = np.array(exit_costs, dtype=np.float64)
+        self.size, self.exits = self.confidences.shape
+        self.order = np.argsort(-self.confidences, axis=0, kind="stable")
+        self.rank = np.argsort(self.order, axis=0, kind="stable")
+        sorted_confidences = np.take_along_axis(self.confidences, self.order, 0)
+        ones = np.ones((1, self.exits), dtype=np.bool_)
+        boundary = np.concatenate([ones, sorted_confidences[1:] < sorted_confidences[:-1], ones])
         self.boundary = boundary  # counts at which equal confidences stay together
         self._pool: list[Cuts] | None = None
 
     def best_accuracy(self, budget: float, start: ExitPolicy) -> ExitPolicy:
-        """As many correct as can be at no more than ``budget`` per sample on average, and at least as many as
-        ``start``, a policy within the budget, has.
+        """Return thresholds with as many correct as can be at no more than ``budget`` per sample on average, and at
+        least as many as ``start``, a policy within the budget, has.
 
         Raises:
             ValueError: for a budget that the exits' costs do not span.
@@ -77,7 +80,7 @@ class ThresholdSearch:
         return self._policy(min(improved, key=lambda cuts: (-cuts.correct, cuts.cost)))
 
     def least_cost(self, accuracy: float, start: ExitPolicy) -> ExitPolicy:
-        """As cheap as can be with at least this accuracy, and no dearer than ``start``, a policy that has it."""
+        """Return the cheapest thresholds with at least this accuracy, at most as dear as ``start``, which has it."""
         needed = accuracy * self.size - 1e-9
         found = [cuts for cuts in self.pool if cuts.correct >= needed]
         found.sort(key=lambda cuts: (cuts.cost, -cuts.correct))
@@ -88,8 +91,8 @@ class ThresholdSearch:
     def pool(self) -> list[Cuts]:
         """What is best at each price of compute."""
         if self._pool is None:
-            scale = 1 / self.costs[-1].item()
-            prices = [scale * price for price in torch.logspace(-3, 1, PRICES).tolist()]
+            scale = 1 / float(self.costs[-1])
+            prices = [scale * price for price in np.logspace(-3, 1, PRICES, dtype=np.float32).tolist()]
             cuts = self._measure([0] * (self.exits - 1))
             self._pool = []
             for price in [*prices, *reversed(prices)]:  # each starts from its neighbour's, from both sides
@@ -109,17 +112,17 @@ class ThresholdSearch:
         return cuts
 
     def _best_at(self, cuts: Cuts, k: int, price: float | None, limit: float | None, needed: float | None) -> Cuts:
-        """The best count for exit k, the others' held."""
+        """Return the best count for exit k, the others' held."""
         earlier = self._leave_before(cuts.counts, k)
         later = self._exit_after(cuts.counts, k)
         inside = ~earlier
-        change = inside.long() * (self.correct[:, k] - self.correct.gather(1, later[:, None])[:, 0])
+        change = inside * (self.correct[:, k] - _at(self.correct, later))
         saved = inside * (self.costs[k] - self.costs[later])
         order = self.order[:, k]
         none_here = self._measure([*cuts.counts[:k], 0, *cuts.counts[k + 1 :]])
-        correct = none_here.correct + torch.cat([torch.zeros(1, dtype=torch.int64), change[order].cumsum(0)])
-        cost = none_here.cost + torch.cat([torch.zeros(1, dtype=torch.float64), saved[order].cumsum(0)])
-        allowed = self.boundary[:, k].clone()
+        correct = none_here.correct + np.concatenate([[0], change[order].cumsum()])
+        cost = none_here.cost + np.concatenate([[0.0], saved[order].cumsum()])
+        allowed = self.boundary[:, k].copy()
         if price is not None:
             score = correct - price * cost
         elif limit is not None:
@@ -128,10 +131,10 @@ class ThresholdSearch:
         else:
             assert needed is not None
             allowed &= correct >= needed
-            score = -cost + correct * (self.costs[0].item() / (2 * self.size))
+            score = -cost + correct * (self.costs[0] / (2 * self.size))
         if not allowed.any():
             return cuts
-        count = int(score.masked_fill(~allowed, -torch.inf).argmax())
+        count = int(np.where(allowed, score, -np.inf).argmax())
         found = Cuts((*cuts.counts[:k], count, *cuts.counts[k + 1 :]), int(correct[count]), float(cost[count]))
         return found if self._better(found, cuts, price, limit, needed) else cuts
 
@@ -142,27 +145,23 @@ class ThresholdSearch:
             return (new.correct, -new.cost) > (old.correct, -old.cost)
         return (-new.cost, new.correct) > (-old.cost, old.correct)
 
-    def _leave_before(self, counts: Sequence[int], k: int) -> Tensor:
-        limits = torch.tensor(counts[:k], dtype=torch.int64)
-        return (self.rank[:, :k] < limits).any(dim=1)
+    def _leave_before(self, counts: Sequence[int], k: int) -> npt.NDArray[np.bool_]:
+        """Return which samples leave at an exit before k, bool (N)."""
+        return np.any(self.rank[:, :k] < np.array(counts[:k], dtype=np.int64), axis=1)
 
-    def _exit_after(self, counts: Sequence[int], k: int) -> Tensor:
-        """The exit behind k at which each sample would leave."""
-        result = torch.full((self.size,), self.exits - 1)
+    def _exit_after(self, counts: Sequence[int], k: int) -> npt.NDArray[np.int64]:
+        """Return the exit behind k at which each sample would leave, (N)."""
+        result = np.full(self.size, self.exits - 1)
         for j in range(self.exits - 2, k, -1):
-            result.masked_fill_(self.rank[:, j] < counts[j], j)
+            result[self.rank[:, j] < counts[j]] = j
         return result
 
     def _measure(self, counts: Sequence[int]) -> Cuts:
         exits = self._exit_after(counts, -1)
-        correct = int(self.correct.gather(1, exits[:, None]).sum())
-        return Cuts(tuple(counts), correct, float(self.costs[exits].sum()))
+        return Cuts(tuple(counts), int(_at(self.correct, exits).sum()), float(self.costs[exits].sum()))
 
     def _cuts_of(self, policy: ExitPolicy) -> Cuts:
-        counts = [
-            0 if threshold is None else int((self.confidences[:, k] >= threshold).sum())
-            for k, threshold in enumerate(policy.thresholds)
-        ]
+        counts = [int(rule.leaves(self.confidences[:, k], k, policy.thresholds).sum()) for k in range(self.exits - 1)]
         return self._measure(counts)
 
     def _policy(self, cuts: Cuts) -> ExitPolicy:
@@ -172,3 +171,8 @@ class ThresholdSearch:
                 for k, count in enumerate(cuts.counts)
             ]
         )
+
+
+def _at(values: npt.NDArray[np.int64], exits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the value of each sample (N) at an exit (N), from those at all exits (N, K)."""
+    return np.take_along_axis(values, exits[:, None], 1)[:, 0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from exitwise.models.staged import StagedModel, evaluating
+from exitwise.kernels.modes import evaluating
+
+if TYPE_CHECKING:
+    from exitwise.models.staged import StagedModel
 
 
 class Cost(NamedTuple):

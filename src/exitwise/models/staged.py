@@ -6,10 +6,11 @@ It knows neither how stages compute nor who decides where a sample leaves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, Self, cast
 
 from torch import Tensor, nn
+
+from exitwise.models.cost import count_cost
 
 State = Any
 """What flows from stage to stage: a tensor, or a list, tuple or dict of tensors, batch first."""
@@ -56,6 +57,11 @@ class StagedModel(nn.Module):
         """Number of exits K."""
         return len(self.stages)
 
+    @property
+    def exit_macs(self) -> tuple[int, ...]:
+        """Multiply-accumulates per image to each exit, counted now on a pass."""
+        return count_cost(self).macs
+
     def freeze_bodies(self) -> None:
         """Leave only the exits to be trained: the rest keeps its parameters and statistics, and stays in eval mode."""
         self.frozen = True
@@ -92,22 +98,3 @@ class StagedModel(nn.Module):
         for stage in self.stages:
             state, logits = stage(state)
             yield state, logits
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the context; afterwards every module has its own former mode again.
-
-    A model that is in eval mode is left alone, without a look at its modules: that would cost more than a small
-    network's forward pass.
-    """
-    if not model.training:
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

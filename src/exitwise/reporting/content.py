@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exitwise.evaluation.outputs import OperatingPoint
-from exitwise.exiting.confidence import bound_of
+from exitwise.exiting.temperatures import bound_of
 from exitwise.reporting.lines import Line
 from exitwise.reporting.pictures import ClassFigures
 from exitwise.reporting.reliability import Reliability

@@ -13,18 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.data import Split, Splits
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, OperatingPoint, Outputs, collect_logits, operate
-from exitwise.exiting.confidence import Confidence, fit_temperatures
+from exitwise.exiting.measures import create_measure
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models.staged import StagedModel
 from exitwise.reporting.content import Budget, Comparison, ExitFigures, Report, RunFigures
 from exitwise.reporting.lines import group_runs, line_of
-from exitwise.reporting.pictures import Left, class_figures
+from exitwise.reporting.pictures import class_figures
 from exitwise.reporting.reliability import reliability
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
@@ -115,8 +116,8 @@ class _Outputs(NamedTuple):
     """Test split, its logits (N, K, C) and targets (N); temperatures of the exits, from the calibration split."""
 
     split: Split
-    logits: Tensor
-    targets: Tensor
+    logits: NDArray[Any]
+    targets: NDArray[np.int64]
     temperatures: tuple[float, ...]
 
     @classmethod
@@ -133,10 +134,8 @@ def _run_figures(
 ) -> RunFigures:
     calibration, evaluation, weights = record
     policy = calibration.policy
-    outputs = Outputs.from_logits(test.logits, test.targets, policy.confidence)
+    outputs = Outputs.from_logits(test.logits, test.targets, policy.measure)
     calibrated = operate(outputs, policy, evaluation.exit_macs)
-    exits = policy.exit_of(outputs.confidences)
-    predictions, confidences = (values.gather(1, exits[:, None])[:, 0] for values in (outputs.predictions, outputs[0]))
     budgets = [_budget(point.policy, point.test, seconds, point.p) for point in evaluation.curve]
     return RunFigures(
         name,
@@ -145,7 +144,7 @@ def _run_figures(
         _budget(policy, calibrated, seconds),
         sorted(budgets, key=lambda budget: budget.point.macs),
         _exit_figures(evaluation, test, seconds),
-        class_figures(test.split, Left(predictions, exits, confidences), policy.exits, pictures),
+        class_figures(test.split, outputs.under(policy), policy.exits, pictures),
         spread_out([row for row in weights or [] if row["losses"]]),
     )
 
@@ -159,7 +158,7 @@ def _exit_figures(evaluation: Evaluation, test: _Outputs, seconds: Sequence[floa
     before, after = (
         [reliability(*pair) for pair in zip(outputs.confidences.T, outputs.correct.T, strict=True)]
         for outputs in (
-            Outputs.from_logits(test.logits, test.targets, Confidence(temperatures=temperatures))
+            Outputs.from_logits(test.logits, test.targets, create_measure(temperatures=temperatures))
             for temperatures in (None, test.temperatures)
         )
     )

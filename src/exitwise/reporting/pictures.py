@@ -7,23 +7,16 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from exitwise.data import Split
+from exitwise.evaluation.outputs import Left
 
 SIDE, LOSSLESS_SIDE, QUALITY = 64, 32, 75
 """Longest side of a thumbnail in pixels; up to which it is a PNG; the quality of the JPEG that it is beyond."""
-
-
-class Left(NamedTuple):
-    """How N images left, one entry each: class predicted, exit taken (0-based), confidence there."""
-
-    predictions: Tensor
-    exits: Tensor
-    confidences: Tensor
 
 
 class Picture(NamedTuple):
@@ -72,14 +65,14 @@ def class_figures(split: Split, left: Left, exits: int, pictures: Sequence[int])
 
 
 def _of_class(split: Split, left: Left, exits: int, label: int, pictures: int) -> ClassFigures:
-    members = (split.targets == label).nonzero()[:, 0]
-    by_confidence = members[left.confidences[members].argsort(descending=True, stable=True)]
-    ordered = by_confidence[left.exits[by_confidence].argsort(stable=True)].tolist()
+    members = np.flatnonzero(split.targets.numpy() == label)
+    by_confidence = members[np.argsort(-left.confidences[members], kind="stable")]
+    ordered = by_confidence[np.argsort(left.exits[by_confidence], kind="stable")].tolist()
     middle = (len(ordered) + 1) // 2  # no image is both
     easiest, hardest = ordered[:middle][:pictures], ordered[middle:][::-1][:pictures]
     count = max(len(members), 1)
-    shares = torch.bincount(left.exits[members], minlength=exits).double() / count
-    right = (left.predictions[members] == label).double().mean().item() if len(members) else None
+    shares = np.bincount(left.exits[members], minlength=exits) / count
+    right = float((left.predictions[members] == label).mean()) if len(members) else None
     return ClassFigures(
         split.source.classes[label],
         len(members),

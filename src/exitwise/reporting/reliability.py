@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 BINS = 15
 
@@ -29,7 +30,7 @@ class Reliability(NamedTuple):
     error: float
 
 
-def reliability(confidences: Tensor, correct: Tensor, bins: int = BINS) -> Reliability:
+def reliability(confidences: npt.NDArray[Any], correct: npt.NDArray[np.bool_], bins: int = BINS) -> Reliability:
     """Compare confidences with how often they are right (Guo et al., "On calibration of modern neural networks").
 
     Args:
@@ -37,11 +38,11 @@ def reliability(confidences: Tensor, correct: Tensor, bins: int = BINS) -> Relia
         correct: whether the prediction is right, bool (N).
         bins: how many intervals (i / bins, (i + 1) / bins] of equal width; 0 belongs to the first.
     """
-    confidences = confidences.double()
-    place = ((confidences * bins).ceil().long() - 1).clamp(0, bins - 1)
+    confidences = confidences.astype(np.float64)
+    place = (np.ceil(confidences * bins).astype(np.int64) - 1).clip(0, bins - 1)
     filled = []
-    for number in place.unique().tolist():
+    for number in np.unique(place).tolist():
         inside = place == number
-        filled.append(Bin(int(inside.sum()), confidences[inside].mean().item(), correct[inside].double().mean().item()))
+        filled.append(Bin(int(inside.sum()), float(confidences[inside].mean()), float(correct[inside].mean())))
     error = sum(each.size * abs(each.confidence - each.accuracy) for each in filled) / len(confidences)
     return Reliability(tuple(filled), error)

@@ -145,12 +145,12 @@ def threshold_text(threshold: float | None) -> str:
 def calibrated_for(run: RunFigures) -> str:
     """What the run's own thresholds were asked to do, and how confidence is read."""
     calibration = run.calibration
-    reading = calibration.policy.confidence
+    measure = calibration.policy.measure
     parts = [f"{key} {shown.text_of(value)}" for key, value in calibration.budget.items()]
     if calibration.guarantee is not None:
         holds = "guaranteed" if calibration.guarantee["holds"] else "not guaranteed"
         parts.append(f"{holds} with probability {calibration.guarantee['confidence']:.12g}")
-    return ", ".join([*parts, f"by {reading.measure}", *(["with temperatures"] if reading.temperatures else [])])
+    return ", ".join([*parts, f"by {measure.name}", *(["with temperatures"] if measure.temperatures else [])])
 
 
 def weight_quarters(run: RunFigures) -> list[dict[str, Any]]:

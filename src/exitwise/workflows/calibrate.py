@@ -9,19 +9,20 @@ from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count, check_proportions, exit_proportions
+from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.data import Split, Splits
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, collect_logits, operate
 from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
-from exitwise.exiting.confidence import Confidence, Measure, bound_of, fit_temperatures
+from exitwise.exiting.measures import create_measure
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.risk import Risk, control_risk, design_and_test
 from exitwise.exiting.search import ThresholdSearch
+from exitwise.exiting.temperatures import bound_of, fit_temperatures
 from exitwise.exiting.wish import check_wish
 from exitwise.models import count_cost
 from exitwise.runs.build import pick_device
@@ -48,7 +49,7 @@ def calibrate(
     confidence: float | None = None,
     risk: Risk | None = None,
     thresholds: Literal["geometric", "searched"] = "geometric",
-    measure: Measure = "max-probability",
+    measure: MeasureName = USUAL_MEASURE,
     temperature: bool = False,
     device: str = "auto",
     splits: Splits | None = None,
@@ -66,7 +67,7 @@ def calibrate(
         confidence: with max_accuracy_drop: guarantee it with this probability (see :func:`control_risk`).
         risk: what is guaranteed; ``accuracy-drop`` by default.
         thresholds: ``geometric``: of the paper's family; ``searched``: those that do best on the calibration images.
-        measure: how confidence is read (see :class:`Confidence`).
+        measure: how confidence is read: a name of the catalogue.
         temperature: whether to fit a temperature per exit first.
         device: where to run the network.
         splits: the run's data, where it is loaded already.
@@ -96,10 +97,11 @@ def calibrate(
     _check_calibration_images(split, model.exits)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     seed = run.settings.split_seed
-    seen: Tensor | slice = slice(None)
+    seen: NDArray[Any] | slice = slice(None)
     if confidence is not None:
         seen, _ = design_and_test(len(targets), seed)  # what tests a guarantee must not have shaped what it tests
-    reading = Confidence(measure, _temperatures(logits[seen], targets[seen]) if temperature else None)
+    reading = create_measure(measure, _temperatures(logits[seen], targets[seen]) if temperature else None)
+    reading = reading.fit(logits[seen], targets[seen], exit_macs)
     outputs = Outputs.from_logits(logits, targets, reading)
     exit_seconds = None if latency is None else measure_exit_seconds(model)
     costs = exit_macs if exit_seconds is None else exit_seconds
@@ -123,7 +125,7 @@ def calibrate(
         }
     else:
         policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, searched=thresholds == "searched")
-    point = operate(outputs, policy, exit_macs)
+    point, left = operate(outputs, policy, exit_macs), outputs.under(policy)
     calibration = Calibration(
         policy.read_by(reading),
         given,
@@ -133,7 +135,7 @@ def calibrate(
         run.best().name,
         exit_seconds,
         guarantee,
-        Reference.of(*_taken(outputs, policy), model.exits, policy.thresholds),
+        Reference.of(left.exits, left.confidences, model.exits, policy.thresholds),
     )
     run.write_calibration(calibration)
     if len(targets) < FEW:
@@ -146,7 +148,7 @@ def calibrate(
     return calibration
 
 
-def _temperatures(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+def _temperatures(logits: NDArray[Any], targets: NDArray[Any]) -> tuple[float, ...]:
     """A temperature per exit; warns of those that only the bounds of the search stopped."""
     temperatures = fit_temperatures(logits, targets)
     for k, temperature in enumerate(temperatures):
@@ -157,12 +159,6 @@ def _temperatures(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
                 stacklevel=3,
             )
     return temperatures
-
-
-def _taken(outputs: Outputs, policy: ExitPolicy) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The exit that each image takes, and its confidence there, (N) each."""
-    exit = policy.exit_of(outputs.confidences)
-    return exit.numpy(), outputs.confidences.gather(1, exit[:, None])[:, 0].numpy()
 
 
 def _spend(

@@ -31,7 +31,7 @@ def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = 
     calibrated = None
     if run.is_calibrated:
         policy = run.read_calibration().policy
-        calibrated = operate(Outputs.from_logits(logits, targets, policy.confidence), policy, costs)
+        calibrated = operate(Outputs.from_logits(logits, targets, policy.measure), policy, costs)
     left_out = len(splits.test) - len(targets)
     evaluation = Evaluation(run.best().name, costs, anytime(test), curve, calibrated, len(targets), left_out)
     run.write_evaluation(evaluation)

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.bundle import MANIFEST, SINGLE, VERSION, seal, stage_file
+from exitwise.deploy.formats.onnx_single import single_graph
 from exitwise.deploy.monitor import Reference
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.stages import ExportError, deepest_cause, describe, describe_file, flat_stages, new_folder
 from exitwise.errors import UserError
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
-from exitwise.models.staged import StagedModel, evaluating
+from exitwise.kernels.modes import evaluating
+from exitwise.models.staged import StagedModel
 
 OPSET = 18
 CHECKED, TOLERANCE = 8, 1e-4
@@ -66,7 +68,7 @@ def export_onnx(
         with torch.no_grad(), evaluating(model):
             graphs = [
                 _export(stage.graph, stage.tensors, stage.inputs, stage.outputs, k)
-                for k, stage in enumerate(flat_stages(model, policy.confidence))
+                for k, stage in enumerate(flat_stages(model, policy.measure))
             ]
         files = {stage_file(k): graph for k, graph in enumerate(graphs)}
         said = {
@@ -74,7 +76,7 @@ def export_onnx(
             "version": VERSION,
             **describe(model, policy, classes, preprocessing, exit_macs, name, reference),
         }
-        for file, graph in {**files, SINGLE: _single_graph(onnx, graphs, policy)}.items():
+        for file, graph in {**files, SINGLE: single_graph(onnx, graphs, policy.thresholds)}.items():
             onnx.helper.set_model_props(graph, seal(said, file))
             onnx.checker.check_model(graph)
             onnx.save(graph, temporary / file)
@@ -144,7 +146,7 @@ def _export(graph: nn.Module, tensors: tuple[Tensor, ...], inputs: list[str], ou
                 dynamo=True,
                 dynamic_shapes=(dynamic,),
                 input_names=inputs,
-                output_names=outputs,
+                output_names=[f"{_OUT}{name}" for name in outputs],
                 opset_version=OPSET,
                 verbose=False,
                 external_data=False,
@@ -157,71 +159,25 @@ def _export(graph: nn.Module, tensors: tuple[Tensor, ...], inputs: list[str], ou
         raise ExportError(f"stage {k + 1} cannot be exported to ONNX: {reason}") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
-    return program.model_proto  # type: ignore[union-attr]
+    return _named(program.model_proto, outputs)  # type: ignore[union-attr]
 
 
-def _single_graph(onnx: Any, graphs: Sequence[Any], policy: ExitPolicy) -> Any:
-    """All stages in one graph for a batch of one: what follows an exit lies in the else branch of an If."""
-    helper, types = onnx.helper, onnx.TensorProto
+_OUT, _INNER = "out/", "inner/"
 
-    def constant(name: str, kind: int, value: float | int, shape: list[int]) -> Any:
-        return helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, shape, [value]))
 
-    def outputs(k: int) -> list[str]:
-        return [f"at{k}/prediction", f"at{k}/exit", f"at{k}/confidence"]
+def _named(model: Any, outputs: Sequence[str]) -> Any:
+    """Return a model whose outputs are called as they should be, and nothing else in it is.
 
-    def answer(k: int) -> list[Any]:
-        prediction, exit, confidence = outputs(k)
-        return [
-            helper.make_node("Identity", [f"s{k}/prediction"], [prediction]),
-            constant(exit, types.INT64, k, [1]),
-            helper.make_node("Identity", [f"s{k}/confidence"], [confidence]),
-        ]
-
-    def infos(names: list[str]) -> list[Any]:
-        kinds = [types.INT64, types.INT64, types.FLOAT]
-        return [helper.make_tensor_value_info(name, kind, [1]) for name, kind in zip(names, kinds, strict=True)]
-
-    def from_stage(k: int) -> tuple[list[Any], list[Any], list[str]]:
-        """Nodes and initializers of stage k and all that follows, and the names of their answer."""
-        stage = onnx.compose.add_prefix_graph(graphs[k].graph, f"s{k}/")
-        feeds = {"before_prediction": "prediction", "before_streak": "streak"}
-        joins = []
-        for info in stage.input:
-            name = info.name.removeprefix(f"s{k}/")
-            if k == 0:
-                continue
-            source = feeds.get(name, name.replace("state_", "next_"))
-            joins.append(helper.make_node("Identity", [f"s{k - 1}/{source}"], [info.name]))
-        nodes, constants = [*joins, *stage.node], list(stage.initializer)
-        if k == len(graphs) - 1:
-            return [*nodes, *answer(k)], constants, outputs(k)
-        then_nodes, then_constants, then = from_stage(k + 1)
-        threshold = policy.thresholds[k]
-        if threshold is None:
-            return [*nodes, *then_nodes], [*constants, *then_constants], then
-        chosen = [f"if{k}/{name}" for name in ("prediction", "exit", "confidence")]
-        leaves = [
-            constant(f"s{k}/threshold", types.FLOAT, threshold, [1]),
-            helper.make_node("GreaterOrEqual", [f"s{k}/confidence", f"s{k}/threshold"], [f"s{k}/leaves"]),
-        ]
-        branches = {
-            "then_branch": helper.make_graph(answer(k), f"leave{k}", [], infos(outputs(k))),
-            "else_branch": helper.make_graph(then_nodes, f"stay{k}", [], infos(then), then_constants),
-        }
-        choice = helper.make_node("If", [f"s{k}/leaves"], chosen, **branches)
-        return [*nodes, *leaves, choice], constants, chosen
-
-    nodes, constants, names = from_stage(0)
-    final = ["prediction", "exit", "confidence"]
-    nodes += [helper.make_node("Identity", [name], [last]) for name, last in zip(names, final, strict=True)]
-    image = onnx.compose.add_prefix_graph(graphs[0].graph, "s0/").input[0]
-    image.type.tensor_type.shape.dim[0].Clear()
-    image.type.tensor_type.shape.dim[0].dim_value = 1
-    graph = helper.make_graph(nodes, "early_exit", [image], infos(final), constants)
-    opsets = {entry.domain: entry.version for model in graphs for entry in model.opset_import}
-    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    return helper.make_model(graph, opset_imports=imports, ir_version=graphs[0].ir_version)
+    The exporter gives them names that its own may already have, such as that of an operator.
+    """
+    names = {**{name: f"{_INNER}{name}" for name in outputs}, **{f"{_OUT}{name}": name for name in outputs}}
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for info in [*graph.output, *graph.value_info, *graph.initializer]:
+        info.name = names.get(info.name, info.name)
+    return model
 
 
 def _check(model: StagedModel, policy: ExitPolicy, exit_macs: tuple[int, ...], folder: Path) -> None:

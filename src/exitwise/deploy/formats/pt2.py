@@ -12,6 +12,7 @@ from torch import Tensor
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.bundle import MANIFEST
 from exitwise.deploy.monitor import Reference
+from exitwise.deploy.names import source_of
 from exitwise.deploy.stages import (
     ExportError,
     FlatStage,
@@ -22,7 +23,8 @@ from exitwise.deploy.stages import (
     new_folder,
 )
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.models.staged import StagedModel, evaluating
+from exitwise.kernels.modes import evaluating
+from exitwise.models.staged import StagedModel
 
 VERSION, CHECKED, TOLERANCE = 1, 5, 1e-4
 """Of the manifest; images that a program is checked on, and by how much its outputs may differ there."""
@@ -56,7 +58,7 @@ def export_programs(
             the network (:class:`~exitwise.deploy.stages.ExportError`).
     """
     with new_folder(Path(folder), overwrite) as temporary, torch.no_grad(), evaluating(model):
-        stages = list(flat_stages(model, policy.confidence))
+        stages = list(flat_stages(model, policy.measure))
         programs = [_export(stage, k) for k, stage in enumerate(stages)]
         _check(stages, programs)
         entries = []
@@ -96,6 +98,5 @@ def _check(stages: Sequence[FlatStage], programs: Sequence[torch.export.Exported
                 raise ExportError(
                     f"the exported stage {k + 1} does otherwise than the network in {name}; nothing was written"
                 )
-        state = [value for name, value in wanted.items() if name.startswith("next_")]
-        votes = [wanted["prediction"], wanted["streak"]] if "streak" in wanted else []
-        tensors = (*state, *votes)
+        following = stages[k + 1].inputs if k + 1 < len(stages) else []
+        tensors = tuple(wanted[source_of(name)] for name in following)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from exitwise.errors import UserError
+from exitwise.kernels.modes import evaluating
 from exitwise.models.backbones.backbone import cannot_split, logits_of, unchanged
 from exitwise.models.backbones.cut import staged
 from exitwise.models.backbones.exited import ExitedModel
@@ -15,7 +16,7 @@ from exitwise.models.backbones.places import ExitPoint, choose, find_places
 from exitwise.models.backbones.tracing import Traced, trace
 from exitwise.models.backbones.whole import left_whole
 from exitwise.models.heads import HeadFactory
-from exitwise.models.staged import StagedModel, evaluating
+from exitwise.models.staged import StagedModel
 
 
 def add_exits(

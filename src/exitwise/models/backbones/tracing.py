@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.kernels.modes import evaluating
 from exitwise.models.backbones.backbone import CannotSplitError, cannot_split, is_layer, logits_of, unchanged
-from exitwise.models.staged import evaluating
 
 _KNOWN = "exitwise_value"
 _MISSING = object()

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.kernels.modes import evaluating
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.backbones.places import ExitPoint, Place, block_names, choose, prefix_tokens
 from exitwise.models.backbones.tracing import logits_of
 from exitwise.models.heads import Feature, HeadFactory, suited_head
-from exitwise.models.staged import Stage, State, evaluating
+from exitwise.models.staged import Stage, State
 
 
 class _Together(nn.Module):

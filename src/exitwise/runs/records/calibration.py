@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from exitwise.deploy.monitor import Reference
 from exitwise.evaluation.outputs import OperatingPoint
-from exitwise.exiting.confidence import Confidence
+from exitwise.exiting.measures import measure_from_json
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.runs.records.record import Record
 from exitwise.shown import Shown
@@ -80,8 +80,7 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
     return {
         "budget": calibration.budget,
         "thresholds": list(calibration.policy.thresholds),
-        "measure": calibration.policy.confidence.measure,
-        "temperatures": calibration.policy.confidence.temperatures,
+        **calibration.policy.measure.to_json(),
         "proportions": list(calibration.proportions),
         "exit_macs": list(calibration.exit_macs),
         "calibration": calibration.expected,
@@ -93,10 +92,9 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
 
 
 def _decode(content: dict[str, Any], version: int) -> Calibration:
-    temperatures = content["temperatures"]
-    reading = Confidence(content["measure"], None if temperatures is None else tuple(map(float, temperatures)))
+    thresholds = [None if t is None else float(t) for t in content["thresholds"]]
     return Calibration(
-        ExitPolicy([None if t is None else float(t) for t in content["thresholds"]], reading),
+        ExitPolicy(thresholds, measure_from_json(content)),
         content["budget"],
         tuple(content["proportions"]),
         tuple(content["exit_macs"]),

@@ -1,0 +1,73 @@
+"""The few functions that NumPy arrays and torch tensors spell differently, for either. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = Any
+"""A NumPy array or a torch tensor."""
+
+
+def namespace(array: Array) -> Any:
+    """Return the module with the functions for an array: numpy or torch."""
+    return np if isinstance(array, np.ndarray) else sys.modules["torch"]  # who has a tensor has imported it
+
+
+def as_numpy(array: Array) -> npt.NDArray[Any]:
+    """Return an array or tensor as a NumPy array, without a copy where there need be none."""
+    if isinstance(array, np.ndarray):
+        return array
+    array = array.detach().cpu()
+    if array.dtype == sys.modules["torch"].bfloat16:  # which NumPy lacks
+        array = array.float()
+    return array.numpy()
+
+
+def softmax(logits: Array) -> Array:
+    """Return the probabilities (..., C) of logits (..., C)."""
+    if not isinstance(logits, np.ndarray):
+        return logits.softmax(dim=-1)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def largest(values: Array) -> tuple[Array, Array]:
+    """Return the largest of values (..., C) and its index, int64, (...) each."""
+    if not isinstance(values, np.ndarray):
+        return tuple(values.max(dim=-1))
+    index = values.argmax(axis=-1)
+    return np.take_along_axis(values, index[..., None], -1)[..., 0], index
+
+
+def two_largest(values: Array) -> tuple[Array, Array]:
+    """Return the two largest of values (..., C), in falling order, and their indices, int64, (..., 2) each."""
+    if not isinstance(values, np.ndarray):
+        return tuple(values.topk(2, dim=-1))
+    order = np.argpartition(-values, 1, axis=-1)[..., :2]
+    return np.take_along_axis(values, order, -1), order
+
+
+def entropy(probabilities: Array) -> Array:
+    """Return the entropy (...) in nats of probabilities (..., C), of which 0 adds nothing."""
+    if not isinstance(probabilities, np.ndarray):
+        return -namespace(probabilities).special.xlogy(probabilities, probabilities).sum(dim=-1)
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities != 0)
+    return -(probabilities * logs).sum(axis=-1)
+
+
+def counted(counts: Array, values: Array) -> Array:
+    """Return counts (integers) + values in the type of the values, which NumPy would widen."""
+    return counts.astype(values.dtype) + values if isinstance(values, np.ndarray) else counts + values
+
+
+@lru_cache(1024)
+def rounded(number: float, dtype: Any) -> float:
+    """Return a number as ``dtype``, of NumPy or torch, holds it."""
+    if isinstance(dtype, np.dtype):
+        return dtype.type(number).item()
+    return sys.modules["torch"].tensor(number, dtype=dtype).item()

@@ -1,0 +1,106 @@
+"""What a measure of confidence is: it reads the logits of one exit after the other.
+
+For NumPy arrays and torch tensors alike; knows neither thresholds nor networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Self
+
+from exitwise.exiting.arrays import Array, namespace, softmax
+
+State = dict[str, Array] | None
+"""What a measure carries from exit to exit of each sample: arrays (B, ...) by name; None: nothing."""
+
+
+class Reading(NamedTuple):
+    """What an exit said of some samples.
+
+    Attributes:
+        confidence: in [0, 1], (B).
+        prediction: class index, int64 (B).
+        state: for reading the next exit.
+    """
+
+    confidence: Array
+    prediction: Array
+    state: State = None
+
+
+def rows(state: State, index: Array) -> State:
+    """Return the state of some of the samples."""
+    return None if state is None else {name: array[index] for name, array in state.items()}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How sure an exit is of its answer, which the exit rule compares with its thresholds.
+
+    A measure is a frozen dataclass that defines :meth:`read`, with a line in ``catalogue/measures.py``. What it has
+    fields for beside the temperatures are its parameters, plain values; :meth:`fit` gives them.
+
+    Attributes:
+        temperatures: what each exit's logits are divided by, K numbers; None for 1 throughout.
+        name: as in the catalogue.
+        needs_every_exit: whether exits must be read at which nobody can leave, as a measure with a state must.
+
+    Raises:
+        ValueError: for a temperature that is not positive.
+    """
+
+    name: ClassVar[str]
+    needs_every_exit: ClassVar[bool] = False
+
+    temperatures: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperatures is not None and not all(0 < t < math.inf for t in self.temperatures):
+            raise ValueError(f"temperatures must be positive numbers; got {self.temperatures}")
+
+    def read(self, logits: Array, exit: int, state: State = None) -> Reading:
+        """Return what an exit (0-based) says, from its logits (B, C) and the state after the exit before.
+
+        The state that is given is left as it is. It is None at the first exit. Where it holds ``prediction`` or
+        ``confidence``, these are the reading's own.
+        """
+        raise NotImplementedError
+
+    def fit(self, logits: Array, targets: Array, exit_costs: Sequence[float]) -> Self:
+        """Return the measure with its parameters fitted; itself where it has none.
+
+        Args:
+            logits: of N calibration samples at K exits, (N, K, C).
+            targets: class indices (N).
+            exit_costs: cost of leaving at each exit, K numbers.
+        """
+        return self
+
+    def probabilities(self, logits: Array, exit: int) -> Array:
+        """Return the softmax (B, C) of an exit's logits (B, C) at its temperature."""
+        return softmax(logits if self.temperatures is None else logits / self.temperatures[exit])
+
+    def read_all(self, logits: Array) -> tuple[Array, Array]:
+        """Return confidences and predictions (N, K) of all exits, from logits (N, K, C)."""
+        readings: list[Reading] = []
+        for exit in range(logits.shape[1]):
+            readings.append(self.read(logits[:, exit], exit, readings[-1].state if readings else None))
+        stack = namespace(logits).stack
+        return stack([each.confidence for each in readings], 1), stack([each.prediction for each in readings], 1)
+
+    def check(self, exits: int) -> None:
+        """Raise ValueError unless this is for networks with so many exits."""
+        if self.temperatures is not None and len(self.temperatures) != exits:
+            raise ValueError(f"expected {exits} temperatures, one per exit; got {len(self.temperatures)}")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What :meth:`fit` fits, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "temperatures"}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the measure as plain values, for :func:`~exitwise.exiting.measures.measure_from_json`."""
+        content: dict[str, Any] = {"measure": self.name, "temperatures": self.temperatures}
+        return {**content, "parameters": self.parameters} if self.parameters else content

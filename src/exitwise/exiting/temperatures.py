@@ -1,0 +1,59 @@
+"""Temperatures: what logits are divided by, so that probabilities can be believed. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exitwise.exiting.arrays import Array, as_numpy
+
+TEMPERATURES = (0.05, 20.0)
+"""Least and largest that is fitted."""
+
+
+def fit_temperatures(logits: Array, targets: Array) -> tuple[float, ...]:
+    """Return the temperature of each exit that makes held-out targets likeliest (Guo et al., ICML 2017).
+
+    Args:
+        logits: of N calibration samples at K exits, (N, K, C).
+        targets: class indices (N).
+
+    Returns:
+        K numbers within [0.05, 20].
+
+    Raises:
+        ValueError: without samples.
+    """
+    if len(targets) == 0:
+        raise ValueError("temperatures need at least one sample; got none")
+    scores, classes = as_numpy(logits), as_numpy(targets)
+    return tuple(_fit(scores[:, k].astype(np.float64), classes) for k in range(scores.shape[1]))
+
+
+def bound_of(temperature: float) -> float | None:
+    """Return the bound of the search that a fitted temperature lies at, if any; its confidences say little then."""
+    return next((bound for bound in TEMPERATURES if abs(temperature / bound - 1) < 0.01), None)
+
+
+def _fit(logits: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> float:
+    """Return the likeliest temperature by golden section over log T: the likelihood has one peak, being concave in
+    1 / T."""
+    low, high = map(math.log, TEMPERATURES)
+    ratio = (math.sqrt(5) - 1) / 2
+    below = logits - logits.max(axis=1, keepdims=True)
+    chosen = np.take_along_axis(below, targets[:, None], 1)[:, 0]
+
+    def loss(log_t: float) -> float:
+        t = math.exp(log_t)
+        return float((np.log(np.exp(below / t).sum(axis=1)) - chosen / t).mean())
+
+    for _ in range(40):
+        first, second = high - ratio * (high - low), low + ratio * (high - low)
+        if loss(first) <= loss(second):
+            high = second
+        else:
+            low = first
+    return math.exp((low + high) / 2)
