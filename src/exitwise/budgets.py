@@ -39,7 +39,7 @@ def geometric_proportions(log_p: float, exits: int) -> list[float]:
 
 
 def check_proportions(proportions: Sequence[float], exits: int) -> list[float]:
-    """The proportions as a list, checked: K of them, none negative, summing to 1 (within 1e-6).
+    """Return the proportions as a list, checked: K of them, none negative, summing to 1 (within 1e-6).
 
     Raises:
         ValueError: naming what was expected and what came.
@@ -55,7 +55,7 @@ def check_proportions(proportions: Sequence[float], exits: int) -> list[float]:
 
 
 def proportions_for_macs(macs: float, exit_macs: Sequence[float]) -> list[float]:
-    """The geometric proportions whose expected cost ``sum_k q_k * exit_macs[k]`` is ``macs``.
+    """Return the geometric proportions whose expected cost ``sum_k q_k * exit_macs[k]`` is ``macs``.
 
     Args:
         macs: the budget, in multiply-accumulates per sample on average.
@@ -78,7 +78,7 @@ def proportions_for_macs(macs: float, exit_macs: Sequence[float]) -> list[float]
 
 
 def bisect_log_p(affordable: Callable[[float], bool], low: float = -60.0, high: float = 60.0) -> float:
-    """The largest log p within [low, high] for which ``affordable(log_p)`` holds, to about 1e-13.
+    """Return the largest log p within [low, high] for which ``affordable(log_p)`` holds, to about 1e-13.
 
     Cost grows with p, so ``affordable`` is true below some point and false above.
     """
@@ -103,7 +103,7 @@ def check_budget(macs: float, exit_macs: Sequence[float]) -> None:
 
 
 def exit_count(n: int, proportion: float) -> int:
-    """How many of ``n`` samples a proportion takes: the floor of their product.
+    """Return how many of ``n`` samples a proportion takes: the floor of their product.
 
     A product within 1e-9 below an integer counts as that integer (0.29 * 100 is 28.999999999999996).
     """

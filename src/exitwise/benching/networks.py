@@ -53,13 +53,13 @@ def networks_of(
 
 
 def _as_accurate(calibration: Outputs, policy: ExitPolicy, costs: Sequence[int]) -> int:
-    """The first exit that alone is as accurate on the calibration images as the policy."""
+    """Return the first exit that alone is as accurate on the calibration images as the policy."""
     wanted = operate(calibration, policy, costs).accuracy
     return next((k for k, accuracy in enumerate(anytime(calibration)) if accuracy >= wanted), len(costs) - 1)
 
 
 def other_network(name: str, run: Run, place: torch.device) -> tuple[Network, Call]:
-    """A static network to compare with, by run folder or name; it is timed on random images of its own size."""
+    """Return a static network to compare with, by run folder or name; it is timed on random images of its own size."""
     if (Path(name) / "config.yaml").is_file():
         other = Run(name)
         if other.classes != run.classes:

@@ -59,7 +59,7 @@ def interleaved_seconds(functions: Mapping[Name, Callable[[], object]], rounds: 
 def measure_speedups(
     model: StagedModel, policies: Mapping[Name, ExitPolicy], images: Tensor, batch_size: int, rounds: int = 9
 ) -> dict[Name, float]:
-    """How many times faster the early-exit runner is than the network without its early exits, per policy.
+    """Return how many times faster the early-exit runner is than the network without its early exits, per policy.
 
     Args:
         model: the network, in eval mode on the device to measure.

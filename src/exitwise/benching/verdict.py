@@ -11,7 +11,8 @@ WORTH = 1.1
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Whether early exits are worth it, from the rows of one batch size; each network counts in its fastest form."""
+    """Return whether early exits are worth it, from the rows of one batch size; each network counts in its fastest
+    form."""
     full, early = (min((r for r in rows if r.network.kind == kind), key=_mean) for kind in ("full", "early"))
     least = early.network.accuracy or 0
     as_accurate = [r for r in rows if r.network.kind == "static" and (r.network.accuracy or -1) >= least]

@@ -128,7 +128,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    """The message; of an error in a loader's worker process, which brings its traceback along, the last line."""
+    """Return the message; of an error in a loader's worker process, which brings its traceback along, the last line."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

@@ -81,7 +81,7 @@ def print_broken(console: Console, images: list[Image]) -> None:
 
 
 def classes_table(images: list[Image]) -> Table:
-    """Images per class and part, and the broken ones among them; of many classes, the smallest."""
+    """Return images per class and part, and the broken ones among them; of many classes, the smallest."""
     parts = list(dict.fromkeys(image.part for image in images))
     counts = Counter((image.name, image.part) for image in images)
     broken = Counter(image.name for image in images if image.fault is not None)

@@ -19,7 +19,8 @@ REFRESH_SECONDS, LINE_SECONDS = 0.5, 60.0
 
 
 def plain_console(quiet: bool = False) -> Console:
-    """A console that prints names of files and classes as they are, without reading markup in them; or nothing."""
+    """Return a console that prints names of files and classes as they are, without reading markup in them; or
+    nothing."""
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
 
 
@@ -43,7 +44,7 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
 
 
 def _bar(console: Console) -> Progress:
-    """A bar in a terminal, nothing elsewhere; each task has a note."""
+    """Return a bar in a terminal, nothing elsewhere; each task has a note."""
     note = TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True))
     columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True)

@@ -17,7 +17,7 @@ SMALLEST_BATCH = 4
 
 
 def derive_seed(*numbers: int) -> int:
-    """A well-mixed 63-bit seed for a generator."""
+    """Return a well-mixed 63-bit seed for a generator."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

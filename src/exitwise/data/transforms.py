@@ -51,7 +51,7 @@ class Preprocessing:
 
     @property
     def any_size(self) -> bool:
-        """Whether images of any size can be trained on."""
+        """Return whether images of any size can be trained on."""
         return self.augment == "resize"
 
     def random_crop(self) -> Transform | None:
@@ -98,7 +98,7 @@ class Preprocessing:
 
     @property
     def shorter_side(self) -> int:
-        """What an image's shorter side is resized to before the centre crop."""
+        """Return what an image's shorter side is resized to before the centre crop."""
         return round(self.image_size / self.crop) if self.any_size else self.image_size
 
     @property

@@ -36,23 +36,24 @@ _FILES, _SEAL = ("stages", "single"), "exitwise.manifest"
 
 
 def seal(manifest: dict[str, Any], file: str) -> dict[str, str]:
-    """What an ONNX file says of itself: its part, and the SHA-256 of all in its manifest but the list of files."""
+    """Return what an ONNX file says of itself: its part, and the SHA-256 of all in its manifest but the list of
+    files."""
     said = {key: value for key, value in manifest.items() if key not in _FILES}
     return {"exitwise.file": file, _SEAL: hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
 def stage_file(stage: int) -> str:
-    """The file of a stage (0-based)."""
+    """Return the file of a stage (0-based)."""
     return f"stage_{stage}.onnx"
 
 
 def is_bundle(path: str | Path) -> bool:
-    """Whether a folder holds a manifest."""
+    """Return whether a folder holds a manifest."""
     return (Path(path) / MANIFEST).is_file()
 
 
 def _is_export(path: Path) -> bool:
-    """Whether a folder holds an export of any format, and nothing that does not belong to it."""
+    """Return whether a folder holds an export of any format, and nothing that does not belong to it."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         entries = [*manifest["stages"], *([manifest["single"]] if "single" in manifest else [])]
@@ -73,7 +74,7 @@ def check_out(folder: Path, overwrite: bool) -> None:
 
 
 def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest of a bundle, and the content of each file that it names.
+    """Return the manifest of a bundle, and the content of each file that it names.
 
     The manifest's ``reference`` is a :class:`~exitwise.deploy.monitor.Reference` or None.
 
@@ -165,7 +166,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _checked(folder: Path, entry: dict[str, Any]) -> bytes:
-    """The content of a file that the manifest names, if it is a plain file there and what the manifest says."""
+    """Return the content of a file that the manifest names, if it is a plain file there and what the manifest says."""
     name = entry.get("file")
     if not isinstance(name, str) or Path(name).name != name or "\\" in name or name in ("", ".", ".."):
         raise BundleError(f"expected the name of a file in {folder}; the manifest has {name!r}")

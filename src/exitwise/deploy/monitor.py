@@ -118,7 +118,7 @@ class Monitor:
 
     @classmethod
     def of_all(cls, exits: int, reference: Reference | None, images: int) -> Monitor:
-        """One that compares all of so many images at once."""
+        """Return one that compares all of so many images at once."""
         return cls(exits, reference, window=max(images, LEAST_IMAGES))
 
     def check(self, exits: int) -> None:
@@ -174,7 +174,7 @@ class Monitor:
         return dict(zip(("p50", "p95", "p99"), values, strict=True))
 
     def drift(self) -> str | None:
-        """How the images since the last comparison differ from the calibration images; None if they don't."""
+        """Return how the images since the last comparison differ from the calibration images; None if they don't."""
         reference = self.reference
         size = sum(len(part) for part, _ in self._recent)
         if reference is None or size < LEAST_IMAGES:
@@ -195,7 +195,8 @@ class Monitor:
 
 
 def _moved(shares: npt.NDArray[Any], expected: Sequence[float], images: int, expected_images: int) -> bool:
-    """Whether shares of ``images`` differ from those of ``expected_images``: by much, and by Pearson's chi-square test
+    """Return whether shares of ``images`` differ from those of ``expected_images``: by much, and by Pearson's
+    chi-square test
     of two samples, its quantile after Wilson and Hilferty (1931)."""
     wanted = np.asarray(expected)
     if 0.5 * np.abs(shares - wanted).sum() < LEAST_MOVED:

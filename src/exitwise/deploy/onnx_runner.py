@@ -145,7 +145,7 @@ class OnnxRunner:
         return OnnxResult(prediction, exit, confidence, self.exit_macs[exit])
 
     def read_image(self, path: str | Path) -> npt.NDArray[np.float32]:
-        """An image file as the network wants it: (channels, height, width).
+        """Return an image file as the network wants it: (channels, height, width).
 
         Raises:
             DataError: if it is no image.
@@ -206,7 +206,7 @@ def _check_chain(stages: list[dict[str, Any]]) -> None:
 
 
 def open_session(content: bytes, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU, whose threads rest when it has run.
+    """Return an onnxruntime session on the CPU, whose threads rest when it has run.
 
     Raises:
         UserError: if onnxruntime is missing, or cannot load the graph (:class:`BundleError`).

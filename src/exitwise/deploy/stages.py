@@ -109,7 +109,7 @@ def describe(
     name: str,
     reference: Reference | None,
 ) -> dict[str, Any]:
-    """What a manifest says besides its format and files."""
+    """Return what a manifest says besides its format and files."""
     return {
         "exitwise": __version__,
         "model": name,
@@ -155,12 +155,12 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def describe_file(path: Path) -> dict[str, str]:
-    """Name and SHA-256."""
+    """Return name and SHA-256."""
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def deepest_cause(error: BaseException) -> str:
-    """The first line of what an error was caused by in the end."""
+    """Return the first line of what an error was caused by in the end."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -87,7 +87,7 @@ def examine_data(
 
 
 def _listed(root: Path) -> list[Image]:
-    """The image files of each part and class."""
+    """Return the image files of each part and class."""
     parts = [name for name in ("train", "val", "test") if (root / name).is_dir()] if (root / "train").is_dir() else [""]
     return [
         Image(part, name, path)
@@ -116,7 +116,7 @@ def _decode(image: Image) -> Image:
 
 
 def _as_training_sees_it(data: str) -> Finding:
-    """Whether the images can be found, divided and held out."""
+    """Return whether the images can be found, divided and held out."""
     try:
         splits = load_splits(compose(None, flags={"data": data}))
     except DataError as error:

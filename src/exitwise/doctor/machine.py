@@ -99,7 +99,7 @@ def _shared_memory(free: int) -> Finding:
 
 
 def _worker_start(workers: int) -> Finding:
-    """Whether processes can be started that hand over tensors."""
+    """Return whether processes can be started that hand over tensors."""
     started = time.monotonic()
     try:
         list(DataLoader(torch.arange(workers), num_workers=workers, timeout=START_SECONDS))  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ class Outputs(NamedTuple):
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each exit is right, bool (N, K)."""
+        """Return whether each exit is right, bool (N, K)."""
         return self.predictions == self.targets[:, None]
 
     def under(self, policy: ExitPolicy) -> Left:
@@ -176,7 +176,8 @@ def accuracy_at(costs: Sequence[float], accuracies: Sequence[float], grid: np.nd
 
 
 def mean_and_half_width(values: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean over the first axis, and half the width of Student's interval for it; None for that of a single value.
+    """Return mean over the first axis, and half the width of Student's interval for it; None for that of a single
+    value.
 
     Args:
         values: n independent values, or arrays of them, (n, ...).

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile or Module.compile has been applied to the module as a whole."""
+    """Return whether torch.compile or Module.compile has been applied to the module as a whole."""
     return model._compiled_call_impl is not None or hasattr(model, "_orig_mod")
 
 

@@ -48,7 +48,7 @@ class BatchNormCall(NamedTuple):
 
 
 def folds(x: Tensor) -> bool:
-    """Whether the functions of this file are for ``x``: channels-last images on a CPU."""
+    """Return whether the functions of this file are for ``x``: channels-last images on a CPU."""
     return (
         x.dim() == 4
         and x.device.type == "cpu"
@@ -59,7 +59,7 @@ def folds(x: Tensor) -> bool:
 
 
 def is_regular(call: BatchNormCall) -> bool:
-    """Whether a call in training mode is one that torch computes: it has its own errors for others."""
+    """Return whether a call in training mode is one that torch computes: it has its own errors for others."""
     x, *channels = call[:5]
     return (
         x.dim() > 1
@@ -71,7 +71,7 @@ def is_regular(call: BatchNormCall) -> bool:
 
 
 def fold_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Folded, Tensor]:
-    """What normalises the batch ``x``, (B, C, H, W) and channels-last, and its biased variance per channel, (C).
+    """Return what normalises the batch ``x``, (B, C, H, W) and channels-last, and its biased variance per channel, (C).
 
     Args:
         x: what :func:`folds`.
@@ -191,7 +191,7 @@ class BatchNormMode(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def normalise(self, call: BatchNormCall) -> Tensor | None:
-        """What a call in training mode gives; None: let torch compute it."""
+        """Return what a call in training mode gives; None: let torch compute it."""
         raise NotImplementedError
 
 

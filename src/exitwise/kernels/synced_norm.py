@@ -44,7 +44,7 @@ def _batch_norm(call: BatchNormCall, ranks: Ranks) -> Tensor:
 
 
 def moments(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance per channel, each (C), and the number of values behind them, over all processes.
+    """Return mean and biased variance per channel, each (C), and the number of values behind them, over all processes.
 
     One message: each process's own moments, combined by the rule of Chan et al. (1979), so that nothing cancels.
 

@@ -143,7 +143,7 @@ def _product(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    """A function linear in its input and in (weight, bias)."""
+    """Return what a function that is linear in its input and in (weight, bias) gives for dual tensors."""
     func = convolve if func is F.conv2d else func
     (x, dx), (w, dw), (b, db) = _unpack(input), _unpack(weight), _unpack(bias)
     assert x is not None
@@ -169,7 +169,7 @@ def _cat(output: Tensor | None, tensors: Sequence[Tensor], dim: int = 0) -> Tens
 
 
 def _batch_norm_call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> BatchNormCall | None:
-    """The call, if it is BatchNorm's in training mode on the images of one process."""
+    """Return the call, if it is BatchNorm's in training mode on the images of one process."""
     if func is not F.batch_norm or SyncedNorm.depth:
         return None
     call = BatchNormCall(*args, **kwargs)

@@ -76,7 +76,7 @@ def _renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
 
 
 def msdnet_from_authors(config: Mapping[str, Any]) -> MSDNet:
-    """An MSDNet from a configuration in the names of the authors' command line (``nBlocks``, ``grFactor``, ...).
+    """Return an MSDNet from a configuration in the names of the authors' command line (``nBlocks``, ``grFactor``, ...).
 
     Raises:
         ValueError: for a data set or an option that they did not publish.
@@ -89,7 +89,8 @@ def msdnet_from_authors(config: Mapping[str, Any]) -> MSDNet:
 
 
 def ranet_from_authors(config: Mapping[str, Any]) -> RANet:
-    """A RANet from a configuration in the names of the authors' command line; see :func:`msdnet_from_authors`."""
+    """Return a RANet from a configuration in the names of the authors' command line; see
+    :func:`msdnet_from_authors`."""
     return RANet(
         block_step=config["block_step"],
         scales=config["scale_list"],
@@ -99,7 +100,7 @@ def ranet_from_authors(config: Mapping[str, Any]) -> RANet:
 
 
 def _shared_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What both networks are sized by, and the classes, stem, heads and input shape that a data set brings."""
+    """Return what both networks are sized by, and the classes, stem, heads and input shape that a data set brings."""
     if config["data"] not in _CLASSES:
         raise ValueError(f"data must be one of {', '.join(_CLASSES)}; got {config['data']!r}")
     if not config.get("bottleneck", True) or config.get("reduction", 0.5) != 0.5 or not config.get("bnAfter", True):

@@ -57,7 +57,7 @@ class Feature(NamedTuple):
 
     @classmethod
     def of(cls, shape: Sequence[int], prefix: int | None = None, image: tuple[int, int] = (1, 1)) -> Feature | None:
-        """The kind of feature that a tensor of this shape (batch first) is; None if it is none.
+        """Return the kind of feature that a tensor of this shape (batch first) is; None if it is none.
 
         Height and width of a map are told from its channels by their ratio, that of ``image`` (height, width) within
         a pixel; where both readings fit, channels come first. ``prefix`` is taken to be what a square of tokens leaves
@@ -184,7 +184,7 @@ class LinearHead(nn.Module):
 
 
 def suited_head(feature: Feature, num_classes: int, head: str | HeadFactory = "auto") -> nn.Module:
-    """An exit classifier for a feature.
+    """Return an exit classifier for a feature.
 
     Args:
         feature: what it sees.

@@ -151,7 +151,7 @@ class MSDNet(StagedModel):
 
 
 def live_scales(layer: int, layers: int, scales: int, prune: str) -> tuple[int, int]:
-    """How many scales, the coarsest ones, go into and come out of a layer (numbered from 1)."""
+    """Return how many scales, the coarsest ones, go into and come out of a layer (numbered from 1)."""
     if prune == "min":
         return min(scales, layers - layer + 2), min(scales, layers - layer + 1)
     interval = -(-layers // scales)

@@ -68,7 +68,7 @@ class PlainBlock(nn.Module):
         self.transition, self.out_channels = _transition(self.widths[-1], transition)
 
     def forward(self, x: Tensor, lower: Maps | None = None) -> tuple[Tensor, Maps]:
-        """The output, and what the same block of the next flow reads."""
+        """Return the output, and what the same block of the next flow reads."""
         kept = [x]
         for layer in self.layers:
             x = torch.cat([x, layer(x)], dim=1)
@@ -122,7 +122,7 @@ class FusionBlock(nn.Module):
         self.transition, self.out_channels = _transition(self.widths[-1] + last, transition)
 
     def forward(self, x: Tensor, lower: Maps) -> tuple[Tensor, Maps]:
-        """The output, and what the same block of the next flow reads; ``lower`` is that of the flow below."""
+        """Return the output, and what the same block of the next flow reads; ``lower`` is that of the flow below."""
         kept = [x]
         for layer, low in zip(self.layers, lower[:-1], strict=True):
             x = layer(x, low)
@@ -246,7 +246,7 @@ class RANet(StagedModel):
         super().__init__(stages, num_classes, input_shape)
 
     def stage_of(self, flow: int, block: int) -> tuple[int, int]:
-        """Which stage holds a block of a flow, and at which position there; all counted from 0."""
+        """Return which stage holds a block of a flow, and at which position there; all counted from 0."""
         below = self.flow_blocks[flow - 1] if flow else 0
         first = self.flow_blocks[0] * min(flow, 1) + sum(
             self.flow_blocks[i] - self.flow_blocks[i - 1] for i in range(1, flow)

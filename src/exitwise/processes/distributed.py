@@ -187,7 +187,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this process, given what the settings name: of several processes, each has a GPU of its own.
+    """Return the device of this process, given what the settings name: of several processes, each has a GPU of its own.
 
     Raises:
         UserError: if there are too few, or one of them is named.
@@ -269,6 +269,6 @@ class _Sum(torch.autograd.Function):
 
 
 def _unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of a flat tensor in the shapes, types and memory formats of others."""
+    """Return the parts of a flat tensor in the shapes, types and memory formats of others."""
     parts = flat.split([tensor.numel() for tensor in like])
     return [torch.empty_like(tensor).copy_(part.view(tensor.shape)) for part, tensor in zip(parts, like, strict=True)]

@@ -34,7 +34,7 @@ class Ranks:
         return self if self.together and self.dealt else ALONE
 
     def repeated(self) -> Ranks:
-        """The same processes for a batch that each of them holds as a whole."""
+        """Return the same processes for a batch that each of them holds as a whole."""
         return self
 
     def share(self, tensor: Tensor) -> Tensor | float:
@@ -45,15 +45,16 @@ class Ranks:
         return 1.0
 
     def sum_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors, each added up over the processes; whole numbers may come back as the first one's kind."""
+        """Return the tensors, each added up over the processes; whole numbers may come back as the first one's kind."""
         return list(tensors)
 
     def adding(self, params: Iterable[Tensor]) -> AbstractContextManager[None]:
-        """A context whose backward pass adds up the gradients of the parameters over the processes as it goes on."""
+        """Return a context whose backward pass adds up the gradients of the parameters over the processes as it
+        goes on."""
         return nullcontext()
 
     def sum_through(self, tensor: Tensor) -> Tensor:
-        """One tensor added up over the processes; differentiable, in reverse and in forward mode."""
+        """Return one tensor added up over the processes; differentiable, in reverse and in forward mode."""
         return tensor
 
     def gather(self, tensor: Tensor) -> tuple[Tensor, slice]:
@@ -61,11 +62,11 @@ class Ranks:
         return tensor, slice(None)
 
     def all_true(self, ok: Tensor) -> Tensor:
-        """Whether a bool scalar is true on all of them."""
+        """Return whether a bool scalar is true on all of them."""
         return ok
 
     def max_over(self, number: int) -> int:
-        """The largest of a number that each of them gives. Waits for the others, not for the device."""
+        """Return the largest of a number that each of them gives. Waits for the others, not for the device."""
         return number
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:

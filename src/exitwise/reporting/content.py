@@ -74,7 +74,7 @@ class RunFigures:
 
     @property
     def alike(self) -> bool:
-        """Whether all samples of an exit had the same weight in every epoch."""
+        """Return whether all samples of an exit had the same weight in every epoch."""
         return all(len(set(exit)) == 1 for row in self.weights for exit in zip(*row["weights"], strict=True))
 
 

@@ -19,7 +19,7 @@ SMALLEST_RANGE = 6.0
 
 
 def macs_unit(largest: float) -> tuple[float, str]:
-    """The unit for amounts of compute up to ``largest``, and its name."""
+    """Return the unit for amounts of compute up to ``largest``, and its name."""
     scales = ((1e9, "billion MACs"), (1e6, "million MACs"), (1e3, "thousand MACs"))
     return next((scale for scale in scales if largest >= scale[0]), scales[-1])
 

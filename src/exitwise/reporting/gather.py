@@ -82,7 +82,7 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """The folder's name of each run, or its path as given where names repeat.
+    """Return the folder's name of each run, or its path as given where names repeat.
 
     Raises:
         UserError: for a folder given twice.
@@ -96,7 +96,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def pictures_per_class(classes: int, runs: int) -> list[int]:
-    """How many easiest, and as many hardest, images to show of each class, so that the report stays small."""
+    """Return how many easiest, and as many hardest, images to show of each class, so that the report stays small."""
     each = min(PER_CLASS, MOST_PICTURES // (2 * classes * runs))
     if each:
         return [each] * classes
@@ -167,7 +167,7 @@ def _exit_figures(evaluation: Evaluation, test: _Outputs, seconds: Sequence[floa
 
 
 def spread_out(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first, the last, and some between."""
+    """Return the first, the last, and some between."""
     return [rows[i] for i in sorted({round(x) for x in np.linspace(0, len(rows) - 1, SHOWN_EPOCHS)})] if rows else []
 
 
@@ -183,7 +183,7 @@ def _comparison(label: str, members: list[int], runs: Sequence[RunFigures]) -> C
 
 
 def _network_key(run: Run) -> tuple[Any, ...]:
-    """What decides how long the network takes."""
+    """Return what decides how long the network takes."""
     names = ("model", "exits", "exits_at", "head", "skip", "image_size", "mean")
     return *(str(getattr(run.settings, name)) for name in names), len(run.classes)
 

@@ -35,7 +35,7 @@ class Line:
 
 
 def line_of(curves: Sequence[Curve]) -> Line:
-    """The line of runs that differ in nothing but the seed; of several, where all of them have points."""
+    """Return the line of runs that differ in nothing but the seed; of several, where all of them have points."""
     if len(curves) == 1:
         points = sorted(zip(*curves[0], strict=True))
         return Line([cost for cost, _ in points], [accuracy for _, accuracy in points], None)
@@ -73,7 +73,7 @@ def group_runs(names: Sequence[str], settings: Sequence[Settings]) -> list[tuple
 
 
 def differing_settings(settings: Sequence[Settings]) -> list[str]:
-    """Names of the settings that are not the same throughout."""
+    """Return names of the settings that are not the same throughout."""
     first, *others = settings
     return [key for key in first if any(other[key] != first[key] for other in others)]
 

@@ -96,7 +96,7 @@ def _picture(split: Split, left: Left, position: int) -> Picture:
 
 
 def thumbnail(image: Tensor) -> str:
-    """An image, uint8 (channels, height, width), as a small data URI."""
+    """Return an image, uint8 (channels, height, width), as a small data URI."""
     picture: Image.Image = to_pil_image(image)
     picture.thumbnail((SIDE, SIDE))
     kind = "png" if max(picture.size) <= LOSSLESS_SIDE else "jpeg"

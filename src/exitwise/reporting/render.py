@@ -22,7 +22,7 @@ from exitwise.reporting.reliability import Reliability
 
 
 def render(report: Report) -> str:
-    """The report as HTML."""
+    """Return the report as HTML."""
     environment = Environment(
         loader=PackageLoader("exitwise.reporting", "template"),
         autoescape=True,
@@ -54,7 +54,7 @@ def _source(environment: Environment, name: str) -> Markup:
 
 
 def chart_data(report: Report) -> dict[str, Any]:
-    """What the page's script draws and shows; all text in it is ready to be shown."""
+    """Return what the page's script draws and shows; all text in it is ready to be shown."""
     unit, unit_name = macs_unit(max(run.exits[-1].macs for run in report.runs))
     return {
         "colours": COLOURS,
@@ -77,7 +77,7 @@ def accuracy_range(report: Report) -> tuple[float, float]:
 
 
 def _lines(report: Report, cost: Literal["macs", "seconds"], unit: float) -> list[dict[str, Any]]:
-    """What is drawn against one cost, in its unit and percent."""
+    """Return what is drawn against one cost, in its unit and percent."""
     lines = []
     for each in report.comparisons:
         line: Line = getattr(each, cost)
@@ -138,12 +138,12 @@ def _percents(values: Sequence[float]) -> list[float]:
 
 
 def threshold_text(threshold: float | None) -> str:
-    """A threshold as the page shows it."""
+    """Return a threshold as the page shows it."""
     return "none leaves" if threshold is None else f"{threshold:.4f}"
 
 
 def calibrated_for(run: RunFigures) -> str:
-    """What the run's own thresholds were asked to do, and how confidence is read."""
+    """Return what the run's own thresholds were asked to do, and how confidence is read."""
     calibration = run.calibration
     measure = calibration.policy.measure
     parts = [f"{key} {shown.text_of(value)}" for key, value in calibration.budget.items()]

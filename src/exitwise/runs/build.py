@@ -14,7 +14,7 @@ from exitwise.settings.schema import Settings, is_backbone
 
 
 def preprocessing_of(settings: Settings) -> Preprocessing:
-    """What the settings say of images."""
+    """Return what the settings say of images."""
     return Preprocessing(
         settings.image_size,
         tuple(settings.mean),
@@ -27,7 +27,8 @@ def preprocessing_of(settings: Settings) -> Preprocessing:
 
 
 def load_splits(settings: Settings, *, max_broken: float = 1.0) -> Splits:
-    """The data that the settings name; training limits the share of broken images, what comes after it does not."""
+    """Return the data that the settings name; training limits the share of broken images, what comes after it does
+    not."""
     return load(
         settings.data,
         preprocessing_of(settings),
@@ -40,7 +41,7 @@ def load_splits(settings: Settings, *, max_broken: float = 1.0) -> Splits:
 
 
 def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -> StagedModel:
-    """The network that the settings name, for that many classes; with its pretrained weights, if asked for."""
+    """Return the network that the settings name, for that many classes; with its pretrained weights, if asked for."""
     options: dict[str, Any] = {
         "num_classes": classes,
         "input_shape": (len(settings.mean), settings.image_size, settings.image_size),
@@ -56,7 +57,7 @@ def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the GPU if there is one.
+    """Return the device of that name; ``auto`` is the GPU if there is one.
 
     Raises:
         UserError: if there is no such device here.
@@ -72,7 +73,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optimizer:
-    """The network's optimizer that the settings name, over what is to be trained."""
+    """Return the network's optimizer that the settings name, over what is to be trained."""
     groups = _parameter_groups(settings, model)
     fused = next(model.parameters()).is_cuda  # so that a step is skipped without waiting for the GPU
     if settings.optimizer == "adamw":
@@ -88,7 +89,7 @@ def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optim
 
 
 def _parameter_groups(settings: Settings, model: StagedModel) -> list[dict[str, Any]]:
-    """All parameters in one group, or those of the exits apart, where their learning rates differ."""
+    """Return all parameters in one group, or those of the exits apart, where their learning rates differ."""
     trained = [param for param in model.parameters() if param.requires_grad]
     if settings.backbone_lr_factor == settings.head_lr_factor:
         return [{"params": trained, "lr": settings.lr * settings.head_lr_factor}]

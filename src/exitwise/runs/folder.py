@@ -101,7 +101,7 @@ class Run:
         return cls(path)
 
     def splits(self) -> Splits:
-        """The data of this run, split as it was for training.
+        """Return the data of this run, split as it was for training.
 
         Raises:
             UserError: if the data has changed since.
@@ -130,7 +130,7 @@ class Run:
             write_skipped(self.path, ledger.skipped.values())
 
     def best(self) -> Path:
-        """The checkpoint of the best epoch.
+        """Return the checkpoint of the best epoch.
 
         Raises:
             UserError: if there is none yet.
@@ -143,7 +143,7 @@ class Run:
         return best
 
     def model(self, device: torch.device | str = "cpu") -> StagedModel:
-        """The network with the weights of the best epoch, in eval mode.
+        """Return the network with the weights of the best epoch, in eval mode.
 
         Raises:
             UserError: without a checkpoint, or if it is of another network.
@@ -185,7 +185,7 @@ class Run:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether a calibration is recorded, of whichever checkpoint."""
+        """Return whether a calibration is recorded, of whichever checkpoint."""
         return CALIBRATION.exists(self.path)
 
     def read_calibration(self) -> Calibration:
@@ -256,6 +256,7 @@ def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> Non
 
 
 def _hardly_begun(path: Path) -> bool:
-    """Whether a folder holds nothing but what a training wrote that was killed before its config.yaml was there."""
+    """Return whether a folder holds nothing but what a training wrote that was killed before its config.yaml was
+    there."""
     names = {each.name for each in path.iterdir()}
     return LOCK in names and all(name.startswith(".") or name in ("data.json", "environment.json") for name in names)

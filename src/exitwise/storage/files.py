@@ -25,7 +25,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def expand(files: Iterable[str | Path]) -> list[Path]:
-    """The files, and the images in folders among them.
+    """Return the files, and the images in folders among them.
 
     Raises:
         UserError: without any, or for a path that is not there.
@@ -77,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_csv(fields: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table as CSV with a header."""
+    """Return a table as CSV with a header."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([fields, *rows])
     return text.getvalue()

@@ -18,7 +18,7 @@ class BundleError(UserError):
 
 
 def metadata(model: bytes) -> dict[str, str]:
-    """What an ONNX model says of itself, by key.
+    """Return what an ONNX model says of itself, by key.
 
     Raises:
         BundleError: if it is no protocol buffer.
@@ -32,7 +32,7 @@ def metadata(model: bytes) -> dict[str, str]:
 
 
 def external_data(model: bytes) -> Iterator[bool]:
-    """Whether each tensor of an ONNX model keeps its data elsewhere.
+    """Return whether each tensor of an ONNX model keeps its data elsewhere.
 
     Raises:
         BundleError: if it is no protocol buffer.
@@ -78,7 +78,7 @@ def _is_external(tensor: bytes) -> bool:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of each field of a protocol buffer message; numbers as their last byte.
+    """Return number and content of each field of a protocol buffer message; numbers as their last byte.
 
     Raises:
         BundleError: if it is none.

@@ -20,7 +20,7 @@ _UNREADABLE = (
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Names and tensors in a ``.safetensors``, ``.npz`` or torch file.
+    """Return names and tensors in a ``.safetensors``, ``.npz`` or torch file.
 
     Of a torch file with a ``state_dict`` or a ``model``, that. Code in a file is not run.
 
@@ -46,7 +46,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def _checked(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The state_dict in what a file held, or under ``state_dict`` or ``model`` in it."""
+    """Return the state_dict in what a file held, or under ``state_dict`` or ``model`` in it."""
     state = loaded
     if isinstance(loaded, dict):
         state = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)

@@ -69,7 +69,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path) -> Any:
-    """The tree that :func:`save_checkpoint` wrote, its tensors on the CPU.
+    """Return the tree that :func:`save_checkpoint` wrote, its tensors on the CPU.
 
     Raises:
         CheckpointError: if the folder is missing, incomplete, damaged or of another version.

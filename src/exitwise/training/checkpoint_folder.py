@@ -54,11 +54,12 @@ class CheckpointFolder:
                 remove_checkpoint(path)
 
     def latest(self, kind: str) -> Path | None:
-        """The newest checkpoint of a kind."""
+        """Return the newest checkpoint of a kind."""
         return max(self._folders(kind), default=None)
 
     def load(self, kind: str) -> Found | None:
-        """The newest checkpoint of a kind that is intact, with a warning if it is not the newest; None without any.
+        """Return the newest checkpoint of a kind that is intact, with a warning if it is not the newest; None without
+        any.
 
         Raises:
             CheckpointError: if there are some, and none is intact.

@@ -62,7 +62,7 @@ class SkippedRow:
 
     @property
     def at_end(self) -> bool:
-        """Whether :data:`MOST_SKIPPED` steps were skipped in a row. Waits for the device."""
+        """Return whether :data:`MOST_SKIPPED` steps were skipped in a row. Waits for the device."""
         return int(self.longest) >= MOST_SKIPPED
 
     def state_dict(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def half_step(
     label_smoothing: float = 0.0,
     ranks: Ranks = ALONE,
 ) -> HalfStep:
-    """One update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
+    """Return one update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
 
     ``train`` and ``meta`` are this process's shares of the halves that were dealt to ``ranks``. Where something is not
     finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.

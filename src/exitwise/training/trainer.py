@@ -153,7 +153,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether all iterations have been made, and the last epoch evaluated."""
+        """Return whether all iterations have been made, and the last epoch evaluated."""
         return self.progress.iteration >= self.total and self.progress.batch == 0
 
     def fit(self) -> list[dict[str, float]]:
@@ -205,7 +205,7 @@ class Trainer:
         self._end_epoch()
 
     def _next(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
-        """The next loaded batch, None at the end, unless a signal has come to this process or to another one."""
+        """Return the next loaded batch, None at the end, unless a signal has come to this process or to another one."""
         batch = None
         try:
             with self.stop.at_once():

@@ -149,7 +149,7 @@ def calibrate(
 
 
 def _temperatures(logits: NDArray[Any], targets: NDArray[Any]) -> tuple[float, ...]:
-    """A temperature per exit; warns of those that only the bounds of the search stopped."""
+    """Return a temperature per exit; warns of those that only the bounds of the search stopped."""
     temperatures = fit_temperatures(logits, targets)
     for k, temperature in enumerate(temperatures):
         if (bound := bound_of(temperature)) is not None:

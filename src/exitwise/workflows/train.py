@@ -181,12 +181,12 @@ def _check_same(settings: Settings, ranks: Ranks) -> None:
 
 
 def _of_all(skipped: Iterable[Skipped], ranks: Ranks) -> list[Skipped]:
-    """The images that any of the processes has skipped."""
+    """Return the images that any of the processes has skipped."""
     return [Skipped(*each) for theirs in _told(list(skipped), ranks) for each in theirs]
 
 
 def _told(content: Any, ranks: Ranks) -> list[Any]:
-    """What each process says, in plain values, in the order of ranks."""
+    """Return what each process says, in plain values, in the order of ranks."""
     line = json.dumps(content) + "\n"
     everyone, _ = ranks.gather(torch.tensor(list(line.encode()), dtype=torch.uint8))
     return [json.loads(each) for each in bytes(everyone.tolist()).splitlines()]

@@ -121,7 +121,7 @@ class _One(nn.Module):
 
 
 def onnx_of_exit(model: StagedModel, exit: int) -> bytes:
-    """An ONNX graph from images (B, channels, height, width) to the logits of one exit (0-based) alone.
+    """Return an ONNX graph from images (B, channels, height, width) to the logits of one exit (0-based) alone.
 
     Raises:
         UserError: if a library is missing, or an operator has no ONNX form (:class:`ExportError`).

@@ -74,7 +74,7 @@ def add_exits(
 
 
 def exit_points(backbone: nn.Module, input_shape: tuple[int, int, int] = (3, 224, 224)) -> list[ExitPoint]:
-    """Where exits can go, cheap to dear; see :func:`add_exits`."""
+    """Return where exits can go, cheap to dear; see :func:`add_exits`."""
     return [place.point for place in find_places(trace(backbone, input_shape), backbone, input_shape[1:]).values()]
 
 

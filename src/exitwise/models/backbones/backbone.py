@@ -17,7 +17,7 @@ class CannotSplitError(UserError):
 
 
 def cannot_split(network: nn.Module, reason: str) -> CannotSplitError:
-    """The error for a network that cannot be run in parts, which offers the alternative."""
+    """Return the error for a network that cannot be run in parts, which offers the alternative."""
     first = reason.strip().splitlines()[0] if reason.strip() else "no reason given"
     return CannotSplitError(
         f"{type(network).__name__} cannot be run in parts: {first} (skip=False evaluates all exits together, without "
@@ -46,12 +46,12 @@ def unchanged(network: nn.Module) -> Iterator[None]:
 
 
 def logits_of(output: Any) -> Any:
-    """The logits in what a classifier returned."""
+    """Return the logits in what a classifier returned."""
     return output.logits if hasattr(output, "logits") and not isinstance(output, (Tensor, fx.Proxy)) else output
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module is one of torch's or timm's or torchvision's layers, containers aside."""
+    """Return whether a module is one of torch's or timm's or torchvision's layers, containers aside."""
     home = type(module).__module__
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False
@@ -61,5 +61,5 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def _has_parts(module: nn.Module) -> bool:
-    """Whether a layer is itself built of several layers that a network could be cut between."""
+    """Return whether a layer is itself built of several layers that a network could be cut between."""
     return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules()) > 8

@@ -35,7 +35,7 @@ def staged(
 
 
 def _before_classifier(traced: Traced, cuts: Sequence[fx.Node], num_classes: int) -> fx.Node | None:
-    """The last place before the layers that make class scores, if there is one behind the last exit."""
+    """Return the last place before the layers that make class scores, if there is one behind the last exit."""
     nodes = list(traced.module.graph.nodes)
     scoring = [
         index
@@ -54,7 +54,8 @@ def _before_classifier(traced: Traced, cuts: Sequence[fx.Node], num_classes: int
 
 
 def split(module: fx.GraphModule, cuts: Sequence[fx.Node]) -> list[nn.Module]:
-    """The parts of a network between cuts, each a function of the last one's result; they share its submodules."""
+    """Return the parts of a network between cuts, each a function of the last one's result; they share its
+    submodules."""
     graph = module.graph
     nodes = list(graph.nodes)
     varying = varying_nodes(nodes)

@@ -49,7 +49,7 @@ def check_backbone_name(name: str) -> None:
 
 
 def data_config(name: str) -> DataConfig:
-    """How a backbone wants its images, from the library's own records.
+    """Return how a backbone wants its images, from the library's own records.
 
     Raises:
         UserError: for an unknown name.
@@ -149,7 +149,7 @@ def _only_classes_differ(given: Tensor, expected: Tensor, num_classes: int | Non
 
 
 def _is_classifier(names: Sequence[str], tensors: Mapping[str, Tensor], num_classes: int | None) -> bool:
-    """Whether these are one layer's, with an output per class."""
+    """Return whether these are one layer's, with an output per class."""
     layers = {name.rpartition(".")[0] for name in names}
     return len(layers) == 1 and all(tensors[name].shape[:1] == (num_classes,) for name in names)
 

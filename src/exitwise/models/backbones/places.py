@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
 
 def find_places(traced: Traced, backbone: nn.Module, size: tuple[int, int]) -> dict[str, Place]:
-    """Name to place, for all nodes that everything later depends on alone; where several submodules end at
+    """Return name to place, for all nodes that everything later depends on alone; where several submodules end at
     one, the outermost names it."""
     prefix, blocks = prefix_tokens(backbone), block_names(backbone)
     block_ends = {node for name, node in traced.outputs.items() if name in blocks}
@@ -62,7 +62,8 @@ def find_places(traced: Traced, backbone: nn.Module, size: tuple[int, int]) -> d
 
 
 def _is_overwritten(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether what comes next writes to a node's result in place, so that an exit could not be differentiated there."""
+    """Return whether what comes next writes to a node's result in place, so that an exit could not be
+    differentiated there."""
     for user in node.users:
         if user.op == "call_module" and getattr(module.get_submodule(str(user.target)), "inplace", False):
             return True
@@ -79,7 +80,7 @@ _IN_PLACE = frozenset({"iadd", "isub", "imul", "itruediv", "relu_", "add_", "mul
 
 
 def block_names(backbone: nn.Module) -> set[str]:
-    """Names of submodules that are built of others, layers aside, and have a sibling of their class."""
+    """Return names of submodules that are built of others, layers aside, and have a sibling of their class."""
     names = set()
     for path, parent in backbone.named_modules():
         kinds = Counter(type(child) for child in parent.children())
@@ -90,7 +91,7 @@ def block_names(backbone: nn.Module) -> set[str]:
 
 
 def varying_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The nodes that depend on the images."""
+    """Return the nodes that depend on the images."""
     varying: set[fx.Node] = set()
     for node in nodes:
         if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
@@ -99,7 +100,7 @@ def varying_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def prefix_tokens(backbone: nn.Module) -> int | None:
-    """How many tokens stand for no part of the image, where the backbone says so (timm's do)."""
+    """Return how many tokens stand for no part of the image, where the backbone says so (timm's do)."""
     prefix = getattr(backbone, "num_prefix_tokens", None)
     return prefix if isinstance(prefix, int) else None
 
@@ -135,7 +136,7 @@ CHEAPEST, DEAREST = 0.04, 0.96
 
 
 def _nearest(candidates: Sequence[ExitPoint], targets: Sequence[float]) -> list[ExitPoint]:
-    """One candidate per target share, in order, each once: those of least total squared distance."""
+    """Return one candidate per target share, in order, each once: those of least total squared distance."""
     best: list[tuple[float, list[ExitPoint]]] = [(float("inf"), []) for _ in range(len(targets) + 1)]
     best[0] = (0.0, [])
     for point in candidates:
@@ -148,7 +149,7 @@ def _nearest(candidates: Sequence[ExitPoint], targets: Sequence[float]) -> list[
 
 
 def cut_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The nodes with a tensor that all later ones depend on, and on no other earlier one."""
+    """Return the nodes with a tensor that all later ones depend on, and on no other earlier one."""
     varying = varying_nodes(nodes)
     position = {node: index for index, node in enumerate(nodes)}
     alone, reach = set(), -1

@@ -50,7 +50,7 @@ class Traced:
 
 
 def value_of(node: fx.Node) -> Any:
-    """What a node was in the dry run: a tensor without data, a number, ..."""
+    """Return what a node was in the dry run: a tensor without data, a number, ..."""
     return node.meta.get(_KNOWN, _MISSING)
 
 
@@ -221,7 +221,8 @@ class _Tracer(fx.Tracer):
         return super().create_arg(value)
 
     def _read(self, module: nn.Module, name: str) -> Any:
-        """A node that calls ``module``; each use has its own, so that each part of the network can hold its own."""
+        """Return a node that calls ``module``; each use has its own, so that each part of the network can hold its
+        own."""
         target = f"{name}_{len(self.attributes)}"
         self.attributes[target] = module
         return self.create_proxy("call_module", target, (), {})
@@ -303,7 +304,7 @@ def _check_context() -> None:
 
 
 def _with_data(value: Any) -> Any:
-    """A tensor of the dry run filled with ones; other values as they are."""
+    """Return a tensor of the dry run filled with ones; other values as they are."""
     if not isinstance(value, Tensor):
         return value
     return torch.ones(value.shape, dtype=value.dtype, device=value.device)

@@ -67,7 +67,7 @@ class Bench(Shown):
     left_out: dict[str, str]
 
     def full(self, row: Row) -> Row:
-        """The full network in the same form and batch size."""
+        """Return the full network in the same form and batch size."""
         return next(r for r in self.rows if (r.form, r.batch_size) == (row.form, row.batch_size))
 
     def __rich__(self) -> RenderableType:
