@@ -207,7 +207,7 @@ def test_the_usual_measure_and_the_command_line_come_from_the_catalogue(capsys):
 
 
 def test_bad_measures_are_refused():
-    with pytest.raises(ValueError, match="unknown measure 'max'; did you mean 'max-probability'"):
+    with pytest.raises(ValueError, match="unknown measure 'max'; known: max-probability"):
         create_measure("max")
     with pytest.raises(ValueError, match="temperatures must be positive numbers"):
         create_measure(temperatures=(1.0, 0.0))
