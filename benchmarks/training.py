@@ -33,7 +33,7 @@ from exitwise.training.compiled import compile_network
 from exitwise.training.flags import training_flags
 from exitwise.training.meters import Meters, SkippedRow
 from exitwise.training.step import half_batches, half_step
-from exitwise.training.trainer import Trainer, cosine_factor
+from exitwise.training.trainer import Trainer
 from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless
 
 EXITS, P = 5, 0.75
@@ -172,12 +172,12 @@ def seconds_outside(training: Training) -> float:
     halves = list(half_batches(inputs, targets))
     step = half_step(trainer.model, trainer.optimizer, trainer.method, *halves[0], 0)
     meters, row = Meters(EXITS, trainer.device), SkippedRow(trainer.device)
-    buffers, groups = list(trainer.model.buffers()), trainer.optimizer.param_groups
+    buffers = list(trainer.model.buffers())
     copies = [buffer.clone() for buffer in buffers]
     per_batch = [
         lambda: next(training.batches),
         lambda: list(half_batches(inputs, targets)),
-        lambda: [group.update(lr=group["initial_lr"] * cosine_factor(1, 2)) for group in groups],
+        lambda: [schedule.step_update(1) for schedule in trainer.schedules],
     ]
     per_half = [
         lambda: [buffer.clone() for buffer in buffers],

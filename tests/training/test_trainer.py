@@ -14,7 +14,7 @@ from exitwise.models.staged import Stage, StagedModel
 from exitwise.training.checkpoint import save_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.step import accumulated_step, half_batches, half_step
-from exitwise.training.trainer import Silent, Trainer, cosine_factor
+from exitwise.training.trainer import Silent, Trainer
 from images import make_folder
 
 METHODS = {
@@ -304,7 +304,7 @@ def test_max_iterations_ends_run_and_schedule(split):
     rows = run.fit()
     assert run.progress.iteration == 4
     assert rows[-1]["iteration"] == 4
-    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * cosine_factor(3, 4))
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * 3 / 4)))
 
 
 def test_interval_counts_loaded_batches_of_an_epoch(split):

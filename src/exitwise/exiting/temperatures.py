@@ -39,10 +39,9 @@ def bound_of(temperature: float) -> float | None:
 
 
 def _fit(logits: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> float:
-    """Return the likeliest temperature by golden section over log T: the likelihood has one peak, being concave in
-    1 / T."""
-    low, high = map(math.log, TEMPERATURES)
-    ratio = (math.sqrt(5) - 1) / 2
+    """Return the likeliest temperature, searched over log T: the likelihood has one peak, being concave in 1 / T."""
+    from scipy.optimize import minimize_scalar
+
     below = logits - logits.max(axis=1, keepdims=True)
     chosen = np.take_along_axis(below, targets[:, None], 1)[:, 0]
 
@@ -50,10 +49,5 @@ def _fit(logits: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> float:
         t = math.exp(log_t)
         return float((np.log(np.exp(below / t).sum(axis=1)) - chosen / t).mean())
 
-    for _ in range(40):
-        first, second = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(first) <= loss(second):
-            high = second
-        else:
-            low = first
-    return math.exp((low + high) / 2)
+    bounds = tuple(map(math.log, TEMPERATURES))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -74,11 +74,6 @@ class Progress:
     batch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: float = -1.0
-
-
-def cosine_factor(iteration: int, total: int) -> float:
-    """Share of the base learning rate at a loaded batch: ``0.5 * (1 + cos(pi * t / T))``."""
-    return 0.5 * (1 + math.cos(math.pi * min(iteration, total) / total))
 
 
 class Trainer:
@@ -147,9 +142,9 @@ class Trainer:
         self.skipped_row = SkippedRow(self.device)
         self.stop = StopRequest()
         self.samples = WeightSamples(model.exits, self.device)
-        self.scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
-        for group in self._groups():
-            group.setdefault("initial_lr", group["lr"])
+        scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
+        # 0.5 * lr * (1 + cos(pi * t / T)) at loaded batch t, for both alike
+        self.schedules = [CosineLRScheduler(each, self.total, t_in_epochs=False) for each in scheduled]
 
     @property
     def done(self) -> bool:
@@ -225,8 +220,8 @@ class Trainer:
     def train_on(self, inputs: Tensor, targets: Tensor) -> None:
         """One loaded batch on the model's device: schedule, a step on each half, metrics."""
         progress = self.progress
-        for group in self._groups():
-            group["lr"] = group["initial_lr"] * cosine_factor(progress.iteration, self.total)
+        for schedule in self.schedules:
+            schedule.step_update(progress.iteration)
         inputs = inputs.contiguous(memory_format=self.format)
         ranks = self.ranks if self.batches.sampler.dealt(progress.batch) else self.ranks.repeated()
         for train, meta in half_batches(inputs, targets):
@@ -260,9 +255,6 @@ class Trainer:
                 f"iteration {self.progress.iteration}; a lower lr may help, or the data's mean and std are wrong "
                 "(earlier checkpoints are kept)"
             )
-
-    def _groups(self) -> Iterator[dict[str, Any]]:
-        return (group for optimizer in self.scheduled for group in optimizer.param_groups)
 
     def _end_epoch(self) -> None:
         progress = self.progress
