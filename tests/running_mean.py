@@ -11,7 +11,7 @@ from exitwise.catalogue.entry import Entry
 from exitwise.exiting.arrays import largest
 from exitwise.exiting.measures import Measure, Reading
 
-ENTRY = Entry("running-mean", "the largest mean probability of the exits so far", "running_mean.RunningMean")
+ENTRY = Entry("running-mean", "the largest mean probability of the exits so far", "running_mean:RunningMean")
 
 
 @dataclass(frozen=True)
