@@ -6,11 +6,12 @@ stand-ins by which ``Float[Tensor, "batch exits"]`` is ``Tensor``. Imports neith
 An axis has the same size wherever its name stands in one signature. Axes are named alike everywhere:
 
 * ``batch``: samples of a half batch, or of any batch that a network is given
-* ``meta``: samples of the half batch that judges the weights of the other
+* ``meta``: samples of the half batch that judges the other's weights
 * ``samples``: samples whose outputs were recorded, or that have reached an exit
+* ``chosen``, ``rows``: some of the samples, as an index names them
+* ``design``, ``test``: samples that policies are made from, and that test them
 * ``exits``: exits, cheap to dear
 * ``classes``: classes
-* ``design``, ``test``: samples that policies are made from, and that test them; ``rows``: some of the samples, ``chosen``
 * ``policies``: policies that are tested one after the other
 * ``channels height width``: of an image
 * ``*image``, ``*param``, ``*samples``: any number of axes, the same ones throughout a signature
