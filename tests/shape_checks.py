@@ -3,8 +3,9 @@
 import sys
 from typing import Any, Literal, Self, get_origin
 
+import torch
 from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 CHECKED = ("exitwise.weighting", "exitwise.exiting", "exitwise.models.staged")
 
@@ -33,3 +34,5 @@ def switch_on():
     early = [name for name in sys.modules if name.startswith(CHECKED)]
     assert not early, f"imported before they could be checked: {early}"
     install_import_hook(CHECKED, "shape_checks.check")
+    # What torch.compile or torch.export traces is traced as it is without checks, which would break its graph.
+    type(config).jaxtyping_disable = property(lambda self: torch.compiler.is_compiling())
