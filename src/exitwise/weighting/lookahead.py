@@ -7,13 +7,15 @@ and AdamW as torch.optim defines them, and nothing of networks or losses.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from exitwise.shapes import Float
 
 Tensors = Mapping[str, Tensor]
 GainRule = Callable[[Tensor, Tensor], Tensor | float]
@@ -67,18 +69,18 @@ def sgd_gain(lr: float, momentum: float, dampening: float, nesterov: bool, first
 
 
 def adam_step(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor | None,
-    exp_avg_sq: Tensor | None,
-    step: float | Tensor,
+    param: Float[Tensor, "*param"],
+    grad: Float[Tensor, "*param"],
+    exp_avg: Float[Tensor, "*param"] | None,
+    exp_avg_sq: Float[Tensor, "*param"] | None,
+    step: float | Float[Tensor, ""],
     *,
     lr: float,
-    betas: tuple[float, float],
+    betas: Sequence[float],
     eps: float,
     weight_decay: float = 0.0,
     decoupled: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*param"], Float[Tensor, "*param"]]:
     """One Adam (``decoupled=False``) or AdamW (True) step on one tensor: new parameter and elementwise gain.
 
     ``exp_avg`` and ``exp_avg_sq`` are None before the first step; ``step`` counts steps taken so far. The
