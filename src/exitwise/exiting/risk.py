@@ -49,13 +49,13 @@ def control_risk(
     predictions: Int[Array, "samples exits"],
     targets: Int[Array, "samples"],
     tolerance: float,
-    confidence: float = 0.95,
+    guarantee: float = 0.95,
     *,
     risk: Risk = "accuracy-drop",
     seed: int = 0,
 ) -> RiskControlled:
     """Return the boldest thresholds whose expected loss exceeds ``tolerance`` with a probability of at most
-    ``1 - confidence``.
+    ``1 - guarantee``.
 
     The probability is over calibration samples drawn like those to come. A part of them makes a sequence of policies
     from the geometric family; the rest tests one after the other, most cautious first, until one fails. Since the
@@ -66,7 +66,7 @@ def control_risk(
             fitted on the first part of :func:`design_and_test` alone.
         targets: class indices.
         tolerance: in (0, 1).
-        confidence: in (0, 1).
+        guarantee: the probability, in (0, 1).
         risk: ``accuracy-drop``: accuracy of the full network minus that of the policy; ``disagreement``: share of
             samples given another class than the full network's, which needs no targets.
         seed: of the division of the samples.
@@ -75,9 +75,9 @@ def control_risk(
         The result; where nothing could be guaranteed, a policy by which nobody leaves early.
 
     Raises:
-        ValueError: for a tolerance, confidence or risk that is none.
+        ValueError: for a tolerance, guarantee or risk that is none.
     """
-    for name, value in (("tolerance", tolerance), ("confidence", confidence)):
+    for name, value in (("tolerance", tolerance), ("guarantee", guarantee)):
         check_open_share(name, value)
     if risk not in get_args(Risk):
         raise ValueError(f"risk must be one of {', '.join(get_args(Risk))}; got {risk!r}")
@@ -93,7 +93,7 @@ def control_risk(
     policies = [calibrate_proportions(confidences[design], proportions) for proportions in sequence]
     losses = np.stack([_losses(policy, confidences, predictions, targets, risk)[test] for policy in policies], axis=1)
     low = -1.0 if risk == "accuracy-drop" else 0.0
-    rejected = betting_rejects((losses - low) / (1 - low), (tolerance - low) / (1 - low), 1 - confidence)
+    rejected = betting_rejects((losses - low) / (1 - low), (tolerance - low) / (1 - low), 1 - guarantee)
     passed = int(np.cumprod(rejected).sum())
     if passed == 0:
         return chosen

@@ -43,7 +43,7 @@ class Staged(Protocol):
 
 @runtime_checkable
 class Watch(Protocol):
-    """What is told of every call, such as a :class:`~exitwise.deploy.monitor.Monitor`."""
+    """A watcher that is told of every call, such as a :class:`~exitwise.deploy.monitor.Monitor`."""
 
     def check(self, exits: int) -> None: ...
 
@@ -53,7 +53,7 @@ class Watch(Protocol):
 
 
 class ExitResult(NamedTuple):
-    """What became of a batch, one entry per sample in the order given.
+    """The fate of a batch, one entry per sample in the order given.
 
     Attributes:
         prediction: class index, int64.

@@ -94,7 +94,7 @@ class ThresholdSearch:
 
     @property
     def pool(self) -> list[Cuts]:
-        """What is best at each price of compute."""
+        """Return what is best at each price of compute."""
         if self._pool is None:
             scale = 1 / float(self.costs[-1])
             prices = [scale * price for price in np.logspace(-3, 1, PRICES, dtype=np.float32).tolist()]

@@ -248,7 +248,7 @@ def weight_gradient(
 
 
 def scale_by_gain(gradients: Mapping[str, Tensor | None], gain: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
-    """The direction ``D * v`` for forward mode: ``v`` times the look-ahead's gain on a fresh gradient."""
+    """Return the direction ``D * v`` for forward mode: ``v`` times the look-ahead's gain on a fresh gradient."""
     return {
         name: gain[name] * gradient for name, gradient in gradients.items() if gradient is not None and name in gain
     }
@@ -351,7 +351,7 @@ def check_mode(mode: str) -> None:
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
-    """Name to parameter, of those that require gradients."""
+    """Return name to parameter, of those that require gradients."""
     return {name: param for name, param in model.named_parameters() if param.requires_grad}
 
 
@@ -403,7 +403,7 @@ def _loss_at(
 def gradients_of(
     loss: Float[Tensor, ""], params: Mapping[str, Tensor], retain_graph: bool = False, create_graph: bool = False
 ) -> dict[str, Tensor | None]:
-    """Name to gradient of a scalar; None for parameters that it does not depend on."""
+    """Return name to gradient of a scalar; None for parameters that it does not depend on."""
     gradients = torch.autograd.grad(
         loss, list(params.values()), retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
     )
@@ -424,7 +424,7 @@ class RandomState:
         return cls(torch.get_rng_state(), device, cuda)
 
     def is_current(self) -> bool:
-        """Whether nothing has been drawn since."""
+        """Return whether nothing has been drawn since."""
         now = RandomState.capture(self.device)
         if self.cuda is not None and now.cuda is not None and not torch.equal(self.cuda, now.cuda):
             return False

@@ -51,7 +51,7 @@ def restore_unless(ok: Bool[Tensor, ""], tensors: Sequence[Tensor], copies: Sequ
 
 
 class Undo:
-    """What an optimizer's step will change, as it is now, for a step that may have to be taken back.
+    """A copy of all that an optimizer's step will change, for a step that may have to be taken back.
 
     State that the step makes counts as 0 before, as moments and step counts are.
     """

@@ -46,7 +46,7 @@ def sgd_step(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> list[Tensor]:
-    """One SGD step on several tensors at once: the new parameters.
+    """Return one SGD step on several tensors at once: the new parameters.
 
     ``buffers`` are the momentum buffers, None before the first step (torch.optim then uses gradients undampened).
     """
@@ -81,7 +81,7 @@ def adam_step(
     weight_decay: float = 0.0,
     decoupled: bool = False,
 ) -> tuple[Float[Tensor, "*param"], Float[Tensor, "*param"]]:
-    """One Adam (``decoupled=False``) or AdamW (True) step on one tensor: new parameter and elementwise gain.
+    """Return one Adam (``decoupled=False``) or AdamW (True) step on one tensor: new parameter and elementwise gain.
 
     ``exp_avg`` and ``exp_avg_sq`` are None before the first step; ``step`` counts steps taken so far. The
     derivative of sqrt(g²) at g = 0 is taken as 0.
@@ -108,7 +108,7 @@ def adam_step(
 
 
 def look_ahead(optimizer: Optimizer, params: Tensors, grads: Mapping[str, Tensor | None]) -> LookAhead:
-    """What ``optimizer.step()`` would make of ``params`` given ``grads``, without taking the step.
+    """Return what ``optimizer.step()`` would make of ``params`` given ``grads``, without taking the step.
 
     Differentiable with respect to ``grads``. Parameters that the optimizer does not hold, or whose gradient
     is None, stay as they are (as in torch.optim) and are absent from ``gain``.
@@ -152,7 +152,7 @@ def look_ahead(optimizer: Optimizer, params: Tensors, grads: Mapping[str, Tensor
 
 
 def gain_rules(optimizer: Optimizer, params: Tensors) -> dict[str, GainRule]:
-    """How each parameter that the optimizer holds would respond to a gradient, at its options and state of now.
+    """Return how each parameter that the optimizer holds would respond to a gradient, at its options and state of now.
 
     The rules stay as they are when the optimizer moves on.
 

@@ -18,7 +18,7 @@ State = dict[str, Shaped[Array, "samples ..."]] | None
 
 
 class Reading(NamedTuple):
-    """What an exit said of some samples.
+    """The answer of an exit for some samples.
 
     Attributes:
         confidence: in [0, 1].
@@ -102,7 +102,7 @@ class Measure:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What :meth:`fit` fits, by name."""
+        """Return what :meth:`fit` fits, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "temperatures"}
 
     def to_json(self) -> dict[str, Any]:
