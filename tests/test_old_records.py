@@ -69,7 +69,7 @@ def test_run_loads(run):
     images = torch.from_numpy(load_digits().images[:12]).float()[:, None] / 16
     images = (images - opened.settings.mean[0]) / opened.settings.std[0]
     result = EarlyExitRunner(opened.model(), calibration.policy, calibration.exit_macs)(images)
-    assert calibration.policy.confidence.measure == "patience"
+    assert calibration.policy.measure.name == "patience"
     assert [row["epoch"] for row in opened.read_weights()] == [1]
     assert [exit + 1 for exit in result.exit.tolist()] == [each["exit"] for each in ANSWERS["bundle_v1"]]
 
