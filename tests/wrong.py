@@ -40,7 +40,10 @@ FILES = {
 FLAGS = {
     "flag": ("train --epoch 3", "Unknown option.*--epoch.*--epochs"),
     "recipe": ("train --recipe cifar10_msdnet", "unknown recipe 'cifar10_msdnet'; did you mean 'cifar10_msdnet5'"),
-    "method": ("train --method focal", "setting method: input should be 'uniform', 'meta-weighted' or .*; got 'focal'"),
+    "method": (
+        "train --method focal",
+        "setting method: input should be 'uniform', 'meta-weighted'.* or .*; got 'focal'",
+    ),
     "model": ("train --model msdnet_cifar5", "unknown model 'msdnet_cifar5'; did you mean 'msdnet_cifar_5'"),
     "library": ("train --model tim/resnet18", "expected timm/NAME, torchvision/NAME or hf/NAME; got 'tim/resnet18'"),
     "data missing": ("train --data nowhere/at/all", "there is no nowhere/at/all"),

@@ -189,7 +189,7 @@ def test_a_gpu_for_each_process(monkeypatch):
     ("values", "message"),
     [
         ({"sync_batchnorm": True, "compile": True}, "sync_batchnorm cannot be compiled"),
-        ({"accumulate": 2}, "accumulate goes with method uniform; got meta-weighted"),
+        ({"accumulate": 2}, "accumulate goes with method uniform.*; got meta-weighted"),
         ({"accumulate": 2, "method": "uniform", "sync_batchnorm": True}, "accumulate and sync_batchnorm exclude"),
         ({"process_timeout": 0}, "process_timeout: input should be greater than 0; got 0"),
         ({"allocation": "globl"}, "allocation: input should be 'local' or 'global'; got 'globl'"),
