@@ -381,7 +381,7 @@ def test_other_networks_and_measures(name, options, measure, tmp_path):
     model = create_model(name, **options).eval()
     images = torch.randn(40, *model.input_shape)
     logits, targets = collect_logits(model, [(images, torch.zeros(40, dtype=torch.int64))])
-    reading = create_measure(measure, logits.std(axis=(0, 2)))  # new classifiers start near zero
+    reading = create_measure(measure, logits.std(axis=(0, 2)).tolist())  # new classifiers start near zero
     outputs = Outputs.from_logits(logits, targets, reading)
     policy = calibrate_proportions(outputs.confidences, [1 / model.exits] * model.exits).read_by(reading)
     write(model, policy, tmp_path / "bundle")
@@ -430,7 +430,7 @@ def test_images_unlike_the_calibration_images_are_noticed(run, bundle, tmp_path,
 def test_exported_programs_do_what_the_stages_do(measure, tmp_path, monkeypatch):
     from exitwise.deploy.formats.pt2 import export_programs
 
-    monkeypatch.setattr(measures, "MEASURES", (*measures.MEASURES, running_mean.ENTRY))
+    monkeypatch.setitem(measures.MEASURES, running_mean.ENTRY.name, running_mean.ENTRY)
     model = create_model("ranet_small").eval()
     policy = ExitPolicy([0.2] * (model.exits - 1), create_measure(measure))
     classes = [str(k) for k in range(model.num_classes)]
