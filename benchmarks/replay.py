@@ -38,11 +38,16 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
-RENAMED = {"patience": "skipped_row"}
+RENAMED = {"patience": "skipped_row", "confidence": "probability"}
 """Keys and columns of records: what the earlier version calls them, and what the later one does."""
 
 MAY_BE_NEW = {"schema", "version"}
 """Keys that only the later version may write."""
+
+MAY_BE_GONE = {"exit_weights", "p", "proportions", "p_range", "objective", "gradient", "epsilon", "centering"} | {
+    *("meta_interval", "wpn_input", "wpn_hidden", "wpn_layers", "wpn_zero_init", "wpn_lr", "wpn_weight_decay")
+}
+"""Options of other methods than the run's, which the later version leaves out of config.yaml."""
 
 UNSTABLE = MAY_BE_NEW | {"command", "exitwise", "sha256", "seconds", "exit_seconds"}
 """Keys whose values are not compared: versions, commands, times, and digests of files that are compared themselves."""
@@ -317,7 +322,7 @@ class Comparison:
                 if key in before and key in after:
                     if key not in later_names(UNSTABLE):
                         self.add(f"{where}/{key}", before[key], after[key])
-                elif key in before or key not in MAY_BE_NEW:
+                elif key not in (MAY_BE_GONE if key in before and "config.yaml" in where else MAY_BE_NEW):
                     self.differing.append(f"{where}/{key}: only {'before' if key in before else 'after'}")
         elif isinstance(before, list) and isinstance(after, list):
             if len(before) != len(after):

@@ -1,12 +1,14 @@
-"""Shared by all tests: one thread per process (pytest runs two)."""
+"""Shared by all tests: one thread per process (pytest runs two), and shapes checked."""
 
 import pytest
 import torch
 
 import exitwise as ew
+import shape_checks
 from exitwise.settings.compose import compose
 
 torch.set_num_threads(1)
+shape_checks.switch_on()
 
 pytest_plugins = ["hostile_runs", "two_processes"]
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import exitwise as ew
+from exitwise.catalogue.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +42,26 @@ def test_every_public_name_is_there_and_in_the_reference():
     assert sorted(REFERENCE) == sorted(set(dir(ew)) - {"__version__"})
     for name in dir(ew):
         assert getattr(ew, name) is not None
+
+
+def test_the_reference_lists_what_the_catalogue_does():
+    tables = runpy.run_path(str(ROOT / "docs" / "site" / "tables.py"))
+    pages = {page.stem: page.read_text() for page in ROOT.glob("docs/reference/*.md")}
+    made = {name: tables["on_page_markdown"](page) for name, page in pages.items()}
+    commands = re.findall(r"^\| `exitwise (\S+)` \| (.+) \|$", made["commands"], re.MULTILINE)
+    assert commands == [(command.name, command.summary) for command in COMMANDS.values()]
+    for kind, entries in tables["KINDS"].items():
+        (page,) = (name for name, page in pages.items() if f"<!-- table of {kind} -->\n" in page)
+        assert "<!--" not in made[page]
+        assert all(f"{name}` | {entry.summary} |" in made[page] for name, entry in entries.items())
+
+
+def test_other_pages_name_commands_that_there_are():
+    for page in set(PAGES) - {ROOT / "CONTRIBUTING.md"}:  # which adds one
+        shell = "".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL))
+        named = re.findall(r"^exitwise ([a-z]+)\b", shell, re.MULTILINE)
+        named += re.findall(r"`exitwise ([a-z]+)\b", page.read_text())
+        assert set(named) <= set(COMMANDS), page
 
 
 def run(example, *arguments, before=""):

@@ -40,6 +40,7 @@ def wpn_name(name):
 
 def network(config):
     if "nBlocks" not in config:
+        config = {**config, "input_shape": tuple(config["input_shape"])}  # a list in JSON
         return RANet(**config) if "compress" in config else MSDNet(**config)
     return ranet_from_authors(config) if "scale_list" in config else msdnet_from_authors(config)
 

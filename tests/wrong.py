@@ -83,11 +83,11 @@ FLAGS = {
     "macs": ("calibrate nowhere --macs lots", "expected MACs as a number with k, M or G, such as 20M; got 'lots'"),
     "latency": ("calibrate nowhere --latency 5", "expected a time with its unit .us, ms or s., such as 5ms; got '5'"),
     "drop": ("calibrate nowhere --max-accuracy-drop -0.1", "max_accuracy_drop must be a share from 0 to 1"),
-    "confidence": (
-        "calibrate nowhere --max-accuracy-drop 0.1 --confidence 95",
-        "confidence must lie between 0 and 1; got 95",
+    "guarantee": (
+        "calibrate nowhere --max-accuracy-drop 0.1 --guarantee 95",
+        "guarantee must lie between 0 and 1; got 95",
     ),
-    "confidence alone": ("calibrate nowhere --p 1 --confidence 0.9", "confidence goes with max_accuracy_drop"),
+    "guarantee alone": ("calibrate nowhere --p 1 --guarantee 0.9", "a guarantee goes with max_accuracy_drop"),
     "measure": ("calibrate nowhere --p 1 --measure maximum", "Invalid value .*maximum.*--measure"),
     "evaluate": ("evaluate nowhere", "expected a run folder with config.yaml at nowhere; found none"),
     "evaluate's flag": ("evaluate nowhere --budget 0.5", "Unknown option.*--budget"),

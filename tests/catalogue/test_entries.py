@@ -11,15 +11,18 @@ from exitwise.catalogue.backbones import LIBRARIES
 from exitwise.catalogue.commands import COMMANDS
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
-from exitwise.catalogue.methods import METHODS, MetaWeightedOptions
+from exitwise.catalogue.measures import MEASURES
+from exitwise.catalogue.methods import DEFAULT, METHODS, MetaWeightedOptions
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.recipes import RECIPES
-from exitwise.catalogue.sources import FOLDER, SOURCES
+from exitwise.catalogue.sources import FOLDER, SOURCES, NamedData
 from exitwise.errors import UserError
 from exitwise.methods import Method
 from exitwise.models import count_cost, create_model
 from exitwise.models.backbones.libraries import _LIBRARIES
+from exitwise.settings.compose import compose
 from exitwise.settings.fields import Fields
+from exitwise.settings.schema import resolve
 from exitwise.weighting.allocation import Objective
 from exitwise.weighting.gradient import GradientMode
 from exitwise.weighting.network import WeightInput
@@ -28,6 +31,7 @@ from exitwise.weighting.normalize import Centering
 KINDS = {
     "model": MODELS,
     "method": METHODS,
+    "measure": MEASURES,
     "source": SOURCES | {"folder": FOLDER},
     "format": FORMATS,
     "recipe": RECIPES,
@@ -80,14 +84,22 @@ def test_each_option_is_a_setting_with_its_range_and_default():
         assert field.description.endswith("[method meta-weighted, meta-weighted-shared]")
 
 
-def test_the_recipe_of_each_data_set_is_of_it():
-    for source in SOURCES.values():
-        recipe = RECIPES[source.recipe].load()()
-        assert (recipe["data"], recipe["image_size"], len(recipe["mean"])) == (
-            source.name,
-            source.side,
-            source.channels,
-        )
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_each_data_set_has_settings_to_train_with(source):
+    settings = compose(None, flags={"data": source.name})
+    recipe = RECIPES[source.recipe].load()() | source.settings
+    assert settings == resolve(recipe, {"data": source.name})
+    assert len(settings.mean) == source.channels
+    assert settings.augment == "resize" or settings.image_size == source.side
+
+
+def test_settings_of_a_data_set_are_those_of_its_recipe_but_for_its_own(monkeypatch):
+    stars = NamedData("stars", "stars", "stars:open_stars", 1, 8, "digits", {"mean": [0.1], "std": [0.2]})
+    monkeypatch.setitem(SOURCES, "stars", stars)
+    usual = RECIPES["digits"].load()()
+    assert compose(None, flags={"data": "stars"}) == resolve(usual, {"data": "stars", "mean": [0.1], "std": [0.2]})
+    assert compose(None, {"mean": [0.3]}, {"data": "stars"}).mean == [0.3]
+    assert compose("digits", flags={"data": "stars"}) == resolve(usual, {"data": "stars"})
 
 
 def test_an_unknown_name_gets_the_nearest():
@@ -95,8 +107,8 @@ def test_an_unknown_name_gets_the_nearest():
         find(FORMATS, "onx", "format")
 
 
-def test_the_readme_s_table_of_methods_is_the_catalogue_s():
+def test_what_the_readme_says_of_methods_the_catalogue_says():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert re.findall(r"^\| `(\S+)` \| (.*) \|$", readme, re.MULTILINE) == [
-        (part.name, part.summary) for part in METHODS.values()
-    ]
+    shown = re.findall(r"^\| `(\S+)` \| (.*) \|$", readme, re.MULTILINE)
+    assert DEFAULT in dict(shown)
+    assert set(shown) <= {(part.name, part.summary) for part in METHODS.values()}

@@ -89,7 +89,7 @@ def test_the_bet_is_fair_at_the_bound():
     ("options", "message"),
     [
         ({"tolerance": 0.0}, "tolerance must lie between 0 and 1; got 0"),
-        ({"tolerance": 0.1, "confidence": 1.0}, "confidence must lie between 0 and 1; got 1"),
+        ({"tolerance": 0.1, "guarantee": 1.0}, "guarantee must lie between 0 and 1; got 1"),
         ({"tolerance": 0.1, "risk": "loss"}, "risk must be one of accuracy-drop, disagreement; got 'loss'"),
     ],
 )

@@ -42,8 +42,8 @@ WISHES = {
     "shares": {"proportions": [0.4, 0.3, 0.2, 0.1]},
     "2 % of accuracy": {"max_accuracy_drop": 0.02},
     "2 % of accuracy, searched": {"max_accuracy_drop": 0.02, "thresholds": "searched"},
-    "10 % of accuracy, guaranteed": {"max_accuracy_drop": 0.1, "confidence": 0.9},
-    "10 % of disagreement, guaranteed": {"max_accuracy_drop": 0.1, "confidence": 0.9, "risk": "disagreement"},
+    "10 % of accuracy, guaranteed": {"max_accuracy_drop": 0.1, "guarantee": 0.9},
+    "10 % of disagreement, guaranteed": {"max_accuracy_drop": 0.1, "guarantee": 0.9, "risk": "disagreement"},
     "latency": {"latency": None},
 }
 
@@ -71,7 +71,7 @@ def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
     if "max_accuracy_drop" in wish:
         assert accuracy >= full_accuracy(run) - wish["max_accuracy_drop"] - 1e-9
         assert macs < full
-    if "confidence" in wish:
+    if "guarantee" in wish:
         assert found.guarantee["holds"]
     if "latency" in wish:
         times = zip(shares, found.exit_seconds, strict=True)
@@ -98,15 +98,15 @@ def test_what_is_stored_is_what_is_used(run):
 def test_what_tests_a_guarantee_has_not_shaped_the_temperatures(run, monkeypatch):
     fitted = []
     monkeypatch.setattr(calibrating, "fit_temperatures", lambda _, targets: fitted.append(len(targets)) or (1.0,) * 4)
-    for confidence in (None, 0.9):
-        wish = {"max_accuracy_drop": 0.1, "confidence": confidence, "temperature": True}
+    for guarantee in (None, 0.9):
+        wish = {"max_accuracy_drop": 0.1, "guarantee": guarantee, "temperature": True}
         found = ew.calibrate(run.run.path, **wish, splits=run.splits)
     assert fitted[0] == fitted[1] + found.guarantee["tested"]
 
 
 def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["calibrate", str(run.run.path), "--max-accuracy-drop", "0.001", "--confidence", "0.99"])
+        main(["calibrate", str(run.run.path), "--max-accuracy-drop", "0.001", "--guarantee", "0.99"])
     assert stop.value.code == 0
     output = capsys.readouterr().out
     assert "images are too few, or the early exits too weak, for accuracy at most 0.1 points below" in output
@@ -119,16 +119,16 @@ def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
         (["--latency", "5"], "expected a time with its unit (us, ms or s), such as 5ms; got '5'"),
         (["--latency", "0ms"], "expected a time with its unit"),
         (["--latency", "9s"], "a latency must lie between that of leaving at the first exit and the full network's"),
-        (["--budget", "0.5", "--confidence", "0.9"], "confidence goes with max_accuracy_drop"),
+        (["--budget", "0.5", "--guarantee", "0.9"], "a guarantee goes with max_accuracy_drop"),
         (["--p", "0.5", "--thresholds", "searched"], "searched thresholds are for a budget or an accuracy; got p"),
         (["--max-accuracy-drop", "1.5"], "max_accuracy_drop must be a share from 0 to 1"),
-        (["--max-accuracy-drop", "0.1", "--confidence", "2"], "confidence must lie between 0 and 1; got 2"),
+        (["--max-accuracy-drop", "0.1", "--guarantee", "2"], "guarantee must lie between 0 and 1; got 2"),
         (["--budget", "0.001"], "a budget must lie between"),
         (
-            ["--max-accuracy-drop", "0", "--confidence", "0.9"],
-            "max_accuracy_drop with confidence must lie between 0 and",
+            ["--max-accuracy-drop", "0", "--guarantee", "0.9"],
+            "max_accuracy_drop with a guarantee must lie between 0 and",
         ),
-        (["--max-accuracy-drop", "0.01", "--risk", "disagreement"], "a risk is what confidence guarantees; got"),
+        (["--max-accuracy-drop", "0.01", "--risk", "disagreement"], "a risk is what a guarantee is about; got"),
         (["--budget", "0.5", "--measure", "luck"], "luck"),
     ],
 )

@@ -15,7 +15,7 @@ def option(default: Any, description: str, **limits: float) -> Any:
 
 
 class Surroundings(NamedTuple):
-    """What a method meets in a run.
+    """The circumstances of a method in a run.
 
     Attributes:
         exits: number of exits of the network.

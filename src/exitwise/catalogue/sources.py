@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from exitwise.catalogue.entry import Entry
 from exitwise.catalogue.lookup import by_name
@@ -16,11 +18,13 @@ class NamedData(Entry):
         channels: of its images.
         side: of its images, in pixels.
         recipe: that is used with it, unless another is named.
+        settings: that are otherwise with it than in that recipe, such as ``mean`` and ``std``.
     """
 
     channels: int = 3
     side: int = 32
     recipe: str = "images"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 SOURCES = by_name(

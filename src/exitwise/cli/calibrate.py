@@ -23,7 +23,7 @@ def calibrate(
     p: float | None = None,
     proportions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     max_accuracy_drop: float | None = None,
-    confidence: float | None = None,
+    guarantee: Annotated[float | None, Parameter(name=["--guarantee", "--confidence"])] = None,
     risk: Literal["accuracy-drop", "disagreement"] | None = None,
     thresholds: Literal["geometric", "searched"] = "geometric",
     measure: MeasureName = USUAL_MEASURE,
@@ -39,7 +39,7 @@ def calibrate(
         exitwise calibrate runs/cifar --latency 5ms --device cpu
         exitwise calibrate runs/cifar --proportions 0.4,0.3,0.1,0.1,0.1
         exitwise calibrate runs/photos --max-accuracy-drop 0.01
-        exitwise calibrate runs/photos --max-accuracy-drop 0.01 --confidence 0.95
+        exitwise calibrate runs/photos --max-accuracy-drop 0.01 --guarantee 0.95
 
     Parameters
     ----------
@@ -57,15 +57,15 @@ def calibrate(
         Share of images that leave at each exit.
     max_accuracy_drop
         Spend as little as loses no more accuracy than this against the full network, on the held-out images.
-    confidence
-        Make that a guarantee for images to come, which fails with probability 1 - confidence at most.
+    guarantee
+        Guarantee that for images to come with this probability, such as 0.95.
     risk
         What the guarantee is about: accuracy-drop, by default, or disagreement, the images classified otherwise than by
         the full network.
     thresholds
         geometric: of the paper's family; searched: those that do best on the held-out images.
     measure
-        What an exit's confidence is.
+        How an exit's confidence is read.
     temperature
         Fit a temperature per exit first.
     device
@@ -82,7 +82,7 @@ def calibrate(
         "proportions": shares,
         "max_accuracy_drop": max_accuracy_drop,
     }
-    check_wish(wishes, confidence, thresholds, risk)
+    check_wish(wishes, guarantee, thresholds, risk)
     check_run_folder(run)
     check_device(device)
 
@@ -91,7 +91,7 @@ def calibrate(
     calibration = ew.calibrate(
         run,
         **wishes,
-        confidence=confidence,
+        guarantee=guarantee,
         risk=risk,
         thresholds=thresholds,
         measure=measure,

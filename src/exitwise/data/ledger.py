@@ -28,7 +28,7 @@ class Skipped(NamedTuple):
 
 
 class ImageLedger:
-    """What became of the image files of a data set, all its parts together. There is no limit until one is set.
+    """The account of the image files of a data set, all its parts together. There is no limit until one is set.
 
     Attributes:
         images: number of image files.

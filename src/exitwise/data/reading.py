@@ -30,7 +30,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Reading(NamedTuple):
-    """What came of one image: tensors for the batch, None if there are none; and its fault, None if it has none."""
+    """One image as it was read: tensors for the batch, None if there are none; and its fault, None if it has none."""
 
     sample: tuple[Any, ...] | None
     fault: Skipped | None

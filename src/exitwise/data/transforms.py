@@ -19,7 +19,7 @@ Transform = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image between its file and the network.
+    """The way of an image from its file to the network.
 
     Attributes:
         image_size: side of the square image that the network sees.

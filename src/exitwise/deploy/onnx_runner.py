@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class OnnxResult(NamedTuple):
-    """What became of a batch, one entry per image in the order given.
+    """The fate of a batch, one entry per image in the order given.
 
     Attributes:
         prediction: class index, int64 (B).
@@ -229,7 +229,7 @@ def open_session(content: bytes, threads: int | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says about one image: class name, confidence, exit (from 1), and share of the full MACs spent."""
+    """The answer for one image: class name, confidence, exit (from 1), and share of the full MACs spent."""
 
     file: str
     prediction: str
@@ -239,7 +239,7 @@ class Prediction:
 
 
 class Predictions(Shown, list[Prediction]):
-    """What a network says about images, in the order given."""
+    """The answers for images, in the order given."""
 
     @property
     def compute(self) -> float:

@@ -28,7 +28,7 @@ SHOWN = 5
 
 
 class Image(NamedTuple):
-    """What decoding a file told.
+    """A file after decoding.
 
     Attributes:
         part: ``train``, ``val`` or ``test``; empty if there are no parts.
@@ -50,7 +50,7 @@ class Image(NamedTuple):
 
 
 class Examination(NamedTuple):
-    """What was found, and all images; none for data sets that are known by name."""
+    """Findings, and all images; none for data sets that are known by name."""
 
     findings: list[Finding]
     images: list[Image]

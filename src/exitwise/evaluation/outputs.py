@@ -32,7 +32,7 @@ class Left(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a network said about N samples at all of its K exits.
+    """The answers of a network to N samples at all of its K exits.
 
     Attributes:
         confidences: by the measure they were read with, (N, K).

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitwise.shapes import Float, Int
+
 Array = Any
 """A NumPy array or a torch tensor."""
 
@@ -25,43 +27,46 @@ def as_numpy(array: Array) -> npt.NDArray[Any]:
     array = array.detach().cpu()
     if array.dtype == sys.modules["torch"].bfloat16:  # which NumPy lacks
         array = array.float()
-    return array.numpy()
+    converted: npt.NDArray[Any] = array.numpy()
+    return converted
 
 
-def softmax(logits: Array) -> Array:
-    """Return the probabilities (..., C) of logits (..., C)."""
+def softmax(logits: Float[Array, "*samples classes"]) -> Float[Array, "*samples classes"]:
+    """Return the probabilities of logits."""
     if not isinstance(logits, np.ndarray):
         return logits.softmax(dim=-1)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def largest(values: Array) -> tuple[Array, Array]:
-    """Return the largest of values (..., C) and its index, int64, (...) each."""
+def largest(values: Float[Array, "*samples classes"]) -> tuple[Float[Array, "*samples"], Int[Array, "*samples"]]:
+    """Return the largest of the classes' values, and its index."""
     if not isinstance(values, np.ndarray):
         return tuple(values.max(dim=-1))
     index = values.argmax(axis=-1)
     return np.take_along_axis(values, index[..., None], -1)[..., 0], index
 
 
-def two_largest(values: Array) -> tuple[Array, Array]:
-    """Return the two largest of values (..., C), in falling order, and their indices, int64, (..., 2) each."""
+def two_largest(
+    values: Float[Array, "*samples classes"],
+) -> tuple[Float[Array, "*samples 2"], Int[Array, "*samples 2"]]:
+    """Return the two largest of the classes' values, in falling order, and their indices."""
     if not isinstance(values, np.ndarray):
         return tuple(values.topk(2, dim=-1))
     order = np.argpartition(-values, 1, axis=-1)[..., :2]
     return np.take_along_axis(values, order, -1), order
 
 
-def entropy(probabilities: Array) -> Array:
-    """Return the entropy (...) in nats of probabilities (..., C), of which 0 adds nothing."""
+def entropy(probabilities: Float[Array, "*samples classes"]) -> Float[Array, "*samples"]:
+    """Return the entropy of probabilities in nats; a probability of 0 adds nothing."""
     if not isinstance(probabilities, np.ndarray):
         return -namespace(probabilities).special.xlogy(probabilities, probabilities).sum(dim=-1)
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities != 0)
     return -(probabilities * logs).sum(axis=-1)
 
 
-def counted(counts: Array, values: Array) -> Array:
-    """Return counts (integers) + values in the type of the values, which NumPy would widen."""
+def counted(counts: Int[Array, "*samples"], values: Float[Array, "*samples"]) -> Float[Array, "*samples"]:
+    """Return counts + values in the type of the values, which NumPy would widen."""
     return counts.astype(values.dtype) + values if isinstance(values, np.ndarray) else counts + values
 
 
@@ -69,5 +74,5 @@ def counted(counts: Array, values: Array) -> Array:
 def rounded(number: float, dtype: Any) -> float:
     """Return a number as ``dtype``, of NumPy or torch, holds it."""
     if isinstance(dtype, np.dtype):
-        return dtype.type(number).item()
-    return sys.modules["torch"].tensor(number, dtype=dtype).item()
+        return float(dtype.type(number))
+    return float(sys.modules["torch"].tensor(number, dtype=dtype))

@@ -19,9 +19,10 @@ from exitwise.budgets import (
 )
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.shapes import Bool, Float
 
 
-def calibrate_proportions(confidences: Array, proportions: Sequence[float]) -> ExitPolicy:
+def calibrate_proportions(confidences: Float[Array, "samples exits"], proportions: Sequence[float]) -> ExitPolicy:
     """Return thresholds under which the calibration samples leave in the given proportions.
 
     At exit k, with m = floor(N * q_k), the threshold is the confidence of the m-th most confident sample
@@ -29,8 +30,8 @@ def calibrate_proportions(confidences: Array, proportions: Sequence[float]) -> E
     leave. (docs/method.md, "Calibration".)
 
     Args:
-        confidences: of N calibration samples at K exits, (N, K).
-        proportions: K shares that sum to 1.
+        confidences: of calibration samples.
+        proportions: a share for each exit; they sum to 1.
 
     Raises:
         ValueError: for wrong proportions, or without samples.
@@ -54,11 +55,13 @@ def calibrate_proportions(confidences: Array, proportions: Sequence[float]) -> E
     return ExitPolicy(thresholds)
 
 
-def calibrate_macs(confidences: Array, exit_macs: Sequence[float], macs: float) -> tuple[ExitPolicy, list[float]]:
+def calibrate_macs(
+    confidences: Float[Array, "samples exits"], exit_macs: Sequence[float], macs: float
+) -> tuple[ExitPolicy, list[float]]:
     """Return thresholds of the geometric family that spend as much of a budget as they can without exceeding it.
 
     Args:
-        confidences: of N calibration samples at K exits, (N, K).
+        confidences: of calibration samples.
         exit_macs: cost of leaving at each exit, cheap to dear.
         macs: mean multiply-accumulates per sample, not to be exceeded on the calibration samples.
 
@@ -86,13 +89,16 @@ ACCURACY_STEPS = 400
 
 
 def calibrate_accuracy(
-    confidences: Array, correct: Array, exit_macs: Sequence[float], max_drop: float
+    confidences: Float[Array, "samples exits"],
+    correct: Bool[Array, "samples exits"],
+    exit_macs: Sequence[float],
+    max_drop: float,
 ) -> tuple[ExitPolicy, list[float]]:
     """Return thresholds of the geometric family that cost least among those that lose no more accuracy than allowed.
 
     Args:
-        confidences: of N calibration samples at K exits, (N, K).
-        correct: whether each exit is right, bool (N, K).
+        confidences: of calibration samples.
+        correct: whether each exit is right.
         exit_macs: cost of leaving at each exit, cheap to dear.
         max_drop: by how much accuracy on the calibration samples may fall below the last exit's, in [0, 1].
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from exitwise.exiting import rule
 from exitwise.exiting.arrays import Array
 from exitwise.exiting.measures import Measure, create_measure
+from exitwise.shapes import Bool, Float, Int
 
 MAX_PROBABILITY = create_measure()
 
@@ -35,7 +36,7 @@ class ExitPolicy:
 
     @property
     def exits(self) -> int:
-        """Number of exits K."""
+        """Number of exits."""
         return len(self.thresholds) + 1
 
     def read_by(self, measure: Measure) -> ExitPolicy:
@@ -46,14 +47,14 @@ class ExitPolicy:
         """Return :func:`~exitwise.exiting.rule.can_leave`."""
         return rule.can_leave(exit, self.thresholds)
 
-    def leaves(self, confidences: Array, exit: int) -> Array:
+    def leaves(self, confidences: Float[Array, "samples"], exit: int) -> Bool[Array, "samples"]:
         """Return :func:`~exitwise.exiting.rule.leaves`."""
         return rule.leaves(confidences, exit, self.thresholds)
 
-    def leaves_alone(self, confidence: Array, exit: int) -> bool:
+    def leaves_alone(self, confidence: Float[Array, "1"], exit: int) -> bool:
         """Return :func:`~exitwise.exiting.rule.leaves_alone`."""
         return rule.leaves_alone(confidence, exit, self.thresholds)
 
-    def exit_of(self, confidences: Array) -> Array:
+    def exit_of(self, confidences: Float[Array, "samples exits"]) -> Int[Array, "samples"]:
         """Return :func:`~exitwise.exiting.rule.exits_taken`."""
         return rule.exits_taken(confidences, self.thresholds)

@@ -8,15 +8,15 @@ recorded outputs. Imports no torch.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from exitwise.budgets import check_open_share, geometric_proportions
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.shapes import Bool, Float, Float64, Int
 
 Risk = Literal["accuracy-drop", "disagreement"]
 DESIGN_SHARE = 0.3
@@ -45,28 +45,28 @@ class RiskControlled(NamedTuple):
 
 
 def control_risk(
-    confidences: Array,
-    predictions: Array,
-    targets: Array,
+    confidences: Float[Array, "samples exits"],
+    predictions: Int[Array, "samples exits"],
+    targets: Int[Array, "samples"],
     tolerance: float,
-    confidence: float = 0.95,
+    guarantee: float = 0.95,
     *,
     risk: Risk = "accuracy-drop",
     seed: int = 0,
 ) -> RiskControlled:
     """Return the boldest thresholds whose expected loss exceeds ``tolerance`` with a probability of at most
-    ``1 - confidence``.
+    ``1 - guarantee``.
 
     The probability is over calibration samples drawn like those to come. A part of them makes a sequence of policies
     from the geometric family; the rest tests one after the other, most cautious first, until one fails. Since the
     sequence does not depend on what tests it, no correction for many tests is needed.
 
     Args:
-        confidences, predictions: of N calibration samples at K exits, (N, K). Temperatures, if any, must have been
+        confidences, predictions: of calibration samples at each exit. Temperatures, if any, must have been
             fitted on the first part of :func:`design_and_test` alone.
-        targets: class indices (N).
+        targets: class indices.
         tolerance: in (0, 1).
-        confidence: in (0, 1).
+        guarantee: the probability, in (0, 1).
         risk: ``accuracy-drop``: accuracy of the full network minus that of the policy; ``disagreement``: share of
             samples given another class than the full network's, which needs no targets.
         seed: of the division of the samples.
@@ -75,9 +75,9 @@ def control_risk(
         The result; where nothing could be guaranteed, a policy by which nobody leaves early.
 
     Raises:
-        ValueError: for a tolerance, confidence or risk that is none.
+        ValueError: for a tolerance, guarantee or risk that is none.
     """
-    for name, value in (("tolerance", tolerance), ("confidence", confidence)):
+    for name, value in (("tolerance", tolerance), ("guarantee", guarantee)):
         check_open_share(name, value)
     if risk not in get_args(Risk):
         raise ValueError(f"risk must be one of {', '.join(get_args(Risk))}; got {risk!r}")
@@ -93,7 +93,7 @@ def control_risk(
     policies = [calibrate_proportions(confidences[design], proportions) for proportions in sequence]
     losses = np.stack([_losses(policy, confidences, predictions, targets, risk)[test] for policy in policies], axis=1)
     low = -1.0 if risk == "accuracy-drop" else 0.0
-    rejected = betting_rejects((losses - low) / (1 - low), (tolerance - low) / (1 - low), 1 - confidence)
+    rejected = betting_rejects((losses - low) / (1 - low), (tolerance - low) / (1 - low), 1 - guarantee)
     passed = int(np.cumprod(rejected).sum())
     if passed == 0:
         return chosen
@@ -101,7 +101,7 @@ def control_risk(
     return RiskControlled(policies[best], sequence[best], True, len(test), float(losses[:, best].mean()))
 
 
-def design_and_test(samples: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def design_and_test(samples: int, seed: int = 0) -> tuple[Int[np.ndarray, "design"], Int[np.ndarray, "test"]]:
     """Return which samples make the sequence of policies of :func:`control_risk`, and which test it: indices."""
     order = np.array(_permutation(samples, seed), dtype=np.int64)
     design, test = np.split(order, [round(samples * DESIGN_SHARE)])
@@ -124,28 +124,33 @@ def _permutation(size: int, seed: int) -> list[int]:
 
 def _losses(
     policy: ExitPolicy,
-    confidences: npt.NDArray[Any],
-    predictions: npt.NDArray[Any],
-    targets: npt.NDArray[Any],
+    confidences: Float[np.ndarray, "samples exits"],
+    predictions: Int[np.ndarray, "samples exits"],
+    targets: Int[np.ndarray, "samples"],
     risk: Risk,
-) -> npt.NDArray[np.float64]:
-    """Return the loss of each sample, (N): in {-1, 0, 1} for accuracy-drop, {0, 1} for disagreement."""
+) -> Float64[np.ndarray, "samples"]:
+    """Return the loss of each sample: in {-1, 0, 1} for accuracy-drop, {0, 1} for disagreement."""
     taken = np.take_along_axis(predictions, policy.exit_of(confidences)[:, None], 1)[:, 0]
     full = predictions[:, -1]
+    losses: Float64[np.ndarray, "samples"]
     if risk == "disagreement":
-        return (taken != full).astype(np.float64)
-    return (full == targets).astype(np.float64) - (taken == targets)
+        losses = (taken != full).astype(np.float64)
+    else:
+        losses = (full == targets).astype(np.float64) - (taken == targets)
+    return losses
 
 
-def betting_rejects(losses: npt.NDArray[np.float64], bound: float, delta: float) -> npt.NDArray[np.bool_]:
-    """Return, for each column, whether "the mean is above ``bound``" can be rejected at level ``delta``: bool (J).
+def betting_rejects(
+    losses: Float64[np.ndarray, "samples policies"], bound: float, delta: float
+) -> Bool[np.ndarray, "policies"]:
+    """Return, for each policy, whether "its mean loss is above ``bound``" can be rejected at level ``delta``.
 
     The capital of a gambler who bets against that hypothesis, sample by sample and without knowing the next, is a
     supermartingale if it is true; it reaches 1 / delta with probability at most delta (Ville). Waudby-Smith and
     Ramdas, "Estimating means of bounded random variables by betting", with their predictable plug-in bets.
 
     Args:
-        losses: independent samples in [0, 1], float64 (n, J).
+        losses: of independent samples, in [0, 1].
         bound: in (0, 1).
         delta: in (0, 1).
     """
@@ -156,4 +161,5 @@ def betting_rejects(losses: npt.NDArray[np.float64], bound: float, delta: float)
     known = np.concatenate([np.full_like(variances[:1], 0.25), variances[:-1]])
     bets = np.minimum(np.sqrt(2 * math.log(1 / delta) / (n * known)), 0.75 / (1 - bound))
     capital = np.log1p(-bets * (losses - bound)).cumsum(0)
-    return capital.max(axis=0) >= math.log(1 / delta)
+    rejected: Bool[np.ndarray, "policies"] = capital.max(axis=0) >= math.log(1 / delta)
+    return rejected

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from exitwise.budgets import MOST
 from exitwise.exiting.arrays import Array, namespace, rounded
+from exitwise.shapes import Bool, Float, Int
 
 Thresholds = tuple[float | None, ...]
 """One per exit but the last; None where nobody can leave."""
@@ -31,8 +32,8 @@ def can_leave(exit: int, thresholds: Thresholds) -> bool:
     return exit == len(thresholds) or thresholds[exit] is not None
 
 
-def leaves(confidences: Array, exit: int, thresholds: Thresholds) -> Array:
-    """Return which of the samples that reached an exit leave there: bool (B), from their confidences there (B)."""
+def leaves(confidences: Float[Array, "samples"], exit: int, thresholds: Thresholds) -> Bool[Array, "samples"]:
+    """Return which of the samples that reached an exit leave there, from their confidences there."""
     if exit == len(thresholds):
         return namespace(confidences).full_like(confidences, True, dtype=bool)
     threshold = thresholds[exit]
@@ -41,7 +42,7 @@ def leaves(confidences: Array, exit: int, thresholds: Thresholds) -> Array:
     return confidences >= rounded(threshold, confidences.dtype)
 
 
-def leaves_alone(confidence: Array, exit: int, thresholds: Thresholds) -> bool:
+def leaves_alone(confidence: Float[Array, "1"], exit: int, thresholds: Thresholds) -> bool:
     """Return :func:`leaves` for a batch of one, as a number: a comparison of tensors takes several times as long."""
     if exit == len(thresholds):
         return True
@@ -49,8 +50,8 @@ def leaves_alone(confidence: Array, exit: int, thresholds: Thresholds) -> bool:
     return threshold is not None and confidence.item() >= rounded(threshold, confidence.dtype)
 
 
-def exits_taken(confidences: Array, thresholds: Thresholds) -> Array:
-    """Return the exit of each sample, int64 (N), from its confidences at all exits (N, K).
+def exits_taken(confidences: Float[Array, "samples exits"], thresholds: Thresholds) -> Int[Array, "samples"]:
+    """Return the exit of each sample from its confidences at all exits.
 
     Raises:
         ValueError: if the confidences are for another number of exits.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,15 @@ from exitwise.exiting.measures import State, rows
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds
 from exitwise.kernels.modes import evaluating
+from exitwise.shapes import Float, Float64, Int
 
 
+@runtime_checkable
 class Staged(Protocol):
-    """A network to run: a module with K stages in order, whatever its class.
+    """A network to run: a module with stages in order, whatever its class.
 
     A stage has a ``body``, from the running state (a tensor, or a list, tuple or dict of them, batch first; the images
-    at first) to the next, and a ``head``, from that to logits (B, C).
+    at first) to the next, and a ``head``, from that to logits (batch, classes).
 
     Attributes:
         stages: in order, cheap exit first.
@@ -39,8 +41,9 @@ class Staged(Protocol):
     def parameters(self) -> Iterator[Any]: ...
 
 
+@runtime_checkable
 class Watch(Protocol):
-    """What is told of every call, such as a :class:`~exitwise.deploy.monitor.Monitor`."""
+    """A watcher that is told of every call, such as a :class:`~exitwise.deploy.monitor.Monitor`."""
 
     def check(self, exits: int) -> None: ...
 
@@ -50,19 +53,19 @@ class Watch(Protocol):
 
 
 class ExitResult(NamedTuple):
-    """What became of a batch, one entry per sample in the order given.
+    """The fate of a batch, one entry per sample in the order given.
 
     Attributes:
-        prediction: class index, int64 (B).
-        exit: exit taken, 0-based, int64 (B).
-        confidence: at that exit, as the policy reads it, (B).
-        macs: multiply-accumulates spent, float64 (B).
+        prediction: class index, int64.
+        exit: exit taken, 0-based, int64.
+        confidence: at that exit, as the policy reads it.
+        macs: multiply-accumulates spent.
     """
 
-    prediction: Tensor
-    exit: Tensor
-    confidence: Tensor
-    macs: Tensor
+    prediction: Int[Tensor, "batch"]
+    exit: Int[Tensor, "batch"]
+    confidence: Float[Tensor, "batch"]
+    macs: Float64[Tensor, "batch"]
 
 
 class EarlyExitRunner:
@@ -117,8 +120,8 @@ class EarlyExitRunner:
             raise ValueError(f"expected a policy for {self.exits} exits; got one for {policy.exits}")
         self._policy = policy
 
-    def __call__(self, images: Tensor) -> ExitResult:
-        """Classify images (B, channels, height, width), each as deep as it needs."""
+    def __call__(self, images: Float[Tensor, "batch *image"]) -> ExitResult:
+        """Classify images, each as deep as it needs."""
         self._check(images)
         start = time.perf_counter()
         policy = self.policy
@@ -220,6 +223,6 @@ class _Left(NamedTuple):
     confidence: Tensor
 
 
-def select(state: Any, index: Tensor) -> Any:
+def select(state: Any, index: Int[Tensor, "chosen"]) -> Any:
     """Return the running state of some samples only: every tensor in it indexed along its first dimension."""
     return tree_map(lambda tensor: tensor.index_select(0, index), state)

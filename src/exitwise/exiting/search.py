@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from exitwise.budgets import check_budget
 from exitwise.exiting import rule
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.shapes import Bool, Float, Int
 
 PRICES, SWEEPS, BEST = 33, 8, 4
 """Prices of compute that are tried, sweeps over the exits per search, and of their results, how many are improved."""
@@ -25,7 +25,7 @@ class Cuts(NamedTuple):
     """A policy as how many of the samples, by confidence, may leave at each exit but the last; what it gives.
 
     Attributes:
-        counts: K - 1 numbers, each between 0 and N.
+        counts: for each exit but the last, between 0 and the number of samples.
         correct: samples classified correctly.
         cost: total over the samples.
     """
@@ -42,15 +42,20 @@ class ThresholdSearch:
     limit asked for.
 
     Args:
-        confidences: of N calibration samples at K exits, (N, K).
-        correct: whether each exit is right, bool (N, K).
+        confidences: of calibration samples.
+        correct: whether each exit is right.
         exit_costs: cost of leaving at each exit, cheap to dear.
 
     Raises:
         ValueError: without samples.
     """
 
-    def __init__(self, confidences: Array, correct: Array, exit_costs: Sequence[float]) -> None:
+    def __init__(
+        self,
+        confidences: Float[Array, "samples exits"],
+        correct: Bool[Array, "samples exits"],
+        exit_costs: Sequence[float],
+    ) -> None:
         if len(confidences) == 0:
             raise ValueError("calibration needs at least one sample; got none")
         self.confidences = as_numpy(confidences)
@@ -89,7 +94,7 @@ class ThresholdSearch:
 
     @property
     def pool(self) -> list[Cuts]:
-        """What is best at each price of compute."""
+        """Return what is best at each price of compute."""
         if self._pool is None:
             scale = 1 / float(self.costs[-1])
             prices = [scale * price for price in np.logspace(-3, 1, PRICES, dtype=np.float32).tolist()]
@@ -145,12 +150,13 @@ class ThresholdSearch:
             return (new.correct, -new.cost) > (old.correct, -old.cost)
         return (-new.cost, new.correct) > (-old.cost, old.correct)
 
-    def _leave_before(self, counts: Sequence[int], k: int) -> npt.NDArray[np.bool_]:
-        """Return which samples leave at an exit before k, bool (N)."""
-        return np.any(self.rank[:, :k] < np.array(counts[:k], dtype=np.int64), axis=1)
+    def _leave_before(self, counts: Sequence[int], k: int) -> Bool[np.ndarray, "samples"]:
+        """Return which samples leave at an exit before k."""
+        left: Bool[np.ndarray, "samples"] = np.any(self.rank[:, :k] < np.array(counts[:k], dtype=np.int64), axis=1)
+        return left
 
-    def _exit_after(self, counts: Sequence[int], k: int) -> npt.NDArray[np.int64]:
-        """Return the exit behind k at which each sample would leave, (N)."""
+    def _exit_after(self, counts: Sequence[int], k: int) -> Int[np.ndarray, "samples"]:
+        """Return the exit behind k at which each sample would leave."""
         result = np.full(self.size, self.exits - 1)
         for j in range(self.exits - 2, k, -1):
             result[self.rank[:, j] < counts[j]] = j
@@ -173,6 +179,6 @@ class ThresholdSearch:
         )
 
 
-def _at(values: npt.NDArray[np.int64], exits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the value of each sample (N) at an exit (N), from those at all exits (N, K)."""
+def _at(values: Int[np.ndarray, "samples exits"], exits: Int[np.ndarray, "samples"]) -> Int[np.ndarray, "samples"]:
+    """Return the value of each sample at its exit, from those at all exits."""
     return np.take_along_axis(values, exits[:, None], 1)[:, 0]

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from exitwise.exiting.arrays import Array, as_numpy
+from exitwise.shapes import Float, Float64, Int
 
 TEMPERATURES = (0.05, 20.0)
 """Least and largest that is fitted."""
 
 
-def fit_temperatures(logits: Array, targets: Array) -> tuple[float, ...]:
+def fit_temperatures(
+    logits: Float[Array, "samples exits classes"], targets: Int[Array, "samples"]
+) -> tuple[float, ...]:
     """Return the temperature of each exit that makes held-out targets likeliest (Guo et al., ICML 2017).
 
     Args:
-        logits: of N calibration samples at K exits, (N, K, C).
-        targets: class indices (N).
+        logits: of calibration samples.
+        targets: class indices.
 
     Returns:
-        K numbers within [0.05, 20].
+        A number for each exit, within [0.05, 20].
 
     Raises:
         ValueError: without samples.
@@ -38,7 +39,7 @@ def bound_of(temperature: float) -> float | None:
     return next((bound for bound in TEMPERATURES if abs(temperature / bound - 1) < 0.01), None)
 
 
-def _fit(logits: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> float:
+def _fit(logits: Float64[np.ndarray, "samples classes"], targets: Int[np.ndarray, "samples"]) -> float:
     """Return the likeliest temperature, searched over log T: the likelihood has one peak, being concave in 1 / T."""
     from scipy.optimize import minimize_scalar
 

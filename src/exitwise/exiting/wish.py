@@ -9,15 +9,13 @@ from exitwise.budgets import check_drop, check_open_share, check_p
 from exitwise.errors import UserError
 
 
-def check_wish(
-    wishes: Mapping[str, Any], confidence: float | None, thresholds: str, risk: str | None
-) -> dict[str, Any]:
-    """The one wish of a calibration that is given, by its name.
+def check_wish(wishes: Mapping[str, Any], guarantee: float | None, thresholds: str, risk: str | None) -> dict[str, Any]:
+    """Return the one wish of a calibration that is given, by its name.
 
     Args:
         wishes: ``budget``, ``macs``, ``latency``, ``p``, ``proportions`` and ``max_accuracy_drop``; None where
             not given.
-        confidence, thresholds, risk: as in :func:`~exitwise.workflows.train.calibrate`.
+        guarantee, thresholds, risk: as in :func:`~exitwise.workflows.calibrate.calibrate`.
 
     Raises:
         ValueError: unless exactly one is given, within its range, and goes with the rest.
@@ -26,13 +24,13 @@ def check_wish(
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
     ((name, value),) = given.items()
-    if confidence is not None and name != "max_accuracy_drop":
-        raise UserError("confidence goes with max_accuracy_drop, which it guarantees")
-    if risk is not None and confidence is None:
-        raise UserError(f"a risk is what confidence guarantees; got {risk} without confidence")
-    if thresholds == "searched" and (name in ("p", "proportions") or confidence is not None):
+    if guarantee is not None and name != "max_accuracy_drop":
+        raise UserError("a guarantee goes with max_accuracy_drop")
+    if risk is not None and guarantee is None:
+        raise UserError(f"a risk is what a guarantee is about; got {risk} without one")
+    if thresholds == "searched" and (name in ("p", "proportions") or guarantee is not None):
         raise UserError(
-            f"searched thresholds are for a budget or an accuracy; got {name if confidence is None else 'confidence'}"
+            f"searched thresholds are for a budget or an accuracy; got {name if guarantee is None else 'guarantee'}"
         )
     if name == "budget" and not 0 < value <= 1:
         raise UserError(
@@ -43,7 +41,7 @@ def check_wish(
         check_p(value)
     if name == "max_accuracy_drop":
         check_drop(value)
-    if confidence is not None:
-        check_open_share("max_accuracy_drop with confidence", value)
-        check_open_share("confidence", confidence)
+    if guarantee is not None:
+        check_open_share("max_accuracy_drop with a guarantee", value)
+        check_open_share("guarantee", guarantee)
     return given

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Folded(NamedTuple):
-    """What normalises a batch of folded images.
+    """The statistics that normalise a batch of folded images.
 
     Attributes:
         mean, inverse_std: of the batch, per channel, (C).

@@ -43,7 +43,7 @@ _KEPT = _PRODUCTS | {torch.cat}
 
 @dataclass
 class Kept:
-    """What one call left.
+    """The traces of one call.
 
     Attributes:
         output: None of BatchNorm, whose output the ReLU after it writes to in most networks.

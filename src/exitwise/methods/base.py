@@ -17,7 +17,7 @@ from exitwise.weighting.gradient import Batch, TrainPass
 
 
 class Weighting(NamedTuple):
-    """What a method says about one half batch.
+    """The word of a method about one half batch.
 
     Attributes:
         weights: sample weights (B, K), detached.

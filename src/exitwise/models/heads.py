@@ -40,7 +40,7 @@ class ConvHead(nn.Module):
 
 
 class Feature(NamedTuple):
-    """What a head sees, besides the batch dimension.
+    """The input of a head, besides the batch dimension.
 
     Attributes:
         kind: ``map`` (channels, height, width), ``channels-last map`` (height, width, channels), ``tokens``

@@ -19,7 +19,7 @@ from exitwise.models.staged import Stage, StagedModel
 
 
 class ScaleGrowth(nn.Module):
-    """What a layer makes of one scale: [its map, unit of the next finer map, unit of its map].
+    """A layer on one scale: [its map, unit of the next finer map, unit of its map].
 
     Args:
         same: unit on the scale's own map.

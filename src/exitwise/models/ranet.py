@@ -20,7 +20,7 @@ from exitwise.models.staged import Stage, StagedModel
 
 
 class FlowState(NamedTuple):
-    """What flows from stage to stage.
+    """The state that flows from stage to stage.
 
     Attributes:
         stems: what the flows to come start from, lowest resolution first.
@@ -132,7 +132,7 @@ class FusionBlock(nn.Module):
 
 
 class FlowStage(nn.Module):
-    """What one stage computes: some blocks of one flow.
+    """The body of one stage: some blocks of one flow.
 
     Args:
         blocks: plain blocks, and in a flow's first stage its fusion blocks before them.

@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 from torch import Tensor, nn
 
 from exitwise.models.cost import count_cost
+from exitwise.shapes import Float
 
 State = Any
 """What flows from stage to stage: a tensor, or a list, tuple or dict of tensors, batch first."""
@@ -21,7 +22,7 @@ class Stage(nn.Module):
 
     Args:
         body: maps the state to the next state.
-        head: maps that next state to logits (B, C).
+        head: maps that next state to logits.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
@@ -29,19 +30,19 @@ class Stage(nn.Module):
         self.body = body
         self.head = head
 
-    def forward(self, state: State) -> tuple[State, Tensor]:
+    def forward(self, state: State) -> tuple[State, Float[Tensor, "batch classes"]]:
         state = self.body(state)
         return state, self.head(state)
 
 
 class StagedModel(nn.Module):
-    """An early-exit network: K stages, each handing on a state and giving this exit's logits.
+    """An early-exit network: stages, each handing on a state and giving this exit's logits.
 
-    The first stage's state is the image batch (B, channels, height, width).
+    The first stage's state is the batch of images.
 
     Args:
-        stages: K stages, cheap exit first.
-        num_classes: number of classes C.
+        stages: in order, cheap exit first.
+        num_classes: number of classes.
         input_shape: (channels, height, width) that the network is meant for.
     """
 
@@ -54,7 +55,7 @@ class StagedModel(nn.Module):
 
     @property
     def exits(self) -> int:
-        """Number of exits K."""
+        """Number of exits."""
         return len(self.stages)
 
     @property
@@ -76,24 +77,29 @@ class StagedModel(nn.Module):
                 stage.body.eval()
         return self
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits of all K exits, each (B, C), cheap to dear."""
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch classes"]]:
+        """Return the logits of all exits, cheap to dear."""
         return [logits for _, logits in self.run_stages(images)]
 
-    def forward_last(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of the last exit alone: the network as if it had no early exits."""
+    def forward_last(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of the last exit alone: the network as if it had no early exits."""
         return self.forward_only(images, self.exits - 1)
 
-    def forward_only(self, images: Tensor, exit: int) -> Tensor:
-        """Logits (B, C) of one exit (0-based) alone: a smaller network without early exits."""
+    def forward_only(
+        self, images: Float[Tensor, "batch channels height width"], exit: int
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the logits of one exit (0-based) alone: a smaller network without early exits."""
         state: State = images
         stages = cast("list[Stage]", list(self.stages))[: exit + 1]
         for stage in stages:
             state = stage.body(state)
-        return stages[-1].head(state)
+        logits: Tensor = stages[-1].head(state)
+        return logits
 
-    def run_stages(self, images: Tensor) -> Iterator[tuple[State, Tensor]]:
-        """State and logits after each stage, computed as they are asked for."""
+    def run_stages(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Iterator[tuple[State, Float[Tensor, "batch classes"]]]:
+        """Yield the state and the logits after each stage, computed as they are asked for."""
         state: State = images
         for stage in self.stages:
             state, logits = stage(state)

@@ -15,7 +15,7 @@ from exitwise.runs.records.calibration import Calibration
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run does on the test split under one policy.
+    """A run on the test split under one policy.
 
     Attributes:
         thresholds: K - 1, None where nobody leaves.
@@ -49,7 +49,7 @@ class ExitFigures:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What a report shows of one run.
+    """The figures of one run in a report.
 
     Attributes:
         name: of its folder.

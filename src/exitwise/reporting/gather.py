@@ -105,7 +105,7 @@ def pictures_per_class(classes: int, runs: int) -> list[int]:
 
 
 class _Record(NamedTuple):
-    """What a run folder holds."""
+    """The records of a run folder that a report shows."""
 
     calibration: Calibration
     evaluation: Evaluation
@@ -139,7 +139,7 @@ def _run_figures(
     budgets = [_budget(point.policy, point.test, seconds, point.p) for point in evaluation.curve]
     return RunFigures(
         name,
-        run.settings.model_dump(),
+        _shown(run.settings.model_dump()),
         calibration,
         _budget(policy, calibrated, seconds),
         sorted(budgets, key=lambda budget: budget.point.macs),
@@ -147,6 +147,11 @@ def _run_figures(
         class_figures(test.split, outputs.under(policy), policy.exits, pictures),
         spread_out([row for row in weights or [] if row["losses"]]),
     )
+
+
+def _shown(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings without the options of a method from elsewhere, where there is none."""
+    return {key: value for key, value in settings.items() if key != "method_options" or value is not None}
 
 
 def _budget(policy: ExitPolicy, point: OperatingPoint, seconds: Sequence[float], p: float | None = None) -> Budget:

@@ -149,7 +149,7 @@ def calibrated_for(run: RunFigures) -> str:
     parts = [f"{key} {shown.text_of(value)}" for key, value in calibration.budget.items()]
     if calibration.guarantee is not None:
         holds = "guaranteed" if calibration.guarantee["holds"] else "not guaranteed"
-        parts.append(f"{holds} with probability {calibration.guarantee['confidence']:.12g}")
+        parts.append(f"{holds} with probability {calibration.guarantee['probability']:.12g}")
     return ", ".join([*parts, f"by {measure.name}", *(["with temperatures"] if measure.temperatures else [])])
 
 

@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from exitwise.data import Preprocessing, Splits, load
+from exitwise.data import Preprocessing, Splits, TrainingBatches, load
 from exitwise.errors import UserError
+from exitwise.methods import BackboneFirst, Method, build_method
 from exitwise.models import create_model
 from exitwise.models.staged import Stage, StagedModel
+from exitwise.processes.distributed import first
+from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.settings.schema import Settings, is_backbone
+from exitwise.training.compiled import compile_network
+
+
+class Parts(NamedTuple):
+    """The parts of a training on one device."""
+
+    model: StagedModel
+    method: Method
+    optimizer: torch.optim.Optimizer
+    batches: TrainingBatches
+
+
+def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks = ALONE) -> Parts:
+    """Return the parts that the settings describe, as they are before the first step.
+
+    torch's generator is set to the settings' seed, from which the network's and the method's first weights are drawn.
+
+    Args:
+        settings: what to train, and how.
+        splits: the data that they name.
+        device: where to train.
+        ranks: the processes that train together; the first loads pretrained weights before the others do.
+    """
+    torch.manual_seed(settings.seed)
+    with first(ranks):
+        model = build_model(settings, len(splits.classes), pretrained=True).to(device)
+    if settings.compile:
+        compile_network(model)
+    batches = TrainingBatches(
+        splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
+    )
+    method: Method = build_method(settings.method, settings.options, model.exits, fused=device.type == "cuda")
+    if settings.backbone_epochs is not None:
+        method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
+    return Parts(model, method.to(device), build_optimizer(settings, model), batches)
 
 
 def preprocessing_of(settings: Settings) -> Preprocessing:

@@ -41,7 +41,10 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
             raise UserError(f"setting {key}: input should be a name; got {value!r}")
     if data and data not in SOURCES and Path(data).is_dir():
         overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
-    base = get_recipe(recipe or named or recipe_for(data, model))
+    chosen = recipe or named or recipe_for(data, model)
+    base = get_recipe(chosen)
+    if not (recipe or named) and data in SOURCES and chosen == SOURCES[data].recipe:
+        base |= SOURCES[data].settings
     backbone = model or base["model"]
     check_values(overrides)
     check_network(backbone)

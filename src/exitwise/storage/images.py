@@ -42,7 +42,7 @@ class BrokenImageError(DataError):
 
 
 class Header(NamedTuple):
-    """What a file says of its image: (width, height), and the kinds of conversion that it needs."""
+    """The header of an image file: (width, height), and the kinds of conversion that it needs."""
 
     size: tuple[int, int]
     conversions: tuple[str, ...]

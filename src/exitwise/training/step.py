@@ -19,7 +19,7 @@ from exitwise.weighting.normalize import weighted_loss
 
 
 class HalfStep(NamedTuple):
-    """What one update did.
+    """The result of one update.
 
     Attributes:
         forward: the forward pass over this process's share of the train half; its graph is spent, and nothing kept.

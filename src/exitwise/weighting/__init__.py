@@ -2,5 +2,5 @@
 
 Functions on tensors only: nothing here knows a trainer, a configuration or a file.
 
-Shapes used throughout: ``B`` samples of a half batch, ``K`` exits (cheap to dear), ``C`` classes.
+The names of axes are explained in ``shapes.py``.
 """

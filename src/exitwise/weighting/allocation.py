@@ -14,22 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exitwise.budgets import exit_count
+from exitwise.shapes import Float, Int
 
 Objective = Literal["per-exit", "share-weighted"]
 
 
-def allocate(confidences: Tensor, proportions: Sequence[float]) -> Tensor:
-    """The exit (0-based) of each meta sample under the given proportions; carries no gradient.
+def allocate(confidences: Float[Tensor, "batch exits"], proportions: Sequence[float]) -> Int[Tensor, "batch"]:
+    """Return the exit (0-based) of each meta sample under the given proportions; carries no gradient.
 
     Exit by exit, the most confident samples not yet taken leave; the last exit takes the rest (Han et
     al., ECCV 2022, section 3). Equal confidences are taken in sample order.
 
     Args:
-        confidences: max softmax of each sample at each exit, (B, K).
-        proportions: K shares that sum to 1.
-
-    Returns:
-        int64 tensor (B).
+        confidences: max softmax of each sample at each exit.
+        proportions: a share for each exit; they sum to 1.
     """
     n, exits = confidences.shape
     confidences = confidences.detach()
@@ -46,12 +44,14 @@ def allocate(confidences: Tensor, proportions: Sequence[float]) -> Tensor:
     return allocation
 
 
-def meta_loss(losses: Tensor, allocation: Tensor, objective: Objective = "share-weighted") -> Tensor:
-    """The loss of the meta samples, each at the exit it was allocated to; a scalar.
+def meta_loss(
+    losses: Float[Tensor, "batch exits"], allocation: Int[Tensor, "batch"], objective: Objective = "share-weighted"
+) -> Float[Tensor, ""]:
+    """Return the loss of the meta samples, each at the exit it was allocated to.
 
     Args:
-        losses: (B, K), at the look-ahead parameters.
-        allocation: exit of each sample (B), 0-based.
+        losses: at the look-ahead parameters.
+        allocation: exit of each sample, 0-based.
         objective: ``per-exit`` is the authors' sum over exits of the mean over that exit's samples, exits
             without samples skipped (docs/method.md, eq. 5); ``share-weighted`` is the mean over all samples, that
             is the expected loss under the exit behaviour.

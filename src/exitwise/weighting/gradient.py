@@ -24,12 +24,14 @@ from exitwise.kernels.channels_last import ChannelsLast
 from exitwise.kernels.compiled import is_compiled, uncompiled
 from exitwise.kernels.tangents import KeptOutputs, TangentRules
 from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.shapes import Float, Int, Shaped
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
 
 GradientMode = Literal["forward", "double-backward", "finite-difference"]
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"]]
+"""Inputs and class indices."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class TrainPass:
     """One forward pass of a network over a half batch, with its autograd graph.
 
     Attributes:
-        inputs, targets: the half batch: (B, ...) and (B).
-        logits: (B, K, C), with graph.
-        losses: cross-entropy of each sample at each exit, (B, K), with graph.
-        confidences: max softmax of each sample at each exit, (B, K), detached.
+        inputs, targets: the half batch, with class indices.
+        logits: with graph.
+        losses: cross-entropy of each sample at each exit, with graph.
+        confidences: max softmax of each sample at each exit, detached.
         label_smoothing: the smoothing that ``losses`` were computed with.
         random_state: generator states before the pass, so that dropout can be replayed (not that of a network compiled
             without the compiler's ``fallback_random``, which draws its own numbers).
@@ -49,36 +51,36 @@ class TrainPass:
         share: which part of the half batch that is.
     """
 
-    inputs: Tensor
-    targets: Tensor
-    logits: Tensor
-    losses: Tensor
-    confidences: Tensor
+    inputs: Shaped[Tensor, "batch ..."]
+    targets: Int[Tensor, "batch"]
+    logits: Float[Tensor, "batch exits classes"]
+    losses: Float[Tensor, "batch exits"]
+    confidences: Float[Tensor, "batch exits"]
     label_smoothing: float
     random_state: RandomState
     kept: KeptOutputs | None = None
     ranks: Ranks = ALONE
-    share: Tensor | float = 1.0
+    share: Float[Tensor, ""] | float = 1.0
 
 
 class MetaGradient(NamedTuple):
     """Result of :func:`meta_gradient`.
 
     Attributes:
-        weights: d meta loss / d weights, (B, K).
-        loss: the meta loss, a detached scalar.
-        allocation: exit (0-based) that each meta sample was allocated to, (M).
+        weights: d meta loss / d weights.
+        loss: the meta loss, detached.
+        allocation: exit (0-based) that each meta sample was allocated to.
     """
 
-    weights: Tensor
-    loss: Tensor
-    allocation: Tensor
+    weights: Float[Tensor, "batch exits"]
+    loss: Float[Tensor, ""]
+    allocation: Int[Tensor, "meta"]
 
 
 def train_pass(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Shaped[Tensor, "batch ..."],
+    targets: Int[Tensor, "batch"],
     label_smoothing: float = 0.0,
     *,
     keep: bool = False,
@@ -87,9 +89,9 @@ def train_pass(
     """Run ``model`` on a half batch and keep what the weighting needs.
 
     Args:
-        model: maps ``inputs`` to a sequence of K logits, each (B, C).
-        inputs: (B, ...).
-        targets: class indices (B).
+        model: maps ``inputs`` to a sequence of logits (batch, classes), one per exit.
+        inputs: of the samples.
+        targets: class indices.
         label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
         keep: keep what its layers compute; that makes forward mode over this pass cheaper.
         ranks: the processes to which the half batch was dealt; the inputs are this one's share.
@@ -113,8 +115,10 @@ def train_pass(
     return TrainPass(inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept, ranks, share)
 
 
-def exit_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of each sample at each exit, unreduced: (B, K) from logits (B, K, C) and targets (B)."""
+def exit_losses(
+    logits: Float[Tensor, "batch exits classes"], targets: Int[Tensor, "batch"], label_smoothing: float = 0.0
+) -> Float[Tensor, "batch exits"]:
+    """Return the cross-entropy of each sample at each exit, unreduced."""
     samples, exits, _ = logits.shape
     losses = F.cross_entropy(
         logits.flatten(0, 1),
@@ -125,8 +129,8 @@ def exit_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -
     return losses.view(samples, exits)
 
 
-def exit_confidences(logits: Tensor) -> Tensor:
-    """Max softmax of each sample at each exit, detached: (B, K) from logits (B, K, C)."""
+def exit_confidences(logits: Float[Tensor, "batch exits classes"]) -> Float[Tensor, "batch exits"]:
+    """Return the max softmax of each sample at each exit, detached."""
     return logits.detach().softmax(dim=-1).amax(dim=-1)
 
 
@@ -134,7 +138,7 @@ def meta_gradient(
     model: nn.Module,
     optimizer: Optimizer,
     forward: TrainPass,
-    weights: Tensor,
+    weights: Float[Tensor, "batch exits"],
     meta: Batch,
     proportions: Sequence[float],
     *,
@@ -152,7 +156,7 @@ def meta_gradient(
         model: the network, in the mode (train or eval) that it trains in.
         optimizer: SGD, Adam or AdamW over the network's parameters.
         forward: the forward pass over the train half, at the current parameters.
-        weights: sample weights (B, K) of that half; only their values are used.
+        weights: sample weights of that half; only their values are used.
         meta: inputs and targets of the meta half.
         proportions: share of samples leaving at each exit.
         objective: see :func:`~exitwise.weighting.allocation.meta_loss`.
@@ -194,17 +198,17 @@ def meta_gradient(
 
 
 def allocated_loss(
-    losses: Tensor,
-    confidences: Tensor,
+    losses: Float[Tensor, "batch exits"],
+    confidences: Float[Tensor, "batch exits"],
     proportions: Sequence[float],
     objective: Objective,
     ranks: Ranks = ALONE,
-    share: Tensor | float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """What a process's share of a half batch adds to the meta loss, and the exit of each of its samples, (B).
+    share: Float[Tensor, ""] | float = 1.0,
+) -> tuple[Float[Tensor, ""], Int[Tensor, "batch"]]:
+    """Return what a process's share of a half batch adds to the meta loss, and the exit of each of its samples.
 
     Args:
-        losses, confidences: (B, K), of the share.
+        losses, confidences: of the share.
         proportions, objective: as for :func:`meta_gradient`.
         ranks: the processes. Where they allocate together, the loss returned is that of all shares, of which this one's
             alone is differentiable.
@@ -220,7 +224,7 @@ def allocated_loss(
 
 
 def total_gradients(
-    loss: Tensor, params: Mapping[str, Tensor], ranks: Ranks, retain_graph: bool = False
+    loss: Float[Tensor, ""], params: Mapping[str, Tensor], ranks: Ranks, retain_graph: bool = False
 ) -> dict[str, Tensor | None]:
     """:func:`gradients_of` a loss that is the sum of what the processes' shares add to it."""
     gradients = gradients_of(loss, params, retain_graph=retain_graph)
@@ -234,8 +238,8 @@ def weight_gradient(
     direction: Mapping[str, Tensor],
     forward: TrainPass,
     mode: GradientMode,
-) -> Tensor:
-    """d meta loss / d weights, (B, K), given the meta loss's gradient times the look-ahead's gain as ``direction``.
+) -> Float[Tensor, "batch exits"]:
+    """Return d meta loss / d weights, given the meta loss's gradient times the look-ahead's gain as ``direction``.
 
     As if the share were the half batch; the gradient over all shares is ``forward.share`` times this.
     """
@@ -244,7 +248,7 @@ def weight_gradient(
 
 
 def scale_by_gain(gradients: Mapping[str, Tensor | None], gain: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
-    """The direction ``D * v`` for forward mode: ``v`` times the look-ahead's gain on a fresh gradient."""
+    """Return the direction ``D * v`` for forward mode: ``v`` times the look-ahead's gain on a fresh gradient."""
     return {
         name: gain[name] * gradient for name, gradient in gradients.items() if gradient is not None and name in gain
     }
@@ -256,8 +260,8 @@ def loss_tangents(
     tangents: Mapping[str, Tensor],
     forward: TrainPass,
     mode: GradientMode = "forward",
-) -> Tensor:
-    """Directional derivative of each loss of ``forward`` along ``tangents``: (B, K).
+) -> Float[Tensor, "batch exits"]:
+    """Return the directional derivative of each loss of ``forward`` along ``tangents``.
 
     Args:
         model: the network in the same mode as in ``forward``.
@@ -329,7 +333,7 @@ def _finite_difference(
     precision = next(iter(tangents.values())).dtype
     if precision not in (torch.float32, torch.float64):
         raise ValueError(f"finite differences need float32 or float64; got {precision} (mode 'forward' is exact)")
-    root = torch.finfo(precision).eps ** 0.5
+    root: float = torch.finfo(precision).eps ** 0.5
     norm = torch.nn.utils.get_total_norm(tangents.values())
     step = root / norm.clamp_min(torch.finfo(precision).tiny / root)
     with torch.no_grad():
@@ -347,12 +351,14 @@ def check_mode(mode: str) -> None:
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
-    """Name to parameter, of those that require gradients."""
+    """Return name to parameter, of those that require gradients."""
     return {name: param for name, param in model.named_parameters() if param.requires_grad}
 
 
-def call_with(model: nn.Module, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """Logits (B, K, C) of ``model`` with some parameters replaced; its buffers are left untouched.
+def call_with(
+    model: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Tensor, "batch ..."]
+) -> Float[Tensor, "batch exits classes"]:
+    """Return the logits of ``model`` with some parameters replaced; its buffers are left untouched.
 
     Raises:
         ValueError: if a layer with parameters or buffers stands in the network under two names.
@@ -373,8 +379,8 @@ def _check_stands_once(model: nn.Module) -> None:
             )
 
 
-def _stacked(outputs: Iterable[Tensor]) -> Tensor:
-    """Logits (B, K, C), in single precision at least."""
+def _stacked(outputs: Iterable[Tensor]) -> Float[Tensor, "batch exits classes"]:
+    """Return the logits of all exits as one tensor, in single precision at least."""
     logits = torch.stack(list(outputs), dim=1)
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
@@ -395,9 +401,9 @@ def _loss_at(
 
 
 def gradients_of(
-    loss: Tensor, params: Mapping[str, Tensor], retain_graph: bool = False, create_graph: bool = False
+    loss: Float[Tensor, ""], params: Mapping[str, Tensor], retain_graph: bool = False, create_graph: bool = False
 ) -> dict[str, Tensor | None]:
-    """Name to gradient of a scalar; None for parameters that it does not depend on."""
+    """Return name to gradient of a scalar; None for parameters that it does not depend on."""
     gradients = torch.autograd.grad(
         loss, list(params.values()), retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
     )
@@ -418,7 +424,7 @@ class RandomState:
         return cls(torch.get_rng_state(), device, cuda)
 
     def is_current(self) -> bool:
-        """Whether nothing has been drawn since."""
+        """Return whether nothing has been drawn since."""
         now = RandomState.capture(self.device)
         if self.cuda is not None and now.cuda is not None and not torch.equal(self.cuda, now.cuda):
             return False

@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from exitwise.shapes import Bool
 
-def all_finite(*tensors: Tensor) -> Tensor:
-    """Whether all entries are finite: a bool scalar on their device."""
+
+def all_finite(*tensors: Tensor) -> Bool[Tensor, ""]:
+    """Return whether all entries are finite, on their device."""
     return torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all()
 
 
-def finite_gradients(params: Iterable[Tensor]) -> Tensor:
-    """Whether the gradients that parameters have are finite, by their norm: a bool scalar."""
+def finite_gradients(params: Iterable[Tensor]) -> Bool[Tensor, ""]:
+    """Return whether the gradients that parameters have are finite, by their norm."""
     return torch.nn.utils.get_total_norm([param.grad for param in params if param.grad is not None]).isfinite()
 
 
-def step_if(ok: Tensor, optimizer: Optimizer) -> None:
-    """``optimizer.step()`` if ``ok``, a bool scalar; otherwise parameters and state stay as they are."""
+def step_if(ok: Bool[Tensor, ""], optimizer: Optimizer) -> None:
+    """Call ``optimizer.step()`` if ``ok``; otherwise parameters and state stay as they are."""
     if all(group.get("fused") for group in optimizer.param_groups):
         # What torch.amp.GradScaler does: the fused kernels look at found_inf on the device.
         params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -39,7 +41,7 @@ def step_if(ok: Tensor, optimizer: Optimizer) -> None:
         optimizer.step()
 
 
-def restore_unless(ok: Tensor, tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
+def restore_unless(ok: Bool[Tensor, ""], tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
     """Write the copies back into the tensors unless ``ok``."""
     if ok.device.type == "cpu" and ok:
         return
@@ -49,7 +51,7 @@ def restore_unless(ok: Tensor, tensors: Sequence[Tensor], copies: Sequence[Tenso
 
 
 class Undo:
-    """What an optimizer's step will change, as it is now, for a step that may have to be taken back.
+    """A copy of all that an optimizer's step will change, for a step that may have to be taken back.
 
     State that the step makes counts as 0 before, as moments and step counts are.
     """
@@ -63,8 +65,8 @@ class Undo:
             for param in self._params
         ]
 
-    def unless(self, ok: Tensor) -> None:
-        """Take back what the optimizer has done since, unless ``ok``, a bool scalar."""
+    def unless(self, ok: Bool[Tensor, ""]) -> None:
+        """Take back what the optimizer has done since, unless ``ok``."""
         tensors, copies = list(self._params), list(self._copies)
         for param, before in zip(self._params, self._state, strict=True):
             for key, value in self._optimizer.state.get(param, {}).items():

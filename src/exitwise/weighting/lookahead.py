@@ -7,13 +7,15 @@ and AdamW as torch.optim defines them, and nothing of networks or losses.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from exitwise.shapes import Float
 
 Tensors = Mapping[str, Tensor]
 GainRule = Callable[[Tensor, Tensor], Tensor | float]
@@ -44,7 +46,7 @@ def sgd_step(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> list[Tensor]:
-    """One SGD step on several tensors at once: the new parameters.
+    """Return one SGD step on several tensors at once: the new parameters.
 
     ``buffers`` are the momentum buffers, None before the first step (torch.optim then uses gradients undampened).
     """
@@ -67,19 +69,19 @@ def sgd_gain(lr: float, momentum: float, dampening: float, nesterov: bool, first
 
 
 def adam_step(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor | None,
-    exp_avg_sq: Tensor | None,
-    step: float | Tensor,
+    param: Float[Tensor, "*param"],
+    grad: Float[Tensor, "*param"],
+    exp_avg: Float[Tensor, "*param"] | None,
+    exp_avg_sq: Float[Tensor, "*param"] | None,
+    step: float | Float[Tensor, ""],
     *,
     lr: float,
-    betas: tuple[float, float],
+    betas: Sequence[float],
     eps: float,
     weight_decay: float = 0.0,
     decoupled: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """One Adam (``decoupled=False``) or AdamW (True) step on one tensor: new parameter and elementwise gain.
+) -> tuple[Float[Tensor, "*param"], Float[Tensor, "*param"]]:
+    """Return one Adam (``decoupled=False``) or AdamW (True) step on one tensor: new parameter and elementwise gain.
 
     ``exp_avg`` and ``exp_avg_sq`` are None before the first step; ``step`` counts steps taken so far. The
     derivative of sqrt(g²) at g = 0 is taken as 0.
@@ -106,7 +108,7 @@ def adam_step(
 
 
 def look_ahead(optimizer: Optimizer, params: Tensors, grads: Mapping[str, Tensor | None]) -> LookAhead:
-    """What ``optimizer.step()`` would make of ``params`` given ``grads``, without taking the step.
+    """Return what ``optimizer.step()`` would make of ``params`` given ``grads``, without taking the step.
 
     Differentiable with respect to ``grads``. Parameters that the optimizer does not hold, or whose gradient
     is None, stay as they are (as in torch.optim) and are absent from ``gain``.
@@ -150,7 +152,7 @@ def look_ahead(optimizer: Optimizer, params: Tensors, grads: Mapping[str, Tensor
 
 
 def gain_rules(optimizer: Optimizer, params: Tensors) -> dict[str, GainRule]:
-    """How each parameter that the optimizer holds would respond to a gradient, at its options and state of now.
+    """Return how each parameter that the optimizer holds would respond to a gradient, at its options and state of now.
 
     The rules stay as they are when the optimizer moves on.
 

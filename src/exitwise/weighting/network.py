@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.shapes import Float
 from exitwise.weighting.normalize import Centering, weights_from_raw
 
 WeightInput = Literal["loss", "conf", "both"]
@@ -20,14 +21,14 @@ WeightInput = Literal["loss", "conf", "both"]
 class WeightNetwork(nn.Module):
     """Predicts the weight of each sample's loss at each exit (Han et al., ECCV 2022, section 3).
 
-    An MLP with ReLU between its layers and tanh at its end gives raw values (B, K), which
+    An MLP with ReLU between its layers and tanh at its end gives raw values, which
     :func:`~exitwise.weighting.normalize.weights_from_raw` centres and scales.
 
     Args:
-        exits: number of exits K.
+        exits: number of exits.
         hidden: width of the hidden layers (the paper's is 500).
         layers: number of hidden layers.
-        inputs: what it sees of a sample: its K losses, its K confidences, or both (losses first).
+        inputs: what it sees of a sample: its losses, its confidences, or both (losses first).
         epsilon: scale of the weights; they stay within ``1 ± 2 * epsilon``.
         centering: the set over which weights average to 1: ``exits``, ``samples`` or ``all``.
         zero_init: start with the last layer at zero, so that every weight begins at exactly 1.
@@ -66,8 +67,10 @@ class WeightNetwork(nn.Module):
             nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*hidden_layers, last, nn.Tanh())
 
-    def forward(self, losses: Tensor, confidences: Tensor, ranks: Ranks = ALONE) -> Tensor:
-        """Weights (B, K) from losses (B, K) and confidences (B, K); neither receives a gradient.
+    def forward(
+        self, losses: Float[Tensor, "batch exits"], confidences: Float[Tensor, "batch exits"], ranks: Ranks = ALONE
+    ) -> Float[Tensor, "batch exits"]:
+        """Return weights from losses and confidences; neither receives a gradient.
 
         They are centred over the samples of all of ``ranks``.
         """

@@ -46,7 +46,7 @@ def calibrate(
     p: float | None = None,
     proportions: Sequence[float] | None = None,
     max_accuracy_drop: float | None = None,
-    confidence: float | None = None,
+    guarantee: float | None = None,
     risk: Risk | None = None,
     thresholds: Literal["geometric", "searched"] = "geometric",
     measure: MeasureName = USUAL_MEASURE,
@@ -64,7 +64,7 @@ def calibrate(
         p: budget parameter of the geometric family.
         proportions: share of images leaving at each exit.
         max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost.
-        confidence: with max_accuracy_drop: guarantee it with this probability (see :func:`control_risk`).
+        guarantee: with max_accuracy_drop: the probability with which it is to hold (see :func:`control_risk`).
         risk: what is guaranteed; ``accuracy-drop`` by default.
         thresholds: ``geometric``: of the paper's family; ``searched``: those that do best on the calibration images.
         measure: how confidence is read: a name of the catalogue.
@@ -83,7 +83,7 @@ def calibrate(
         "proportions": proportions,
         "max_accuracy_drop": max_accuracy_drop,
     }
-    given = check_wish(wishes, confidence, thresholds, risk)
+    given = check_wish(wishes, guarantee, thresholds, risk)
     run = Run(path)
     check_count("exit proportions", proportions, run.settings.exit_count)
     place = pick_device(device)
@@ -98,7 +98,7 @@ def calibrate(
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     seed = run.settings.split_seed
     seen: NDArray[Any] | slice = slice(None)
-    if confidence is not None:
+    if guarantee is not None:
         seen, _ = design_and_test(len(targets), seed)  # what tests a guarantee must not have shaped what it tests
     reading = create_measure(measure, _temperatures(logits[seen], targets[seen]) if temperature else None)
     reading = reading.fit(logits[seen], targets[seen], exit_macs)
@@ -109,16 +109,16 @@ def calibrate(
     if latency is not None:
         _check_latency(latency, costs)
         target = latency
-    guarantee = None
+    promise = None
     if proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
-    elif max_accuracy_drop is not None and confidence is not None:
+    elif max_accuracy_drop is not None and guarantee is not None:
         risk = risk or "accuracy-drop"
-        result = control_risk(*outputs, max_accuracy_drop, confidence, risk=risk, seed=seed)
+        result = control_risk(*outputs, max_accuracy_drop, guarantee, risk=risk, seed=seed)
         policy, proportions = result.policy, result.proportions
-        guarantee = {
+        promise = {
             "risk": risk,
-            "confidence": confidence,
+            "probability": guarantee,
             "holds": result.holds,
             "tested": result.tested,
             "mean_loss": result.mean_loss,
@@ -134,7 +134,7 @@ def calibrate(
         point._asdict(),
         run.best().name,
         exit_seconds,
-        guarantee,
+        promise,
         Reference.of(left.exits, left.confidences, model.exits, policy.thresholds),
     )
     run.write_calibration(calibration)

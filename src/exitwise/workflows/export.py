@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported(Shown):
-    """What was written and checked against the network: a folder, and the files in it."""
+    """An export that was checked against the network: its folder, and the files in it."""
 
     path: Path
     files: tuple[Path, ...]

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exitwise.data import Splits, TrainingBatches
+from exitwise.data import Splits
 from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import derive_seed
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect_together
 from exitwise.evaluation.outputs import anytime
-from exitwise.methods import BackboneFirst, Method, build_method
 from exitwise.models import check_model_name
 from exitwise.processes.distributed import first, joined, launched, own_device
 from exitwise.processes.ranks import Ranks
@@ -29,7 +28,7 @@ from exitwise.settings.schema import Settings
 from exitwise.shown import Shown, percent
 from exitwise.storage.lock import check_unlocked, locked
 from exitwise.training.checkpoint_folder import CheckpointFolder
-from exitwise.training.compiled import check_compiler, compile_network
+from exitwise.training.compiled import check_compiler
 from exitwise.training.flags import training_flags
 from exitwise.training.trainer import Reporter, Trainer
 
@@ -118,18 +117,7 @@ def _train(
     device: torch.device,
     ranks: Ranks,
 ) -> TrainingResult:
-    torch.manual_seed(settings.seed)
-    with first(ranks):
-        model = build.build_model(settings, len(splits.classes), pretrained=True).to(device)
-    if settings.compile:
-        compile_network(model)
-    batches = TrainingBatches(
-        splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
-    )
-    method: Method = build_method(settings.method, settings.options, model.exits, fused=device.type == "cuda")
-    if settings.backbone_epochs is not None:
-        method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
-    method = method.to(device)
+    model, method, optimizer, batches = build.build(settings, splits, device, ranks)
     learned = method.optimizer.param_groups if method.optimizer else []
     ranks.broadcast([*model.state_dict().values(), *(param for group in learned for param in group["params"])])
     if ranks.rank > 0:
@@ -147,7 +135,7 @@ def _train(
 
         trainer = Trainer(
             model,
-            build.build_optimizer(settings, model),
+            optimizer,
             method,
             batches,
             evaluate,

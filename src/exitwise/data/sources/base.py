@@ -46,7 +46,7 @@ class Source(Protocol):
 
 
 class Sources(NamedTuple):
-    """What a data set offers: images to train on, and held-out images where it has any."""
+    """The parts of a data set: images to train on, and held-out images where it has any."""
 
     train: Source
     calibration: Source | None
@@ -54,7 +54,7 @@ class Sources(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is asked of a data set.
+    """A request for a data set.
 
     Attributes:
         data: its name, or the path of a folder.

@@ -21,14 +21,14 @@ def create_measure(
 
     Args:
         name: one of the catalogue's.
-        temperatures: of the exits, K numbers; None for 1 throughout.
+        temperatures: of the exits; None for 1 throughout.
         parameters: what it was fitted to be.
 
     Raises:
         ValueError: for an unknown name (a UserError, with the nearest known one), a temperature that is not positive,
             or parameters that it has not.
     """
-    kind = find(MEASURES, name, "measure").load()
+    kind: type[Measure] = find(MEASURES, name, "measure").load()
     given = None if temperatures is None else tuple(map(float, temperatures))
     try:
         return kind(temperatures=given, **{key: _frozen(value) for key, value in (parameters or {}).items()})

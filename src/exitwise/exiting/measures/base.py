@@ -11,26 +11,27 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 from exitwise.exiting.arrays import Array, namespace, softmax
+from exitwise.shapes import Float, Int, Shaped
 
-State = dict[str, Array] | None
-"""What a measure carries from exit to exit of each sample: arrays (B, ...) by name; None: nothing."""
+State = dict[str, Shaped[Array, "samples ..."]] | None
+"""What a measure carries from exit to exit of each sample: arrays by name; None: nothing."""
 
 
 class Reading(NamedTuple):
-    """What an exit said of some samples.
+    """The answer of an exit for some samples.
 
     Attributes:
-        confidence: in [0, 1], (B).
-        prediction: class index, int64 (B).
+        confidence: in [0, 1].
+        prediction: class index, int64.
         state: for reading the next exit.
     """
 
-    confidence: Array
-    prediction: Array
+    confidence: Float[Array, "samples"]
+    prediction: Int[Array, "samples"]
     state: State = None
 
 
-def rows(state: State, index: Array) -> State:
+def rows(state: State, index: Shaped[Array, "chosen"]) -> dict[str, Shaped[Array, "rows ..."]] | None:
     """Return the state of some of the samples."""
     return None if state is None else {name: array[index] for name, array in state.items()}
 
@@ -43,7 +44,7 @@ class Measure:
     fields for beside the temperatures are its parameters, plain values; :meth:`fit` gives them.
 
     Attributes:
-        temperatures: what each exit's logits are divided by, K numbers; None for 1 throughout.
+        temperatures: what each exit's logits are divided by; None for 1 throughout.
         name: as in the catalogue.
         needs_every_exit: whether exits must be read at which nobody can leave, as a measure with a state must.
 
@@ -60,30 +61,34 @@ class Measure:
         if self.temperatures is not None and not all(0 < t < math.inf for t in self.temperatures):
             raise ValueError(f"temperatures must be positive numbers; got {self.temperatures}")
 
-    def read(self, logits: Array, exit: int, state: State = None) -> Reading:
-        """Return what an exit (0-based) says, from its logits (B, C) and the state after the exit before.
+    def read(self, logits: Float[Array, "samples classes"], exit: int, state: State = None) -> Reading:
+        """Return what an exit (0-based) says, from its logits and the state after the exit before.
 
         The state that is given is left as it is. It is None at the first exit. Where it holds ``prediction`` or
         ``confidence``, these are the reading's own.
         """
         raise NotImplementedError
 
-    def fit(self, logits: Array, targets: Array, exit_costs: Sequence[float]) -> Self:
+    def fit(
+        self, logits: Float[Array, "samples exits classes"], targets: Int[Array, "samples"], exit_costs: Sequence[float]
+    ) -> Self:
         """Return the measure with its parameters fitted; itself where it has none.
 
         Args:
-            logits: of N calibration samples at K exits, (N, K, C).
-            targets: class indices (N).
-            exit_costs: cost of leaving at each exit, K numbers.
+            logits: of calibration samples.
+            targets: class indices.
+            exit_costs: cost of leaving at each exit.
         """
         return self
 
-    def probabilities(self, logits: Array, exit: int) -> Array:
-        """Return the softmax (B, C) of an exit's logits (B, C) at its temperature."""
+    def probabilities(self, logits: Float[Array, "samples classes"], exit: int) -> Float[Array, "samples classes"]:
+        """Return the softmax of an exit's logits at its temperature."""
         return softmax(logits if self.temperatures is None else logits / self.temperatures[exit])
 
-    def read_all(self, logits: Array) -> tuple[Array, Array]:
-        """Return confidences and predictions (N, K) of all exits, from logits (N, K, C)."""
+    def read_all(
+        self, logits: Float[Array, "samples exits classes"]
+    ) -> tuple[Float[Array, "samples exits"], Int[Array, "samples exits"]]:
+        """Return confidences and predictions of all exits."""
         readings: list[Reading] = []
         for exit in range(logits.shape[1]):
             readings.append(self.read(logits[:, exit], exit, readings[-1].state if readings else None))
@@ -97,7 +102,7 @@ class Measure:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What :meth:`fit` fits, by name."""
+        """Return what :meth:`fit` fits, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "temperatures"}
 
     def to_json(self) -> dict[str, Any]:

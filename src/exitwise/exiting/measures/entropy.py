@@ -6,6 +6,7 @@ import math
 
 from exitwise.exiting.arrays import Array, entropy, largest
 from exitwise.exiting.measures.base import Measure, Reading, State
+from exitwise.shapes import Float
 
 
 class Entropy(Measure):
@@ -13,7 +14,7 @@ class Entropy(Measure):
 
     name = "entropy"
 
-    def read(self, logits: Array, exit: int, state: State = None) -> Reading:
+    def read(self, logits: Float[Array, "samples classes"], exit: int, state: State = None) -> Reading:
         probabilities = self.probabilities(logits, exit)
         _, prediction = largest(probabilities)
         return Reading(1 - entropy(probabilities) / math.log(logits.shape[-1]), prediction)

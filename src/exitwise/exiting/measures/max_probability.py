@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from exitwise.exiting.arrays import Array, largest
 from exitwise.exiting.measures.base import Measure, Reading, State
+from exitwise.shapes import Float
 
 
 class MaxProbability(Measure):
@@ -11,5 +12,5 @@ class MaxProbability(Measure):
 
     name = "max-probability"
 
-    def read(self, logits: Array, exit: int, state: State = None) -> Reading:
+    def read(self, logits: Float[Array, "samples classes"], exit: int, state: State = None) -> Reading:
         return Reading(*largest(self.probabilities(logits, exit)))

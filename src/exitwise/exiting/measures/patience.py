@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from exitwise.exiting.arrays import Array, counted, largest, namespace
 from exitwise.exiting.measures.base import Measure, Reading, State
+from exitwise.shapes import Float
 
 
 class Patience(Measure):
@@ -12,7 +13,7 @@ class Patience(Measure):
     name = "patience"
     needs_every_exit = True
 
-    def read(self, logits: Array, exit: int, state: State = None) -> Reading:
+    def read(self, logits: Float[Array, "samples classes"], exit: int, state: State = None) -> Reading:
         confidence, prediction = largest(self.probabilities(logits, exit))
         arrays = namespace(prediction)
         if state is None:

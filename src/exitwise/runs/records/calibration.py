@@ -68,11 +68,11 @@ class Calibration(Shown):
             "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
         }[guarantee["risk"]]
         if guarantee["holds"]:
-            with_probability = f"guaranteed with probability {guarantee['confidence']:.12g}"
+            with_probability = f"guaranteed with probability {guarantee['probability']:.12g}"
             return f"{with_probability}: {what} (tested on {guarantee['tested']} images)"
         return (
             f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
-            f"probability {guarantee['confidence']:.12g}; nobody leaves early"
+            f"probability {guarantee['probability']:.12g}; nobody leaves early"
         )
 
 
@@ -92,6 +92,9 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
 
 
 def _decode(content: dict[str, Any], version: int) -> Calibration:
+    guarantee = content["guarantee"]
+    if guarantee is not None and version == 1:
+        guarantee = {"probability" if key == "confidence" else key: value for key, value in guarantee.items()}
     thresholds = [None if t is None else float(t) for t in content["thresholds"]]
     return Calibration(
         ExitPolicy(thresholds, measure_from_json(content)),
@@ -101,9 +104,11 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
         content["calibration"],
         content["checkpoint"],
         content["exit_seconds"],
-        content["guarantee"],
+        guarantee,
         Reference.from_dict(content["reference"]) if content.get("reference") else None,
     )
 
 
-CALIBRATION = Record("calibration.json", "exitwise/calibration", _encode, _decode, expected="thresholds of exits")
+CALIBRATION = Record(
+    "calibration.json", "exitwise/calibration", _encode, _decode, expected="thresholds of exits", version=2
+)

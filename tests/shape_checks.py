@@ -1,0 +1,38 @@
+"""Switches on the checks of the shapes and types that annotations state."""
+
+import sys
+from typing import Any, Literal, Self, get_origin
+
+import torch
+from beartype import BeartypeConf, beartype
+from jaxtyping import config, install_import_hook
+
+CHECKED = ("exitwise.weighting", "exitwise.exiting", "exitwise.models.staged")
+
+# What these get is checked by themselves, with an error for users that tests ask for.
+THEMSELVES = ("EarlyExitRunner.__call__", "EarlyExitRunner._check")
+
+# An int may stand where a float is asked for, as for type checkers.
+_CONF = BeartypeConf(is_pep484_tower=True)
+
+
+def check(function):
+    """Return the function with its arguments and its result checked.
+
+    Choices between words are left to the functions, as the above; ``Self`` is for checkers of whole classes.
+    """
+    if function.__qualname__ in THEMSELVES:
+        return function
+    for name, hint in function.__annotations__.items():
+        if hint is Self or get_origin(hint) is Literal:
+            function.__annotations__[name] = Any
+    return beartype(function, conf=_CONF)
+
+
+def switch_on():
+    """Check every call of the modules; they must not have been imported yet."""
+    early = [name for name in sys.modules if name.startswith(CHECKED)]
+    assert not early, f"imported before they could be checked: {early}"
+    install_import_hook(CHECKED, "shape_checks.check")
+    # What torch.compile or torch.export traces is traced as it is without checks, which would break its graph.
+    type(config).jaxtyping_disable = property(lambda self: torch.compiler.is_compiling())
