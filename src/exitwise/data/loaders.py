@@ -42,7 +42,9 @@ def pairs_of(loader: Iterable[Any], num_classes: int, name: str = "loader") -> I
             )
         if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < num_classes:
             found = f"{int(targets.min())} to {int(targets.max())}"
-            raise DataError(f"expected targets from 0 to {num_classes - 1} in the {name}; got {found} in batch {number}")
+            raise DataError(
+                f"expected targets from 0 to {num_classes - 1} in the {name}; got {found} in batch {number}"
+            )
         yield inputs, targets.long()
     if first is None:
         raise DataError(f"expected at least one batch in the {name}; it ended at once (an iterator that is used up?)")
@@ -57,5 +59,7 @@ def _parts(batch: Any, where: str) -> tuple[Tensor, Tensor]:
         found = batch[:2]
     if len(found) != 2 or not all(isinstance(part, Tensor) for part in found):
         what = f"a mapping of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
-        raise DataError(f"expected tensors (inputs, targets), or a mapping with image and label, in {where}; got {what}")
+        raise DataError(
+            f"expected tensors (inputs, targets), or a mapping with image and label, in {where}; got {what}"
+        )
     return found[0], found[1]

@@ -6,7 +6,7 @@ The network below the heads is not run again, so that an epoch of training costs
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,14 @@ from exitwise.models.staged import Stage, StagedModel
 
 SHARE_HELD_OUT = 0.1
 """Of what was kept, held out to choose each head's best epoch."""
+
+
+class ReducingHead(Protocol):
+    """A head in two parts: what it needs of its feature, without parameters, and the rest."""
+
+    def reduce(self, x: Tensor) -> Tensor: ...
+
+    def classify(self, reduced: Tensor) -> Tensor: ...
 
 
 class Kept(NamedTuple):
@@ -41,12 +49,12 @@ class Kept(NamedTuple):
 
 def reduce(head: nn.Module, feature: Any) -> Any:
     """Return what a head needs of its feature: pooled, where the head says how, else all of it."""
-    return head.reduce(feature) if hasattr(head, "reduce") else feature
+    return cast("ReducingHead", head).reduce(feature) if hasattr(head, "reduce") else feature
 
 
 def classify(head: nn.Module, reduced: Any) -> Tensor:
     """Return a head's logits of what :func:`reduce` gave."""
-    return head.classify(reduced) if hasattr(head, "reduce") else head(reduced)
+    return cast("ReducingHead", head).classify(reduced) if hasattr(head, "reduce") else head(reduced)
 
 
 def keep(
@@ -105,7 +113,7 @@ def fit_heads(
         kept: see :func:`keep`.
         epochs: passes over what was kept.
         batch_size, lr, weight_decay, label_smoothing: of the training.
-        distil: share of the loss that is the divergence from the last exit's probabilities at ``temperature``, in [0, 1].
+        distil: share of the loss that is the divergence from the last exit's probabilities at ``temperature``.
         temperature: of both, for that divergence, which counts ``temperature ** 2`` times (Hinton et al., 2015).
         seed: of the order, and of the choice of held-out samples.
         device: where the network lies.
@@ -138,7 +146,9 @@ def fit_heads(
             torch.stack(losses).sum().backward()
             optimizer.step()
         _set_training(heads, False)
-        best = [_better(*pair, kept, held_out, epoch + 1, device) for pair in zip(best, heads, kept.features, strict=True)]
+        best = [
+            _better(*pair, kept, held_out, epoch + 1, device) for pair in zip(best, heads, kept.features, strict=True)
+        ]
     for head, (*_, state) in zip(heads, best, strict=True):
         head.load_state_dict(state)
     for module, mode in modes:
