@@ -128,11 +128,14 @@ def calibrate(
     exit_seconds = None if latency is None else measure_exit_seconds(model)
     costs = exit_macs if exit_seconds is None else exit_seconds
     target = budget * exit_macs[-1] if budget is not None else macs
-    if latency is not None:
+    if latency is not None and model.exits > 1:
         _check_latency(latency, costs)
         target = latency
     promise = None
-    if proportions is not None:
+    if model.exits == 1:
+        warnings.warn("the network has one exit: there is nothing to calibrate", CalibrationWarning, stacklevel=2)
+        policy, proportions = ExitPolicy([]), [1.0]
+    elif proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
     elif max_accuracy_drop is not None and guarantee is not None:
         risk = risk or "accuracy-drop"
