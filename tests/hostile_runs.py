@@ -41,7 +41,7 @@ def ready(tmp_path_factory):
         splits = hostile_splits(settings)
         run = ew.train(settings, folder / name, splits=splits).run
         ew.calibrate(run.path, budget=0.5, temperature=len(paths) > 0, device="cpu", splits=splits)
-        ew.evaluate(run.path, "cpu", splits=splits)
+        ew.evaluate(run.path, device="cpu", splits=splits)
         paths.append(run.path)
     return SimpleNamespace(uniform=paths[0], weighted=paths[1], splits=splits)
 

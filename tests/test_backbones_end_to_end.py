@@ -85,6 +85,35 @@ def test_only_the_exits_are_trained_on_a_frozen_backbone(photos, tmp_path):
     assert any(not torch.equal(before[name], value) for name, value in after.items() if ".head." in name)
 
 
+def test_the_same_network_without_early_exits(photos, tmp_path, capsys):
+    """The reference: one stage, nothing to calibrate, one graph."""
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "train",
+                "--data",
+                str(photos),
+                "--out",
+                str(out),
+                *flags(**{**SMALL, "exits": 1, "epochs": 1, "model": "timm/resnet10t"}),
+            ]
+        )
+    assert stop.value.code == 0
+    assert "one exit: there is nothing to calibrate" in capsys.readouterr().out
+    evaluation = ew.evaluate(out)
+    assert len(evaluation.anytime) == 1
+    assert evaluation.calibrated is None
+    with pytest.warns(UserWarning, match="nothing to calibrate"):
+        calibration = ew.calibrate(out, budget=0.5)
+    assert calibration.policy.thresholds == ()
+    ew.export(out, tmp_path / "bundle")
+    assert sorted(file.name for file in (tmp_path / "bundle").glob("stage_*")) == ["stage_0.onnx"]
+    result = ew.OnnxRunner(tmp_path / "bundle")(torch.randn(3, 3, 32, 32).numpy())
+    assert result.exit.tolist() == [0, 0, 0]
+
+
 def test_the_backbone_alone_first(photos, tmp_path):
     run = trained(photos, tmp_path / "run", method="meta-weighted-shared", regime="mixed", backbone_epochs=1, epochs=2)
     rows = (run.path / "metrics.csv").read_text().splitlines()
@@ -112,7 +141,7 @@ def test_learning_rates_of_backbone_and_exits(photos, tmp_path):
         ({"model": "msdnet_small", "exits": "3"}, "exits is for backbones such as timm/resnet18"),
         ({"model": "msdnet_small", "pretrained": "hub"}, "pretrained is for backbones"),
         ({"model": "timm/resnet10t", "exits": "3", "exits_at": "layer1"}, "exits and exits_at exclude one another"),
-        ({"model": "timm/resnet10t", "exits": "1"}, "exits: input should be greater than or equal to 2"),
+        ({"model": "timm/resnet10t", "exits": "0"}, "exits: input should be greater than or equal to 1"),
         ({"model": "timm/resnet10t", "regime": "mixed"}, "regime mixed needs backbone_epochs"),
         ({"model": "timm/resnet10t", "regime": "heads", "pretrained": "none"}, "needs pretrained weights; got none"),
         ({"model": "msdnet_small", "regime": "heads"}, "regime is for backbones such as timm/resnet18"),

@@ -14,6 +14,7 @@ from exitwise.version import __version__ as __version__
 if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each name
     from exitwise.budgets import exit_proportions, proportions_for_macs
     from exitwise.catalogue.options import Options, option
+    from exitwise.data import Preprocessing
     from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
     from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner, Prediction
     from exitwise.errors import DataError, ExitwiseWarning, UserError
@@ -53,7 +54,8 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.workflows.bench import bench
     from exitwise.workflows.calibrate import calibrate
     from exitwise.workflows.evaluate import evaluate
-    from exitwise.workflows.export import export
+    from exitwise.workflows.export import Exported, export
+    from exitwise.workflows.fit import ExitsFitted, fit_exits
     from exitwise.workflows.predict import predict
     from exitwise.workflows.report import report
     from exitwise.workflows.train import TrainingResult, train

@@ -191,5 +191,5 @@ def test_runs_of_one_name_are_told_apart_by_their_path(runs, tmp_path):
 def test_evaluation_is_read_as_it_was(runs):
     run = Run(runs.uniform)
     read = run.read_evaluation()
-    made = ew.evaluate(runs.uniform, "cpu", splits=runs.splits)
+    made = ew.evaluate(runs.uniform, device="cpu", splits=runs.splits)
     assert read == made

@@ -57,7 +57,7 @@ def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
         monkeypatch.setattr(calibrating, "measure_exit_seconds", lambda model: seconds)
         wish["latency"] = (seconds[0] + max(seconds)) / 2
     found = ew.calibrate(run.run.path, **wish, device="cpu", splits=run.splits)
-    test = ew.evaluate(run.run.path, "cpu", splits=run.splits).calibrated
+    test = ew.evaluate(run.run.path, device="cpu", splits=run.splits).calibrated
     accuracy, macs, shares = (found.expected[key] for key in ("accuracy", "macs", "shares"))
     print(f"{name}: {accuracy:.3f} at {macs:.0f} MACs; test {test.accuracy:.3f} at {test.macs:.0f}")
     full = found.exit_macs[-1]

@@ -27,7 +27,7 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
 
     import exitwise as ew
 
-    evaluation = ew.evaluate(run, device)
+    evaluation = ew.evaluate(run, device=device)
     console = plain_console()
     console.print(evaluation)
     if evaluation.left_out:

@@ -49,6 +49,6 @@ def export(
     import exitwise as ew
 
     console = plain_console()
-    console.print(ew.export(run, out, format, overwrite=overwrite))
+    console.print(ew.export(run, out, format=format, overwrite=overwrite))
     if format == "onnx":
         console.print(f"next: exitwise predict {out} IMAGE")

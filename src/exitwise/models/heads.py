@@ -142,14 +142,23 @@ class MapHead(nn.Module):
         window = -(-min(feature.size) // HEAD_MAP)
         if window > 1:
             layers.append(nn.AvgPool2d(window))
+        self.pooling = len(layers)
         depthwise = Conv2dNormActivation(feature.channels, feature.channels, 3, groups=feature.channels)
         self.conv = nn.Sequential(*layers, depthwise, Conv2dNormActivation(feature.channels, width, 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = _classifier(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        return self.linear(self.pool(self.conv(x)).flatten(1))
+        """Return logits (B, C)."""
+        return self.classify(self.reduce(x))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """Return the pooled map (B, channels, <= 8, <= 8): what :meth:`classify` needs, without parameters."""
+        return self.conv[: self.pooling](x)
+
+    def classify(self, reduced: Tensor) -> Tensor:
+        """Return logits (B, C) of what :meth:`reduce` gave."""
+        return self.linear(self.pool(self.conv[self.pooling :](reduced)).flatten(1))
 
 
 class LinearHead(nn.Module):
@@ -168,10 +177,15 @@ class LinearHead(nn.Module):
         self.linear = _classifier(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        return self.linear(self.norm(self._pooled(x)))
+        """Return logits (B, C)."""
+        return self.classify(self.reduce(x))
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def classify(self, reduced: Tensor) -> Tensor:
+        """Return logits (B, C) of what :meth:`reduce` gave."""
+        return self.linear(self.norm(reduced))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """Return the pooled feature (B, width): what :meth:`classify` needs, without parameters."""
         match self.feature.kind:
             case "map":
                 return x.mean((2, 3))

@@ -57,8 +57,9 @@ class _DataAndModel(BaseModel):
     model: str = Field(
         "msdnet_small", description="A name that `exitwise models` lists, or timm/NAME, torchvision/NAME or hf/NAME."
     )
-    exits: Annotated[Whole, Field(ge=2, le=1000)] | None = Field(
-        None, description="Number of exits on such a backbone, its own classifier included; 4 if unset."
+    exits: Annotated[Whole, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="Number of exits on such a backbone, its own classifier included; 4 if unset, 1 for none else.",
     )
     exits_at: Numbers[str] | None = Field(
         None, description="Modules to put the early exits after (`exitwise models --exits NAME` lists them)."

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import torch
+import numpy as np
 from numpy.typing import NDArray
 
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count, check_proportions, exit_proportions
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
-from exitwise.data import Split, Splits
+from exitwise.data import Splits
+from exitwise.data.loaders import pairs_of
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, collect_logits, operate
@@ -25,6 +26,7 @@ from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.temperatures import bound_of, fit_temperatures
 from exitwise.exiting.wish import check_wish
 from exitwise.models import count_cost
+from exitwise.models.staged import StagedModel
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.calibration import Calibration
@@ -37,8 +39,22 @@ class CalibrationWarning(ExitwiseWarning):
     """Calibration images, or the network's confidences on them, that thresholds are not to be built on."""
 
 
+class _HeldOut(NamedTuple):
+    """A network and what its exits said of held-out samples: logits (N, K, C), targets (N).
+
+    ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee.
+    """
+
+    model: StagedModel
+    logits: NDArray[Any]
+    targets: NDArray[np.int64]
+    checkpoint: str
+    seed: int
+
+
 def calibrate(
-    path: str | Path,
+    run: str | Path | StagedModel,
+    held_out: Iterable[Any] | None = None,
     *,
     budget: float | None = None,
     macs: float | None = None,
@@ -54,10 +70,12 @@ def calibrate(
     device: str = "auto",
     splits: Splits | None = None,
 ) -> Calibration:
-    """Find thresholds for one wish on the run's calibration split and record them in calibration.json.
+    """Find thresholds for one wish on held-out samples.
 
     Args:
-        path: the run folder.
+        run: a run folder, whose calibration split is used and whose calibration.json is written; or a network.
+        held_out: of a network, batches that it was neither trained on nor will be tested on, as (inputs, targets, ...)
+            or mappings with an image and a label.
         budget: share of the full network's MACs to spend on average.
         macs: mean multiply-accumulates per image.
         latency: mean seconds per image, one by one, as measured here and now with the exits' own cost.
@@ -69,11 +87,12 @@ def calibrate(
         thresholds: ``geometric``: of the paper's family; ``searched``: those that do best on the calibration images.
         measure: how confidence is read: a name of the catalogue.
         temperature: whether to fit a temperature per exit first.
-        device: where to run the network.
+        device: where to run a run's network; a network itself is used where it lies.
         splits: the run's data, where it is loaded already.
 
     Raises:
-        ValueError: unless exactly one wish is given and within reach, or for unsuitable calibration images.
+        ValueError: for a network without held-out samples, or a run with; unless exactly one wish is given and within
+            reach; or for unsuitable samples.
     """
     wishes = {
         "budget": budget,
@@ -84,19 +103,22 @@ def calibrate(
         "max_accuracy_drop": max_accuracy_drop,
     }
     given = check_wish(wishes, guarantee, thresholds, risk)
-    run = Run(path)
-    check_count("exit proportions", proportions, run.settings.exit_count)
-    place = pick_device(device)
-    model = run.model(place)
+    folder: Run | None = None
+    if isinstance(run, StagedModel):
+        check_count("exit proportions", proportions, run.exits)
+        found = _of_network(run, held_out)
+    else:
+        if held_out is not None:
+            raise UserError(f"a run has calibration images of its own; got held-out samples too, with {run}")
+        folder = Run(run)
+        check_count("exit proportions", proportions, folder.settings.exit_count)
+        found = _of_run(folder, device, splits)
+    model, logits, targets, checkpoint, seed = found
     exit_macs = count_cost(model).macs
     if proportions is not None:
         proportions = check_proportions(proportions, model.exits)
     elif p is not None:
         proportions = exit_proportions(p, model.exits)
-    split = (splits or run.splits()).calibration
-    _check_calibration_images(split, model.exits)
-    logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
-    seed = run.settings.split_seed
     seen: NDArray[Any] | slice = slice(None)
     if guarantee is not None:
         seen, _ = design_and_test(len(targets), seed)  # what tests a guarantee must not have shaped what it tests
@@ -106,11 +128,14 @@ def calibrate(
     exit_seconds = None if latency is None else measure_exit_seconds(model)
     costs = exit_macs if exit_seconds is None else exit_seconds
     target = budget * exit_macs[-1] if budget is not None else macs
-    if latency is not None:
+    if latency is not None and model.exits > 1:
         _check_latency(latency, costs)
         target = latency
     promise = None
-    if proportions is not None:
+    if model.exits == 1:
+        warnings.warn("the network has one exit: there is nothing to calibrate", CalibrationWarning, stacklevel=2)
+        policy, proportions = ExitPolicy([]), [1.0]
+    elif proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
     elif max_accuracy_drop is not None and guarantee is not None:
         risk = risk or "accuracy-drop"
@@ -132,12 +157,13 @@ def calibrate(
         tuple(point.shares if thresholds == "searched" else proportions),
         exit_macs,
         point._asdict(),
-        run.best().name,
+        checkpoint,
         exit_seconds,
         promise,
         Reference.of(left.exits, left.confidences, model.exits, policy.thresholds),
     )
-    run.write_calibration(calibration)
+    if folder is not None:
+        folder.write_calibration(calibration)
     if len(targets) < FEW:
         points = round(98 / len(targets) ** 0.5)
         warnings.warn(
@@ -146,6 +172,25 @@ def calibrate(
             stacklevel=2,
         )
     return calibration
+
+
+def _of_run(run: Run, device: str, splits: Splits | None) -> _HeldOut:
+    place = pick_device(device)
+    model = run.model(place)
+    split = (splits or run.splits()).calibration
+    _check_held_out(split.targets.numpy(), run.classes, model.exits)
+    logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
+    return _HeldOut(model, logits, targets, run.best().name, run.settings.split_seed)
+
+
+def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> _HeldOut:
+    if held_out is None:
+        raise UserError("a network is calibrated on held-out samples; got none (the second argument)")
+    device = next(model.parameters()).device
+    batches = pairs_of(held_out, model.num_classes, "held-out loader")
+    logits, targets = collect_logits(model, batches, device)
+    _check_held_out(targets, [str(label) for label in range(model.num_classes)], model.exits)
+    return _HeldOut(model, logits, targets, "", 0)
 
 
 def _temperatures(logits: NDArray[Any], targets: NDArray[Any]) -> tuple[float, ...]:
@@ -187,11 +232,11 @@ def _check_latency(latency: float, costs: Sequence[float]) -> None:
         )
 
 
-def _check_calibration_images(split: Split, exits: int) -> None:
-    """Raise DataError unless there are enough images of every class."""
-    if len(split) < exits:
-        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(split)}")
-    counts = torch.bincount(split.targets, minlength=len(split.source.classes)).tolist()
-    missing = [name for name, count in zip(split.source.classes, counts, strict=True) if count == 0]
+def _check_held_out(targets: NDArray[np.int64], classes: Sequence[str], exits: int) -> None:
+    """Raise DataError unless there are enough samples of every class."""
+    if len(targets) < exits:
+        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(targets)}")
+    counts = np.bincount(targets, minlength=len(classes)).tolist()
+    missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if missing:
         raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from exitwise.data import Splits
+from exitwise.data.loaders import pairs_of
+from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, budgeted_curve, collect_logits, operate
 from exitwise.models import count_cost
+from exitwise.models.staged import StagedModel
 from exitwise.reporting.figures import accuracy_against_macs
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
+from exitwise.runs.records.calibration import Calibration
 from exitwise.runs.records.evaluation import Evaluation
 
 
-def evaluate(path: str | Path, device: str = "auto", *, splits: Splits | None = None) -> Evaluation:
-    """Read the test split, once, and record anytime and budgeted results in evaluation.json and a figure.
+def evaluate(
+    run: str | Path | StagedModel,
+    calibration: Calibration | None = None,
+    test: Iterable[Any] | None = None,
+    *,
+    device: str = "auto",
+    splits: Splits | None = None,
+) -> Evaluation:
+    """Measure accuracy and cost on test samples: of each exit alone, and as calibrated.
 
-    ``splits`` is the run's data, where it is loaded already.
+    Args:
+        run: a run folder, whose test split is read, whose 39 budgets are measured too, and whose evaluation.json and
+            figure are written; or a network.
+        calibration: of a network.
+        test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings with an image and a
+            label.
+        device: where to run a run's network; a network itself is used where it lies.
+        splits: the run's data, where it is loaded already.
+
+    Raises:
+        ValueError: for a network without calibration or test samples, or a run with, or unsuitable samples.
     """
-    run = Run(path)
+    if isinstance(run, StagedModel):
+        if calibration is None or test is None:
+            raise UserError("a network is evaluated with its calibration, on test samples; got not both")
+        return _of_network(run, calibration, test)
+    if calibration is not None or test is not None:
+        raise UserError(f"a run has a calibration and test images of its own; got others too, with {run}")
+    return _of_run(Run(run), device, splits)
+
+
+def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any]) -> Evaluation:
+    device = next(model.parameters()).device
+    logits, targets = collect_logits(model, pairs_of(test, model.num_classes, "test loader"), device)
+    costs, policy = calibration.exit_macs, calibration.policy
+    if policy.exits != model.exits:
+        raise UserError(f"expected a calibration of {model.exits} exits; got one of {policy.exits}")
+    calibrated = operate(Outputs.from_logits(logits, targets, policy.measure), policy, costs)
+    return Evaluation(None, costs, anytime(Outputs.from_logits(logits, targets)), [], calibrated, len(targets), 0)
+
+
+def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
     place = pick_device(device)
     model = run.model(place)
     splits = splits or run.splits()

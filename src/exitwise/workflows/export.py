@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
+from exitwise.data import Preprocessing
+from exitwise.errors import UserError
+from exitwise.models.staged import StagedModel
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
+from exitwise.runs.records.calibration import Calibration
 from exitwise.shown import Shown
 
 if TYPE_CHECKING:
@@ -30,27 +35,71 @@ class Exported(Shown):
         return Group(*sizes, f"written to {self.path} and checked against the network")
 
 
-def export(path: str | Path, out: str | Path, format: str = "onnx", *, overwrite: bool = False) -> Exported:
-    """Write a calibrated run for other runtimes.
+@overload
+def export(run: str | Path, out: str | Path, /, *, format: str = "onnx", overwrite: bool = False) -> Exported: ...
+@overload
+def export(
+    network: StagedModel,
+    calibration: Calibration,
+    out: str | Path,
+    /,
+    *,
+    preprocessing: Preprocessing,
+    classes: Sequence[str] | None = None,
+    format: str = "onnx",
+    overwrite: bool = False,
+) -> Exported: ...
+def export(
+    source: str | Path | StagedModel,
+    *rest: Any,
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] | None = None,
+    format: str = "onnx",
+    overwrite: bool = False,
+) -> Exported:
+    """Write a calibrated network for other runtimes: ``export(run, out)`` or ``export(network, calibration, out)``.
 
     ``onnx``: see :func:`~exitwise.deploy.formats.onnx.export_onnx`; ``pt2``:
     :func:`~exitwise.deploy.formats.pt2.export_programs`.
 
+    Args:
+        source: a calibrated run folder, or a network.
+        rest: of a network its calibration, then the folder to write.
+        preprocessing: of a network, what is done to an image before it is run; a run knows.
+        classes: of a network, names in the order of the logits; their numbers by default.
+        format: a name of the catalogue.
+        overwrite: whether an export that is there may be replaced.
+
     Raises:
-        UserError: without calibration, if something is at ``out`` (other than an export to ``overwrite``), or if the
-            network cannot be exported.
+        UserError: without calibration or preprocessing, if something is at ``out`` (other than an export to
+            ``overwrite``), or if the network cannot be exported.
     """
     write = find(FORMATS, format, "format").load()
-    run = Run(path)
-    calibration = run.read_calibration()
+    if isinstance(source, StagedModel):
+        if len(rest) != 2 or not isinstance(rest[0], Calibration):
+            raise UserError("a network is exported as export(network, calibration, out); got other arguments")
+        if preprocessing is None:
+            raise UserError(
+                "an export says how images become tensors: expected preprocessing=Preprocessing(image_size, mean, std)"
+            )
+        model, name, (calibration, out) = source, "", rest
+        names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)
+        if len(names) != model.num_classes:
+            raise UserError(f"expected {model.num_classes} names of classes; got {len(names)}")
+    else:
+        if len(rest) != 1 or preprocessing is not None or classes is not None:
+            raise UserError("a run, which knows its classes and preprocessing, is exported as export(run, out)")
+        run, (out,) = Run(source), rest
+        calibration, model = run.read_calibration(), run.model("cpu")
+        names, preprocessing, name = run.classes, preprocessing_of(run.settings), run.settings.model
     write(
-        run.model("cpu"),
+        model,
         calibration.policy,
         out,
-        classes=run.classes,
-        preprocessing=preprocessing_of(run.settings),
+        classes=names,
+        preprocessing=preprocessing,
         exit_macs=calibration.exit_macs,
-        name=run.settings.model,
+        name=name,
         reference=calibration.reference,
         overwrite=overwrite,
     )

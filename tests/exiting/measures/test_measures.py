@@ -199,7 +199,7 @@ def test_a_run_is_calibrated_by_a_measure_from_outside(digits_run):
     )
     assert digits_run.run.read_calibration().policy == found.policy
     assert 0 < found.policy.measure.factors[0] < 1
-    test = ew.evaluate(digits_run.run.path, "cpu", splits=digits_run.splits).calibrated
+    test = ew.evaluate(digits_run.run.path, device="cpu", splits=digits_run.splits).calibrated
     assert found.expected["macs"] <= 0.5 * found.exit_macs[-1] * (1 + 1e-9)
     assert test.accuracy > 0.3
 

@@ -36,8 +36,8 @@ def add_exits(
 
     Args:
         backbone: maps images (B, channels, height, width) to logits (B, C), or to an object with ``logits``.
-        exits: number of exits K, the last one included; the others are put near equal shares of the backbone's
-            multiply-accumulates. 4 if neither this nor ``at`` is given.
+        exits: number of exits K, the last one included (1: no early one); the others are put near equal shares of the
+            backbone's multiply-accumulates. 4 if neither this nor ``at`` is given.
         at: names of submodules to put exits after, in order; the last exit is added to them.
         num_classes: number of classes C; only to be checked against the backbone's.
         head: ``auto``: suited to the feature (see :func:`~exitwise.models.heads.suited_head`); ``linear``: pooling and

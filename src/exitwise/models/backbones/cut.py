@@ -48,7 +48,7 @@ def _before_classifier(traced: Traced, cuts: Sequence[fx.Node], num_classes: int
     if not scoring:
         return None
     alone = cut_nodes(nodes)
-    after = max(nodes.index(cut) for cut in cuts)
+    after = max((nodes.index(cut) for cut in cuts), default=-1)
     between = [node for node in nodes[after + 1 : scoring[0]] if node in alone]
     return between[-1] if between else None
 

@@ -117,8 +117,8 @@ def choose(places: dict[str, Place], exits: int, at: Sequence[str] | None, hint:
         if any(a.share > b.share for a, b in pairwise(points)) or len(set(at)) < len(at):
             raise UserError(f"expected exits in the order of the network, each once; got {', '.join(at)}")
         return points
-    if exits < 2:
-        raise UserError(f"expected at least 2 exits, the last one included; got {exits}")
+    if exits < 1:
+        raise UserError(f"expected at least 1 exit, the network's own; got {exits}")
     useful = [place for place in places.values() if CHEAPEST <= place.point.share <= DEAREST]
     blocks = [place.point for place in useful if place.block]
     candidates = blocks if len(blocks) >= exits - 1 else [place.point for place in useful]

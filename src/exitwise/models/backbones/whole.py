@@ -71,7 +71,7 @@ def left_whole(
     input_shape: tuple[int, int, int],
 ) -> ExitedModel:
     places = places_left_whole(backbone, input_shape)
-    if at is None:  # of modules within modules, the outer ones
+    if at is None and places:  # of modules within modules, the outer ones
         depth = min(name.count(".") for name in places)
         while sum(name.count(".") <= depth for name in places) < exits - 1 and depth < 9:
             depth += 1

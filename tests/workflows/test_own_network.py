@@ -1,0 +1,165 @@
+"""Exits on a network that someone has, from its loaders to a bundle: nothing of the network changes."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import exitwise as ew
+from exitwise.errors import DataError, UserError
+from exitwise.training.kept import classify, fit_heads, keep
+
+IMAGES = torch.from_numpy(load_digits().images).float()[:, None] / 16
+LABELS = torch.from_numpy(load_digits().target)
+PREPROCESSING = ew.Preprocessing(8, (0.0,), (1.0,))
+
+
+def block(channels_in, channels_out, stride=1):
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A plain classifier of digits, trained in a plain loop."""
+    torch.manual_seed(0)
+    body = [block(1, 16), block(16, 16), block(16, 32, 2), block(32, 32)]
+    model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(12):
+        for images, labels in loader(0, 1000, shuffle=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def loader(first, last, shuffle=False):
+    return DataLoader(TensorDataset(IMAGES[first:last], LABELS[first:last]), 50, shuffle=shuffle)
+
+
+def with_exits(network, **options):
+    torch.manual_seed(1)
+    return ew.add_exits(copy.deepcopy(network), exits=3, input_shape=(1, 8, 8), **options).eval()
+
+
+def flat(feature, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(feature.channels * feature.size[0] * feature.size[1], classes))
+
+
+def test_six_calls(network, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = with_exits(network)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fitted = ew.fit_exits(model, loader(0, 1000))
+    assert fitted.samples == 1000
+    assert min(fitted.accuracies) > 0.6
+    assert "held-out tenth" in str(fitted)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith(("stages.0.head.", "stages.1.head.")) for name in changed)
+    with torch.no_grad():
+        assert torch.equal(model(IMAGES[:64])[-1], network(IMAGES[:64]))
+
+    calibration = ew.calibrate(model, loader(1000, 1400), max_accuracy_drop=0.01)
+    evaluation = ew.evaluate(model, calibration, loader(1400, 1797))
+    assert evaluation.images == 397
+    assert evaluation.calibrated.accuracy > evaluation.anytime[-1] - 0.04
+    assert evaluation.calibrated.macs < evaluation.exit_macs[-1]
+    assert "as calibrated" in str(evaluation)
+
+    exported = ew.export(model, calibration, tmp_path / "my.bundle", preprocessing=PREPROCESSING)
+    assert "checked against the network" in str(exported)
+    ours = ew.EarlyExitRunner(model, calibration.policy, calibration.exit_macs)(IMAGES[1400:])
+    theirs = ew.OnnxRunner(tmp_path / "my.bundle")(IMAGES[1400:].numpy())
+    assert np.mean(ours.exit.numpy() == theirs.exit) > 0.99
+    assert np.mean(ours.prediction.numpy() == theirs.prediction) > 0.99
+
+
+@pytest.mark.parametrize("head", ["auto", "linear", flat])
+def test_what_is_kept_is_what_the_heads_see(network, head):
+    model = with_exits(network, head=head)
+    kept = keep(model, loader(0, 100), 2)
+    with torch.no_grad():
+        logits = model(IMAGES[:100])
+        for stage, features, wanted in zip(model.stages, kept.features, logits, strict=False):
+            torch.testing.assert_close(classify(stage.head, features), wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(kept.last, logits[-1], rtol=0, atol=1e-5)
+
+
+def test_heads_on_kept_features_are_those_of_running_the_network_each_time(network):
+    """The oracle runs the whole network for every batch, in the order and with the schedule of fit_heads."""
+    ours, oracle = with_exits(network), with_exits(network)
+    fit_heads(ours, keep(ours, loader(0, 300), 2), epochs=3, batch_size=32, lr=3e-3, seed=5, label_smoothing=0.1)
+    heads = [stage.head for stage in oracle.stages][:2]
+    optimizer = torch.optim.AdamW([p for head in heads for p in head.parameters()], 3e-3, weight_decay=0.05)
+    generator = torch.Generator().manual_seed(5)
+    held_out, train = torch.randperm(300, generator=generator).tensor_split([30])
+    steps, best = -(-len(train) // 32), [(float("inf"), {})] * 2
+    for epoch in range(3):
+        order = train[torch.randperm(len(train), generator=generator)]
+        for number, index in enumerate(order.split(32)):
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-3 * 0.5 * (1 + np.cos(np.pi * (epoch * steps + number) / (3 * steps)))
+            for head in heads:
+                head.train()
+            logits = oracle(IMAGES[index])
+            optimizer.zero_grad()
+            sum(F.cross_entropy(z, LABELS[index], label_smoothing=0.1) for z in logits[:2]).backward()
+            optimizer.step()
+        oracle.eval()
+        with torch.no_grad():
+            losses = [F.cross_entropy(z, LABELS[held_out]).item() for z in oracle(IMAGES[held_out])[:2]]
+        found = [(loss, copy.deepcopy(head.state_dict())) for loss, head in zip(losses, heads, strict=True)]
+        best = [min(pair, key=lambda each: each[0]) for pair in zip(best, found, strict=True)]
+    for stage, (_, state) in zip(ours.stages, best, strict=False):
+        torch.testing.assert_close(stage.head.state_dict(), state, rtol=1e-5, atol=1e-6)
+
+
+def test_mappings_and_several_passes(network):
+    batches = [{"pixel_values": images, "labels": labels} for images, labels in loader(0, 200)]
+    fitted = ew.fit_exits(with_exits(network), batches, passes=2, epochs=2, distil=0.5)
+    assert fitted.samples == 400
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (iter(()), "expected at least one batch in the training loader; it ended at once"),
+        ([(IMAGES[:4], LABELS[:4] + 10)], "expected targets from 0 to 9 in the training loader; got 1"),
+        ([(IMAGES[:4], LABELS[:3])], "expected 4 class indices in batch 0"),
+        ([(IMAGES[:4], LABELS[:4].float())], "expected 4 class indices in batch 0 .*float32"),
+        ([(IMAGES[:4], LABELS[:4]), (IMAGES[:4, :, 2:], LABELS[:4])], "in batch 1 of the training loader, as before"),
+        ([IMAGES[:4]], "expected tensors .* in batch 0 of the training loader; got Tensor"),
+        ([{"picture": IMAGES[:4]}], "got a mapping of picture"),
+    ],
+)
+def test_loaders_that_will_not_do(network, batches, message):
+    model = with_exits(network)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(DataError, match=message):
+        ew.fit_exits(model, batches)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_calls_that_will_not_do(network, digits_run, tmp_path):
+    model = with_exits(network)
+    with pytest.raises(UserError, match="calibrated on held-out samples; got none"):
+        ew.calibrate(model, budget=0.5)
+    with pytest.raises(UserError, match="a run has calibration images of its own"):
+        ew.calibrate(digits_run.run.path, loader(0, 10), budget=0.5)
+    calibration = ew.calibrate(model, loader(1000, 1400), budget=0.8)
+    with pytest.raises(UserError, match="with its calibration, on test samples"):
+        ew.evaluate(model, calibration)
+    with pytest.raises(UserError, match="expected preprocessing=Preprocessing"):
+        ew.export(model, calibration, tmp_path / "my.bundle")
+    with pytest.raises(UserError, match=r"exported as export\(network, calibration, out\)"):
+        ew.export(model, tmp_path / "my.bundle")
+    with pytest.raises(UserError, match="distil as a share"):
+        ew.fit_exits(model, loader(0, 10), distil=2)
+    assert not (tmp_path / "my.bundle").exists()
