@@ -1,13 +1,19 @@
 """Switches on the checks of the shapes and types that annotations state."""
 
 import sys
+from pathlib import Path
 from typing import Any, Literal, Self, get_origin
 
 import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import config, install_import_hook
 
+import exitwise
+
 CHECKED = ("exitwise.weighting", "exitwise.exiting", "exitwise.models.staged")
+
+# ExitPolicy hands everything on to rule.py, which is checked; a search calls both ten thousands of times.
+LEFT_OUT = "exitwise.exiting.policy"
 
 # What these get is checked by themselves, with an error for users that tests ask for.
 THEMSELVES = ("EarlyExitRunner.__call__", "EarlyExitRunner._check")
@@ -33,6 +39,9 @@ def switch_on():
     """Check every call of the modules; they must not have been imported yet."""
     early = [name for name in sys.modules if name.startswith(CHECKED)]
     assert not early, f"imported before they could be checked: {early}"
-    install_import_hook(CHECKED, "shape_checks.check")
+    exiting = (path.stem for path in (Path(exitwise.__file__).parent / "exiting").iterdir() if path.stem[0] != "_")
+    modules = [*CHECKED, *(f"exitwise.exiting.{name}" for name in exiting)]
+    modules = [name for name in modules if name not in ("exitwise.exiting", LEFT_OUT)]
+    install_import_hook(modules, "shape_checks.check")
     # What torch.compile or torch.export traces is traced as it is without checks, which would break its graph.
     type(config).jaxtyping_disable = property(lambda self: torch.compiler.is_compiling())
