@@ -61,7 +61,7 @@ FLAGS = {
         "train --data {folder} --model torchvision/resnet19",
         "unknown model 'torchvision/resnet19'; did you mean 'resnet1",
     ),
-    "one exit": ("train --model timm/resnet18 --data {folder} --exits 1", "setting exits: .* equal to 2; got '1'"),
+    "no exit": ("train --model timm/resnet18 --data {folder} --exits 0", "setting exits: .* equal to 1; got '0'"),
     "exits of a network": ("train --exits 3", "exits is for backbones such as timm/resnet18; msdnet_small has its own"),
     "too few proportions": ("train --proportions 0.5,0.5", "expected 4 exit proportions, one per exit; got 2"),
     "too many weights": (
