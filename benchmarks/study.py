@@ -31,8 +31,8 @@ import exitwise as ew
 from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_width
 from exitwise.reporting.figures import COLOURS
 from exitwise.runs.build import load_splits
-from exitwise.storage.files import read_json, write_json
 from exitwise.settings.compose import compose
+from exitwise.storage.files import read_json, write_json
 
 AUTHORS = {"method": "meta-weighted", "objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 SHARED = {"method": "meta-weighted-shared"}

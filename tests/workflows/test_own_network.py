@@ -134,7 +134,13 @@ def test_mappings_and_several_passes(network):
         ([(IMAGES[:4], LABELS[:4] + 10)], "expected targets from 0 to 9 in the training loader; got 1"),
         ([(IMAGES[:4], LABELS[:3])], "expected 4 class indices in batch 0"),
         ([(IMAGES[:4], LABELS[:4].float())], "expected 4 class indices in batch 0 .*float32"),
-        ([(IMAGES[:4], LABELS[:4]), (IMAGES[:4, :, 2:], LABELS[:4])], "in batch 1 of the training loader, as before"),
+        (
+            [(IMAGES[:4], LABELS[:4]), (IMAGES[:4, :, 2:], LABELS[:4])],
+            "expected inputs of torch.float32 and .* in batch 1",
+        ),
+        ([(IMAGES[:4].double(), LABELS[:4])], "got torch.float64"),
+        ([(IMAGES[:4] * float("nan"), LABELS[:4])], "expected finite numbers as what exit 1 sees"),
+        ([(IMAGES[:4], LABELS[:4])], "expected at least 10 samples to fit exits on; got 4"),
         ([IMAGES[:4]], "expected tensors .* in batch 0 of the training loader; got Tensor"),
         ([{"picture": IMAGES[:4]}], "got a mapping of picture"),
     ],
@@ -154,12 +160,72 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
     with pytest.raises(UserError, match="a run has calibration images of its own"):
         ew.calibrate(digits_run.run.path, loader(0, 10), budget=0.5)
     calibration = ew.calibrate(model, loader(1000, 1400), budget=0.8)
-    with pytest.raises(UserError, match="with its calibration, on test samples"):
+    with pytest.raises(UserError, match=r"evaluated by evaluate\(network, calibration, test\)"):
         ew.evaluate(model, calibration)
     with pytest.raises(UserError, match="expected preprocessing=Preprocessing"):
         ew.export(model, calibration, tmp_path / "my.bundle")
     with pytest.raises(UserError, match=r"exported as export\(network, calibration, out\)"):
         ew.export(model, tmp_path / "my.bundle")
-    with pytest.raises(UserError, match="distil as a share"):
-        ew.fit_exits(model, loader(0, 10), distil=2)
+    for options, message in (
+        ({"distil": 2}, "distil as a share"),
+        ({"batch_size": 1}, "batch_size of at least 2; got 1"),
+        ({"lr": 0}, "a positive number as lr; got 0"),
+        ({"passes": 0}, "passes of at least 1; got 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ew.fit_exits(model, loader(0, 10), **options)
+    for call in (
+        lambda: ew.fit_exits(network, loader(0, 10)),
+        lambda: ew.calibrate(network, loader(0, 10), budget=0.5),
+        lambda: ew.evaluate(network, calibration, loader(0, 10)),
+        lambda: ew.export(network, calibration, tmp_path / "my.bundle"),
+    ):
+        with pytest.raises(UserError, match="expected a network with exits, such as add_exits makes; got a Sequential"):
+            call()
+    with pytest.raises(UserError, match="expected the calibration of this network"):
+        ew.evaluate(with_exits(network, head="linear"), calibration, loader(0, 10))
+    with pytest.raises(UserError, match="thresholds must be geometric or searched; got 'serched'"):
+        ew.calibrate(model, loader(0, 100), budget=0.8, thresholds="serched")
+    with pytest.raises(UserError, match=r"expected preprocessing for inputs of \(1, 8, 8\)"):
+        ew.export(model, calibration, tmp_path / "my.bundle", preprocessing=ew.Preprocessing(9, (0.0,), (1.0,)))
+    with pytest.raises(UserError, match="expected 10 different names of classes"):
+        ew.export(model, calibration, tmp_path / "my.bundle", preprocessing=PREPROCESSING, classes=["one"] * 10)
+    with pytest.raises(UserError, match="expected a tensor as what exit 1 sees"):
+        ew.fit_exits(ew.create_model("msdnet_small"), loader(0, 50))
     assert not (tmp_path / "my.bundle").exists()
+
+
+def test_what_was_is_restored_also_after_an_error(network, monkeypatch):
+    model = with_exits(network)
+    model.stages[0].head.requires_grad_(False)
+    modes = {name: module.training for name, module in model.named_modules()}
+    needed = {name: param.requires_grad for name, param in model.named_parameters()}
+    monkeypatch.setattr("exitwise.training.kept._loss", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ew.fit_exits(model, loader(0, 50))
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: param.requires_grad for name, param in model.named_parameters()} == needed
+    assert all(param.grad is None for param in model.parameters())
+
+
+def test_a_network_left_whole(network):
+    model = with_exits(network, skip=False)
+    with torch.no_grad():
+        before = model(IMAGES[:50])[-1]
+        fitted = ew.fit_exits(model, loader(0, 500), epochs=10)
+        assert torch.equal(model(IMAGES[:50])[-1], before)
+    assert fitted.accuracies[-1] > 0.9
+
+
+def test_both_doors_take_a_path_a_run_and_a_bundle(digits_run, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from PIL import Image
+
+    picture = str(tmp_path / "grey.png")
+    Image.new("L", (8, 8), 90).save(picture)
+    run = digits_run.run
+    ew.calibrate(run, budget=0.5)
+    ew.export(run, tmp_path / "bundle")
+    (ours,), (theirs,) = ew.predict(run, picture), ew.predict(tmp_path / "bundle", picture)
+    assert (ours.prediction, ours.exit) == (theirs.prediction, theirs.exit)
+    assert repr(run) == f"Run({str(run.path)!r})"

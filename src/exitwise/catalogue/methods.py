@@ -158,8 +158,8 @@ def find_method(name: str) -> Part:
         raise UserError(f"unknown method {name!r}; {near_match(name, method_names())}")
     try:
         found = Entry(name, "", path).load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"expected a training method at {path}; {error}") from error
+    except Exception as error:  # somebody else's module may raise anything
+        raise UserError(f"expected a training method at {path}; {error or type(error).__name__}") from error
     if isinstance(found, Part):
         return replace(found, name=name)
     options = getattr(found, "options", None)

@@ -10,7 +10,7 @@ from exitwise.cli.progress import plain_console
 from exitwise.deploy.bundle import is_bundle
 from exitwise.errors import UserError
 from exitwise.settings.checks import check_device, check_run_folder
-from exitwise.storage.files import check_output, expand, to_csv, write_text
+from exitwise.storage.files import check_output, to_csv, write_text
 
 
 def predict(
@@ -44,20 +44,12 @@ def predict(
 
     check_device(device)
 
-    if is_bundle(run):
-        if device not in ("auto", "cpu"):
-            raise UserError(f"expected device auto or cpu for a bundle, which runs by ONNX Runtime there; got {device}")
-
-        from exitwise.deploy import onnx_runner as runtime
-
-        predictions = runtime.predict(run, expand(files))
-    else:
+    if not is_bundle(run):
         check_run_folder(run)
-        images = expand(files)
 
-        import exitwise as ew
+    import exitwise as ew
 
-        predictions = ew.predict(run, images, device)
+    predictions = ew.predict(run, files, device)
     console = plain_console()
     if output is None:
         console.print(predictions)

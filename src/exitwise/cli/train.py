@@ -77,10 +77,10 @@ def train(
     console.print(result)
     if ledger := str(result.splits.ledger):
         console.print(f"of {result.splits.ledger.images} image files {ledger}; see {out / 'images.json'}")
-    if resolved.exit_count == 1:
-        console.print(f"one exit: there is nothing to calibrate; next: exitwise evaluate {out}")
-        return
     calibration = ew.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
+    if resolved.exit_count == 1:
+        console.print(f"next: exitwise evaluate {out}")
+        return
     console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")
     console.print(calibration)
     saved = 1 - calibration.expected["macs"] / calibration.exit_macs[-1]

@@ -6,7 +6,7 @@ Everything about the bundle is checked (:mod:`exitwise.deploy.bundle`) before a 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,6 @@ from exitwise.deploy.names import NEXT, STATE, source_of
 from exitwise.errors import UserError
 from exitwise.exiting.rule import Thresholds, finite_thresholds, leaves
 from exitwise.shown import Shown, percent
-from exitwise.storage.files import expand
 from exitwise.storage.protobuf import BundleError
 
 if TYPE_CHECKING:
@@ -263,25 +262,3 @@ class Predictions(Shown, list[Prediction]):
             names = Text(each.file), Text(each.prediction)  # no markup
             table.add_row(*names, f"{each.confidence:.3f}", str(each.exit), percent(each.compute))
         return Group(table, self.summary)
-
-
-def predict(folder: str | Path, files: Iterable[str | Path], batch_size: int = 64) -> Predictions:
-    """Classify image files, and those in folders, with a bundle.
-
-    Raises:
-        UserError: for a damaged bundle, no images, or a broken one.
-    """
-    runner = OnnxRunner(folder)
-    images = expand(files)
-    runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, len(images))
-    predictions = Predictions()
-    for start in range(0, len(images), batch_size):
-        chunk = images[start : start + batch_size]
-        result = runner(np.stack([runner.read_image(file) for file in chunk]))
-        columns = (result.prediction, result.confidence, result.exit, result.macs / runner.exit_macs[-1])
-        rows = zip(chunk, *(column.tolist() for column in columns), strict=True)
-        predictions += [
-            Prediction(str(file), runner.classes[label], confidence, exit + 1, share)
-            for file, label, confidence, exit, share in rows
-        ]
-    return predictions

@@ -19,6 +19,7 @@ from exitwise.budgets import (
 )
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.rule import leaves
 from exitwise.shapes import Bool, Float
 
 
@@ -49,9 +50,10 @@ def calibrate_proportions(confidences: Float[Array, "samples exits"], proportion
             continue
         candidates = confidences[inside, k]
         place = len(inside) - count
-        threshold = np.partition(candidates, place)[place]
-        thresholds.append(threshold.item())
-        inside = inside[candidates < threshold]
+        sure = np.where(np.isnan(candidates), -np.inf, candidates)  # what is not a number never leaves
+        threshold = np.partition(sure, place)[place].item()
+        thresholds.append(threshold if threshold > -np.inf else None)
+        inside = inside[~leaves(candidates, k, (*thresholds, None))]
     return ExitPolicy(thresholds)
 
 

@@ -20,6 +20,8 @@ def check_wish(wishes: Mapping[str, Any], guarantee: float | None, thresholds: s
     Raises:
         ValueError: unless exactly one is given, within its range, and goes with the rest.
     """
+    if thresholds not in ("geometric", "searched"):
+        raise UserError(f"thresholds must be geometric or searched; got {thresholds!r}")
     given = {name: value for name, value in wishes.items() if value is not None}
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")

@@ -61,4 +61,6 @@ def _load(part: Part) -> type[Method] | Method:
     found = part.load()
     if not (isinstance(found, Method) or (isinstance(found, type) and issubclass(found, Method))):
         raise UserError(f"expected a training method at {part.path}; got {found!r:.80}")
+    if (found if isinstance(found, type) else type(found)).weigh is Method.weigh:
+        raise UserError(f"expected a training method with weigh at {part.path}; {found!r:.80} has none")
     return found

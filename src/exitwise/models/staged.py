@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
+from exitwise.errors import UserError
 from exitwise.models.cost import count_cost
 from exitwise.shapes import Float
 
@@ -33,6 +34,12 @@ class Stage(nn.Module):
     def forward(self, state: State) -> tuple[State, Float[Tensor, "batch classes"]]:
         state = self.body(state)
         return state, self.head(state)
+
+
+def check_staged(network: object) -> None:
+    """Raise UserError unless this is a network with exits."""
+    if not isinstance(network, StagedModel):
+        raise UserError(f"expected a network with exits, such as add_exits makes; got a {type(network).__name__}")
 
 
 class StagedModel(nn.Module):

@@ -60,6 +60,12 @@ class Run:
         self.settings = resolve(read_yaml(self.config_path))
         self.data: dict[str, Any] = DATA.read(self.path)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
     @property
     def config_path(self) -> Path:
         return self.path / "config.yaml"

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
-def expand(files: Iterable[str | Path]) -> list[Path]:
+def expand(files: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
     """Return the files, and the images in folders among them.
 
     Raises:
         UserError: without any, or for a path that is not there.
     """
-    paths = [Path(file) for file in files]
+    paths = [Path(files)] if isinstance(files, (str, PathLike)) else [Path(file) for file in files]
     if not paths:
         raise UserError("expected image files or folders to classify; got none")
     images = []

@@ -5,7 +5,8 @@ The network below the heads is not run again, so that an epoch of training costs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
+from exitwise.errors import DataError, UserError
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import Stage, StagedModel
 
@@ -67,6 +69,10 @@ def keep(
         batches: inputs and targets.
         heads: how many heads, from the first on.
         device: where the network lies.
+
+    Raises:
+        UserError: where a head sees something other than a tensor and does not say what it needs of it.
+        DataError: for values that are not finite.
     """
     stages = cast("list[Stage]", list(model.stages))
     features: list[list[Tensor]] = [[] for _ in range(heads)]
@@ -77,10 +83,20 @@ def keep(
             for k, stage in enumerate(stages):
                 state = stage.body(state)
                 if k < heads:
-                    features[k].append(reduce(stage.head, state).cpu())
-            last.append(stages[-1].head(state).cpu())
-            labels.append(targets)
+                    features[k].append(_checked(reduce(stage.head, state), f"what exit {k + 1} sees"))
+            last.append(_checked(stages[-1].head(state), "the last exit's answers"))
+            labels.append(targets.cpu())
     return Kept([torch.cat(each) for each in features], torch.cat(last), torch.cat(labels))
+
+
+def _checked(kept: Any, what: str) -> Tensor:
+    if not isinstance(kept, Tensor):
+        raise UserError(
+            f"expected a tensor as {what}, to be kept; got a {type(kept).__name__} (train all exits instead)"
+        )
+    if not kept.isfinite().all():
+        raise DataError(f"expected finite numbers as {what}; some are not: look at the inputs and at the network")
+    return kept.cpu()
 
 
 class Fitted(NamedTuple):
@@ -119,41 +135,55 @@ def fit_heads(
         device: where the network lies.
     """
     heads = [cast("Stage", stage).head for stage in model.stages][: len(kept.features)]
-    modes = [(module, module.training) for head in heads for module in head.modules()]
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(kept.targets), generator=generator)
     held_out, train = order.tensor_split([max(1, round(len(order) * SHARE_HELD_OUT))])
+    steps = -(-len(train) // batch_size)
+    best: list[tuple[float, int, float, dict[str, Tensor]]] = [(float("inf"), 0, 0.0, {})] * len(heads)
+    with _trained(heads) as params, torch.enable_grad():
+        optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
+        schedule = CosineLRScheduler(optimizer, epochs * steps, t_in_epochs=False)
+        for epoch in range(epochs):
+            _set_training(heads, True)
+            shuffled = train[torch.randperm(len(train), generator=generator)]
+            for number, index in enumerate(shuffled.split(batch_size)):
+                if len(index) < 2:  # BatchNorm takes no single sample
+                    continue
+                schedule.step_update(epoch * steps + number)
+                targets, teacher = kept.targets[index].to(device), kept.last[index].to(device)
+                logits = (
+                    classify(head, each[index].to(device)) for head, each in zip(heads, kept.features, strict=True)
+                )
+                losses = [_loss(each, targets, teacher, label_smoothing, distil, temperature) for each in logits]
+                optimizer.zero_grad()
+                torch.stack(losses).sum().backward()
+                optimizer.step()
+            _set_training(heads, False)
+            rows = zip(best, heads, kept.features, strict=True)
+            best = [_better(*row, kept, held_out, epoch + 1, device) for row in rows]
+        for number, (head, (*_, state)) in enumerate(zip(heads, best, strict=True), start=1):
+            if not state:
+                raise UserError(f"the loss of exit {number} was never finite: a lower lr may help (got {lr:g})")
+            head.load_state_dict(state)
+    return Fitted([epoch for _, epoch, *_ in best], [accuracy for *_, accuracy, _ in best])
+
+
+@contextmanager
+def _trained(heads: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
+    """The parameters of heads, to be trained within the context; gradients and modes are as before afterwards."""
     params = [param for head in heads for param in head.parameters()]
+    modes = [(module, module.training) for head in heads for module in head.modules()]
+    required = [(param, param.requires_grad, param.grad) for param in params]
     for param in params:
         param.requires_grad_(True)
-    optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
-    steps = -(-len(train) // batch_size)
-    schedule = CosineLRScheduler(optimizer, epochs * steps, t_in_epochs=False)
-    best: list[tuple[float, int, float, dict[str, Tensor]]] = [(float("inf"), 0, 0.0, {})] * len(heads)
-    for epoch in range(epochs):
-        _set_training(heads, True)
-        shuffled = train[torch.randperm(len(train), generator=generator)]
-        for number, index in enumerate(shuffled.split(batch_size)):
-            if len(index) < 2:
-                continue
-            schedule.step_update(epoch * steps + number)
-            targets, teacher = kept.targets[index].to(device), kept.last[index].to(device)
-            losses = [
-                _loss(classify(head, feature[index].to(device)), targets, teacher, label_smoothing, distil, temperature)
-                for head, feature in zip(heads, kept.features, strict=True)
-            ]
-            optimizer.zero_grad()
-            torch.stack(losses).sum().backward()
-            optimizer.step()
-        _set_training(heads, False)
-        best = [
-            _better(*pair, kept, held_out, epoch + 1, device) for pair in zip(best, heads, kept.features, strict=True)
-        ]
-    for head, (*_, state) in zip(heads, best, strict=True):
-        head.load_state_dict(state)
-    for module, mode in modes:
-        module.training = mode
-    return Fitted([epoch for _, epoch, *_ in best], [accuracy for *_, accuracy, _ in best])
+    try:
+        yield params
+    finally:
+        for param, needed, gradient in required:
+            param.grad = gradient
+            param.requires_grad_(needed)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _better(
@@ -169,7 +199,7 @@ def _better(
         logits = torch.cat([classify(head, feature[part].to(device)).cpu() for part in held_out.split(1024)])
     targets = kept.targets[held_out]
     loss = F.cross_entropy(logits, targets).item()
-    if loss >= best[0]:
+    if not loss < best[0]:
         return best
     accuracy = (logits.argmax(1) == targets).double().mean().item()
     return loss, epoch, accuracy, {name: value.clone() for name, value in head.state_dict().items()}

@@ -24,10 +24,10 @@ BUDGETS, BATCH_SIZES = (0.3, 0.5, 0.7), (1, 8, 64)
 def bench(
     path: str | Path,
     *,
-    forms: Sequence[str] = FORMS,
+    forms: str | Sequence[str] = FORMS,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     budgets: Sequence[float] = BUDGETS,
-    static: Sequence[str] = (),
+    static: str | Sequence[str] = (),
     seconds: float = 60.0,
     device: str = "auto",
     tell: Callable[[str], object] = lambda message: None,
@@ -52,6 +52,7 @@ def bench(
     Raises:
         UserError: for unknown forms, a batch size below 1, budgets out of reach, or an unknown static network.
     """
+    forms, static = ([each] if isinstance(each, str) else each for each in (forms, static))
     known: list[FormName] = [form for form in FORMS if form in forms]
     unknown = [form for form in forms if form not in FORMS]
     if unknown or not known:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count, check_proportions, exit_proportions
@@ -26,7 +27,7 @@ from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.temperatures import bound_of, fit_temperatures
 from exitwise.exiting.wish import check_wish
 from exitwise.models import count_cost
-from exitwise.models.staged import StagedModel
+from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.calibration import Calibration
@@ -104,7 +105,8 @@ def calibrate(
     }
     given = check_wish(wishes, guarantee, thresholds, risk)
     folder: Run | None = None
-    if isinstance(run, StagedModel):
+    if isinstance(run, nn.Module):
+        check_staged(run)
         check_count("exit proportions", proportions, run.exits)
         found = _of_network(run, held_out)
     else:
@@ -187,7 +189,7 @@ def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> _HeldOut:
     if held_out is None:
         raise UserError("a network is calibrated on held-out samples; got none (the second argument)")
     device = next(model.parameters()).device
-    batches = pairs_of(held_out, model.num_classes, "held-out loader")
+    batches = pairs_of(held_out, model, "held-out loader")
     logits, targets = collect_logits(model, batches, device)
     _check_held_out(targets, [str(label) for label in range(model.num_classes)], model.exits)
     return _HeldOut(model, logits, targets, "", 0)

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from exitwise.data import Splits
 from exitwise.data.loaders import pairs_of
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, budgeted_curve, collect_logits, operate
 from exitwise.models import count_cost
-from exitwise.models.staged import StagedModel
+from exitwise.models.staged import StagedModel, check_staged
 from exitwise.reporting.figures import accuracy_against_macs
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
@@ -42,9 +44,10 @@ def evaluate(
     Raises:
         ValueError: for a network without calibration or test samples, or a run with, or unsuitable samples.
     """
-    if isinstance(run, StagedModel):
-        if calibration is None or test is None:
-            raise UserError("a network is evaluated with its calibration, on test samples; got not both")
+    if isinstance(run, nn.Module):
+        check_staged(run)
+        if not isinstance(calibration, Calibration) or test is None:
+            raise UserError("a network is evaluated by evaluate(network, calibration, test); got other arguments")
         return _of_network(run, calibration, test)
     if calibration is not None or test is not None:
         raise UserError(f"a run has a calibration and test images of its own; got others too, with {run}")
@@ -52,11 +55,11 @@ def evaluate(
 
 
 def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any]) -> Evaluation:
+    costs, policy = count_cost(model).macs, calibration.policy
+    if calibration.exit_macs != costs:
+        raise UserError(f"expected the calibration of this network, with exits at {costs} MACs; got one of others")
     device = next(model.parameters()).device
-    logits, targets = collect_logits(model, pairs_of(test, model.num_classes, "test loader"), device)
-    costs, policy = calibration.exit_macs, calibration.policy
-    if policy.exits != model.exits:
-        raise UserError(f"expected a calibration of {model.exits} exits; got one of {policy.exits}")
+    logits, targets = collect_logits(model, pairs_of(test, model, "test loader"), device)
     calibrated = operate(Outputs.from_logits(logits, targets, policy.measure), policy, costs)
     return Evaluation(None, costs, anytime(Outputs.from_logits(logits, targets)), [], calibrated, len(targets), 0)
 

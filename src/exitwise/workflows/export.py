@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from torch import nn
+
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
 from exitwise.data import Preprocessing
 from exitwise.errors import UserError
-from exitwise.models.staged import StagedModel
+from exitwise.models import count_cost
+from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
 from exitwise.runs.records.calibration import Calibration
@@ -75,17 +78,23 @@ def export(
             ``overwrite``), or if the network cannot be exported.
     """
     write = find(FORMATS, format, "format").load()
-    if isinstance(source, StagedModel):
+    if isinstance(source, nn.Module):
+        check_staged(source)
         if len(rest) != 2 or not isinstance(rest[0], Calibration):
             raise UserError("a network is exported as export(network, calibration, out); got other arguments")
-        if preprocessing is None:
+        if rest[0].exit_macs != count_cost(source).macs:
+            raise UserError("expected the calibration of this network; got that of one with other costs")
+        if not isinstance(preprocessing, Preprocessing):
             raise UserError(
                 "an export says how images become tensors: expected preprocessing=Preprocessing(image_size, mean, std)"
             )
         model, name, (calibration, out) = source, "", rest
         names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)
-        if len(names) != model.num_classes:
-            raise UserError(f"expected {model.num_classes} names of classes; got {len(names)}")
+        if len(set(names)) != model.num_classes or not all(isinstance(each, str) for each in names):
+            raise UserError(f"expected {model.num_classes} different names of classes; got {names}")
+        takes = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
+        if model.input_shape != takes or 0 in preprocessing.std or len(preprocessing.std) != preprocessing.channels:
+            raise UserError(f"expected preprocessing for inputs of {model.input_shape}; got {preprocessing}")
     else:
         if len(rest) != 1 or preprocessing is not None or classes is not None:
             raise UserError("a run, which knows its classes and preprocessing, is exported as export(run, out)")

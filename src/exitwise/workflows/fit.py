@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,13 +10,17 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from exitwise.data.loaders import pairs_of
-from exitwise.errors import UserError
-from exitwise.models.staged import StagedModel
+from exitwise.errors import DataError, UserError
+from exitwise.models.staged import StagedModel, check_staged
 from exitwise.shown import Shown, percent
 from exitwise.training.kept import fit_heads, keep
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+LEAST_SAMPLES = 10
+"""Of which one is held out."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,22 @@ def fit_exits(
         UserError: for a network without early exits, or settings out of range.
         DataError: for a loader that ends at once, or gives what is no batch of inputs and class indices.
     """
+    check_staged(model)
     if model.exits < 2:
         raise UserError(f"expected a network with early exits; got {model.exits} exit")
-    for name, value in (("passes", passes), ("epochs", epochs)):
-        if value < 1:
-            raise UserError(f"expected {name} of at least 1; got {value}")
+    for name, value, least in (("passes", passes, 1), ("epochs", epochs, 1), ("batch_size", batch_size, 2)):
+        if value < least:
+            raise UserError(f"expected {name} of at least {least}; got {value}")
+    if not 0 < lr < math.inf:
+        raise UserError(f"expected a positive number as lr; got {lr}")
     if not 0 <= distil <= 1:
         raise UserError(f"expected distil as a share from 0 to 1; got {distil}")
     device = next(model.parameters()).device
     start = time.perf_counter()
-    pairs = (pairs_of(train, model.num_classes, "training loader") for _ in range(passes))
+    pairs = (pairs_of(train, model, "training loader") for _ in range(passes))
     whole = keep(model, chain.from_iterable(pairs), model.exits - 1, device)
+    if len(whole.targets) < LEAST_SAMPLES:
+        raise DataError(f"expected at least {LEAST_SAMPLES} samples to fit exits on; got {len(whole.targets)}")
     middle = time.perf_counter()
     fitted = fit_heads(
         model, whole, epochs=epochs, batch_size=batch_size, lr=lr, distil=distil, seed=seed, device=device

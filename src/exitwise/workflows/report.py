@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,16 @@ class WrittenReport(Shown):
 
 
 def report(
-    runs: Sequence[str | Path], out: str | Path | None = None, *, overwrite: bool = False, device: str = "auto"
+    runs: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    device: str = "auto",
 ) -> WrittenReport:
     """Write a report on runs: what budgets give, which images leave where, and more.
 
     Args:
-        runs: calibrated and evaluated run folders, of the same data.
+        runs: a calibrated and evaluated run folder, or several of the same data.
         out: file to write; by default RUN/report.html, of several runs report.html in the current folder.
         overwrite: whether that file may be replaced.
         device: where to run the networks and measure times.
@@ -39,7 +44,7 @@ def report(
     Raises:
         UserError: for runs that cannot be compared, or a file that is there already.
     """
-    paths = [Path(run) for run in runs]
+    paths = [Path(runs)] if isinstance(runs, (str, PathLike)) else [Path(run) for run in runs]
     file = Path(out) if out else (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     check_output(file, overwrite)
 

@@ -61,6 +61,14 @@ class _First(nn.Module):
     def forward(self, state: State) -> Tensor:
         return self.head(state[0])
 
+    def reduce(self, state: State) -> Tensor:
+        """Return what the head needs of its feature."""
+        return self.head.reduce(state[0]) if hasattr(self.head, "reduce") else state[0]  # type: ignore[operator]
+
+    def classify(self, reduced: Tensor) -> Tensor:
+        """Return logits of what :meth:`reduce` gave."""
+        return self.head.classify(reduced) if hasattr(self.head, "reduce") else self.head(reduced)  # type: ignore[operator]
+
 
 def left_whole(
     backbone: nn.Module,

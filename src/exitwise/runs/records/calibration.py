@@ -50,7 +50,7 @@ class Calibration(Shown):
     def lines(self) -> list[str]:
         """Return the thresholds, what they do on the calibration images, and what is guaranteed, in words."""
         thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in self.policy.thresholds)
-        lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"]
+        lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"] if self.policy.thresholds else []
         figures = OperatingPoint(**self.expected).figures(self.exit_macs[-1])
         lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
         if self.exit_seconds is not None:
