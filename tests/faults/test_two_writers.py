@@ -47,5 +47,8 @@ def test_two_writers(tmp_path, count, report):
         line = rf"exitwise: \S+ is being written by process {winner.process.pid} on \S+: wait for it, or .*\n"
         refused = refused and re.fullmatch(line, loser.errors) is not None
         winner.go()
-        survived += refused and winner.end() == 0 and same(out, reference)
+        ended = winner.end()
+        survived += refused and ended == 0 and same(out, reference)
+        if not (refused and ended == 0 and same(out, reference)):
+            print(number, loser.steps, repr(loser.errors), ended, repr(winner.errors), same(out, reference))
     report("two runs into one folder; exactly one proceeds", wanted, survived)

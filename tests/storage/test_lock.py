@@ -1,6 +1,7 @@
 import errno
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
 
@@ -53,3 +54,15 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.lockf", none)
     with pytest.warns(ExitwiseWarning, match="cannot be locked .*No locks available"), locked(tmp_path):
         assert (tmp_path / LOCK).is_file()
+
+
+def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(held):
+    """What is there meanwhile is nothing, or the name of a process that was killed."""
+    folder, process = held
+    name = (folder / LOCK).read_text()
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    for before in ("", name.replace(str(process.pid), gone.stdout.strip())):
+        (folder / LOCK).write_text(before)
+        Timer(0.2, (folder / LOCK).write_text, [name]).start()
+        with pytest.raises(UserError, match=f"is being written by process {process.pid} on"):
+            check_unlocked(folder)

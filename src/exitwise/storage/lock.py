@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +57,31 @@ def _lock(descriptor: int, folder: Path) -> None:
             message = f"{folder} cannot be locked ({error.strerror}): take care that nothing else writes to it"
             warnings.warn(message, ExitwiseWarning, stacklevel=4)
         elif error.errno in (errno.EAGAIN, errno.EACCES):
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            holder = _holder(descriptor)
             raise UserError(f"{folder} is being written by {holder}: wait for it, or choose another --out") from None
         else:
             raise
+
+
+def _holder(descriptor: int) -> str:
+    """Return who holds the lock, as it says in the file; it may not have come to write there yet."""
+    text = ""
+    for _ in range(20):
+        text = os.pread(descriptor, 200, 0).decode(errors="replace")
+        if text and not _is_gone(text):
+            break
+        time.sleep(0.05)
+    return text or "another process"
+
+
+def _is_gone(holder: str) -> bool:
+    """Return whether the text is that of a process of this machine which has ended, and held the lock before."""
+    found = re.fullmatch(rf"process (\d+) on {re.escape(socket.gethostname())}", holder)
+    try:
+        if found is not None:
+            os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
