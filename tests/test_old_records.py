@@ -76,7 +76,7 @@ def test_run_loads(run):
 
 def test_run_is_as_accurate_as_recorded(run):
     wanted = Run(run).read_evaluation()
-    found = evaluate(run, "cpu")
+    found = evaluate(run, device="cpu")
     assert found.anytime == pytest.approx(wanted.anytime, **TWO_IMAGES)
     assert found.calibrated.accuracy == pytest.approx(wanted.calibrated.accuracy, **TWO_IMAGES)
     assert (found.exit_macs, found.images) == (wanted.exit_macs, wanted.images)

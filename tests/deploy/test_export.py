@@ -112,7 +112,7 @@ import sys
 for name in ("torch", "torchvision", "timm", "sklearn", "onnx", "pydantic"):
     sys.modules[name] = None  # importing it fails
 import numpy as np
-from exitwise.deploy.onnx_runner import OnnxRunner, predict
+from exitwise import OnnxRunner, predict
 runner = OnnxRunner(sys.argv[1])
 result = runner(np.zeros((5, 1, 8, 8), np.float32))
 assert result.prediction.shape == (5,)
@@ -136,9 +136,8 @@ def test_files_are_read_as_the_network_reads_them(run, bundle, tmp_path):
     for i, size in enumerate([(8, 8), (20, 8), (8, 30)]):
         save_image(tmp_path / f"{i}.png", size=size, mode="L", seed=i)
     files = sorted(tmp_path.glob("*.png"))
-    from exitwise.deploy import onnx_runner as runtime
 
-    wanted, found = ew.predict(run.run.path, files), runtime.predict(bundle, files)
+    wanted, found = ew.predict(run.run.path, files), ew.predict(bundle, files)
     for ours, theirs in zip(found, wanted, strict=True):
         assert (ours.file, ours.prediction, ours.exit) == (theirs.file, theirs.prediction, theirs.exit)
         assert ours.confidence == pytest.approx(theirs.confidence, abs=1e-4)
