@@ -63,7 +63,7 @@ class ThresholdSearch:
         self.costs = np.array(exit_costs, dtype=np.float64)
         self.size, self.exits = self.confidences.shape
         self.order = np.argsort(-self.confidences, axis=0, kind="stable")
-        self.rank = np.argsort(self.order, axis=0, kind="stable")
+        self.rank = np.argsort(self.order, axis=0, kind="stable").astype(np.float64)
         sorted_confidences = np.take_along_axis(self.confidences, self.order, 0)
         ones = np.ones((1, self.exits), dtype=np.bool_)
         boundary = np.concatenate([ones, sorted_confidences[1:] < sorted_confidences[:-1], ones])
@@ -152,15 +152,18 @@ class ThresholdSearch:
 
     def _leave_before(self, counts: Sequence[int], k: int) -> Bool[np.ndarray, "samples"]:
         """Return which samples leave at an exit before k."""
-        left: Bool[np.ndarray, "samples"] = np.any(self.rank[:, :k] < np.array(counts[:k], dtype=np.int64), axis=1)
+        left: Bool[np.ndarray, "samples"] = self._taken([*counts[:k], *[0] * (self.exits - 1 - k)]) < k
         return left
 
     def _exit_after(self, counts: Sequence[int], k: int) -> Int[np.ndarray, "samples"]:
         """Return the exit behind k at which each sample would leave."""
-        result = np.full(self.size, self.exits - 1)
-        for j in range(self.exits - 2, k, -1):
-            result[self.rank[:, j] < counts[j]] = j
-        return result
+        return self._taken([*[0] * (k + 1), *counts[k + 1 :]])
+
+    def _taken(self, counts: Sequence[int]) -> Int[np.ndarray, "samples"]:
+        """Return the exit of each sample by the exit rule, where so many of the most confident may leave at each."""
+        thresholds = tuple(1.0 - count if count else None for count in counts)
+        taken: Int[np.ndarray, "samples"] = rule.exits_taken(-self.rank, thresholds)
+        return taken
 
     def _measure(self, counts: Sequence[int]) -> Cuts:
         exits = self._exit_after(counts, -1)
