@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import exitwise as ew
 from exitwise.cli import main
+from exitwise.errors import UserError
 from exitwise.runs.build import build_model, build_optimizer
 from exitwise.settings.compose import compose
 from exitwise.training.checkpoint import load_checkpoint
@@ -112,6 +113,17 @@ def test_the_same_network_without_early_exits(photos, tmp_path, capsys):
     assert sorted(file.name for file in (tmp_path / "bundle").glob("stage_*")) == ["stage_0.onnx"]
     result = ew.OnnxRunner(tmp_path / "bundle")(torch.randn(3, 3, 32, 32).numpy())
     assert result.exit.tolist() == [0, 0, 0]
+
+
+def test_first_weights_from_another_run(photos, tmp_path):
+    first = trained(photos, tmp_path / "first", epochs=1)
+    settings = first.settings.model_copy(update={"pretrained": str(first.path)})
+    model = build_model(settings, 3, pretrained=True)
+    torch.testing.assert_close(model.state_dict(), first.model().state_dict(), rtol=0, atol=0)
+    second = trained(photos, tmp_path / "second", epochs=1, pretrained=str(first.path), exits=4)
+    assert second.settings.pretrained == str(first.path)
+    with pytest.raises(UserError, match=r"it lacks it|there it is"):
+        trained(photos, tmp_path / "third", model="timm/resnet14t", pretrained=str(first.path))
 
 
 def test_the_backbone_alone_first(photos, tmp_path):

@@ -76,7 +76,7 @@ FLAGS = {
     "device": ("train --device gpu", "expected a device of this machine, such as cpu or cuda; 'gpu' is not available"),
     "no weights": (
         "train --data {folder} --model timm/resnet18 --pretrained no.pt --image-size 64 --mean 0 0 0 --std 1 1 1",
-        "expected pretrained as hub, none or a file of weights; found nothing at no.pt",
+        "expected pretrained as hub, none, a file of weights or another run; found nothing at no.pt",
     ),
     "no run": ("calibrate nowhere --budget 0.5", "expected a run folder with config.yaml at nowhere; found none"),
     "no wish": ("calibrate nowhere", "expected exactly one of budget, macs, latency, .*; got none"),

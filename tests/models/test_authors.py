@@ -86,7 +86,7 @@ def test_code_in_a_pickle_is_not_run(save, tmp_path):
     bomb = Bomb()
     bomb.target = str(tmp_path / "executed")
     save({"state_dict": bomb}, tmp_path / "bomb.pth.tar")
-    with pytest.raises(ValueError, match="could not read it"):
+    with pytest.raises(ValueError, match=r"could not read it|got 'state_dict' and an object"):
         load_authors_checkpoint(msdnet_from_authors(CONFIG), tmp_path / "bomb.pth.tar")
     assert not (tmp_path / "executed").exists()
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from exitwise.data import Preprocessing, Splits, TrainingBatches, load
 from exitwise.errors import UserError
 from exitwise.methods import BackboneFirst, Method, build_method
 from exitwise.models import create_model
+from exitwise.models.backbones.weights import load_exited
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes.distributed import first
 from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.settings.checks import is_run_folder
 from exitwise.settings.schema import Settings, is_backbone
+from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import compile_network
 
 
@@ -84,14 +89,26 @@ def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -
         "num_classes": classes,
         "input_shape": (len(settings.mean), settings.image_size, settings.image_size),
     }
+    first_weights = settings.pretrained if pretrained else None
+    other_run = first_weights is not None and is_run_folder(Path(first_weights))
     if is_backbone(settings.model):
         options |= {"exits": settings.exits, "at": settings.exits_at, "head": settings.head, "skip": settings.skip}
-        if pretrained and settings.pretrained != "none":
-            options["pretrained"] = settings.pretrained == "hub" or settings.pretrained
+        if first_weights not in (None, "none") and not other_run:
+            options["pretrained"] = first_weights == "hub" or first_weights
     model = create_model(settings.model, **options)
+    if first_weights is not None and other_run:
+        load_exited(model, _weights_of_run(Path(first_weights)), first_weights)
     if settings.regime == "heads":
         model.freeze_bodies()
     return model
+
+
+def _weights_of_run(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the best epoch of a run."""
+    found = CheckpointFolder(folder / "checkpoints").load("best")
+    if found is None:
+        raise UserError(f"expected a trained run at {folder}; it has no checkpoint yet")
+    return found.tree["model"]
 
 
 def pick_device(name: str) -> torch.device:

@@ -62,10 +62,17 @@ def check_shape(data: str, channels: int, image_size: int | None) -> None:
 def check_weights(pretrained: str) -> None:
     """Raise UserError unless these first weights are ``hub``, ``none`` or there."""
     if pretrained not in ("hub", "none") and not Path(pretrained).exists():
-        raise UserError(f"expected pretrained as hub, none or a file of weights; found nothing at {pretrained}")
+        raise UserError(
+            f"expected pretrained as hub, none, a file of weights or another run; found nothing at {pretrained}"
+        )
+
+
+def is_run_folder(path: Path) -> bool:
+    """Return whether a run's settings are at ``path``."""
+    return (path / "config.yaml").is_file()
 
 
 def check_run_folder(path: Path) -> None:
     """Raise UserError unless a run's settings are at ``path``."""
-    if not (path / "config.yaml").is_file():
+    if not is_run_folder(path):
         raise UserError(f"expected a run folder with config.yaml at {path}; found none")

@@ -66,7 +66,9 @@ class _DataAndModel(BaseModel):
     )
     skip: bool = Field(True, description="Cut the backbone into stages; if false, all exits run, saving nothing.")
     head: Literal["auto", "linear"] = Field("auto", description="Kind of those exits.")
-    pretrained: str = Field("none", description="A backbone's first weights: hub, none, or a file of weights.")
+    pretrained: str = Field(
+        "none", description="A backbone's first weights: hub, none, a file of weights, or another run."
+    )
     regime: Literal["joint", "heads", "mixed"] = Field(
         "joint", description="joint: all at once; heads: on a frozen backbone; mixed: the backbone alone first."
     )

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from torch import Tensor, nn
 
-from exitwise.errors import UserError, near_match
-from exitwise.models.heads import start_small
+from exitwise.errors import UserError, in_a_line, near_match
+from exitwise.models.backbones.weights import load_weights
 from exitwise.settings.checks import check_backbone
 from exitwise.storage.tensors import read_weights
 
@@ -60,7 +60,7 @@ def data_config(name: str) -> DataConfig:
         with _quiet_hub():
             return library.data_config(rest)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"expected to find how {name} wants its images; {_first_line(error)}") from error
+        raise UserError(f"expected to find how {name} wants its images; {in_a_line(error)}") from error
 
 
 def create_backbone(
@@ -73,8 +73,8 @@ def create_backbone(
             ``hf/`` also a local folder.
         num_classes: number of classes C; the library's own if None.
         input_shape: (channels, height, width); the library's own if None. Networks that are built for a size get it.
-        pretrained: True: the library's own weights, from its hub; a path: weights from a local file (or, for ``hf/``,
-            folder). A classifier for another number of classes starts near zero.
+        pretrained: True: the library's own weights, from its hub; a path: weights from a local file, its shards'
+            index, or a folder with one of them. A classifier for another number of classes starts near zero.
 
     Raises:
         UserError: for an unknown name, or weights that cannot be had or do not fit.
@@ -85,7 +85,7 @@ def create_backbone(
         with _quiet_hub():
             network = library.create(rest, num_classes, input_shape, False)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name} could not be built: {_first_line(error)}") from error
+        raise UserError(f"{name} could not be built: {in_a_line(error)}") from error
     if pretrained is True:
         load_weights(network, _from_hub(name, input_shape), name, num_classes)
     elif pretrained is not False:
@@ -100,7 +100,7 @@ def _from_hub(name: str, input_shape: Sequence[int] | None) -> dict[str, Tensor]
             return library.create(rest, None, input_shape, True).state_dict()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"expected to download the weights of {name}; {_first_line(error)} (pretrained takes a local file too, or "
+            f"expected to download the weights of {name}; {in_a_line(error)} (pretrained takes a local file too, or "
             "none for random weights)"
         ) from error
 
@@ -117,43 +117,6 @@ def _quiet_hub() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def load_weights(network: nn.Module, state: dict[str, Tensor], source: str, num_classes: int | None = None) -> None:
-    """Load weights by name; a classifier for another number of classes than ``num_classes`` starts near zero.
-
-    Raises:
-        UserError: if anything but the classifier does not fit; nothing is changed then.
-    """
-    expected = network.state_dict()
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    other = {name for name in expected if name in state and state[name].shape != expected[name].shape}
-    classifier = all(_only_classes_differ(state[name], expected[name], num_classes) for name in other)
-    missing = sorted(set(expected) - set(state))
-    if _is_classifier(missing, expected, num_classes):
-        other, missing = other | set(missing), []
-    unknown = sorted(set(state) - set(expected))
-    problem = (
-        (missing and f"it lacks {missing[0]}")
-        or (unknown and f"it has the unknown {unknown[0]}")
-        or (other and not classifier and f"it has another shape for {min(other)}")
-    )
-    if problem:
-        raise UserError(f"expected weights of {type(network).__name__} in {source}; {problem}")
-    network.load_state_dict({**expected, **{name: value for name, value in state.items() if name not in other}})
-    for name in other:
-        start_small(network.get_parameter(name))
-
-
-def _only_classes_differ(given: Tensor, expected: Tensor, num_classes: int | None) -> bool:
-    same_rest = given.dim() == expected.dim() > 0 and given.shape[1:] == expected.shape[1:]
-    return same_rest and expected.shape[0] == num_classes
-
-
-def _is_classifier(names: Sequence[str], tensors: Mapping[str, Tensor], num_classes: int | None) -> bool:
-    """Return whether these are one layer's, with an output per class."""
-    layers = {name.rpartition(".")[0] for name in names}
-    return len(layers) == 1 and all(tensors[name].shape[:1] == (num_classes,) for name in names)
-
-
 class _Library(NamedTuple):
     check: Callable[[str], None]
     create: Callable[[str, int | None, Sequence[int] | None, bool], nn.Module]
@@ -164,11 +127,6 @@ def _parts(name: str) -> tuple[_Library, str]:
     check_backbone(name)
     prefix, _, rest = name.partition("/")
     return _LIBRARIES[prefix], rest
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _import(module: str, extra: str) -> Any:
