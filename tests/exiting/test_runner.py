@@ -116,7 +116,7 @@ def test_a_call_keeps_the_policy_it_began_with():
     ],
 )
 def test_what_is_no_batch_of_images_is_refused(model, images):
-    with pytest.raises(ValueError, match=r"expected floating-point images \(B, 1, 8, 8\) as a tensor; got"):
+    with pytest.raises(ValueError, match=r"expected inputs floating-point \(B, 1, 8, 8\), at least one; got"):
         EarlyExitRunner(model, ExitPolicy([None] * 3))(images)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from exitwise.errors import ExitwiseWarning
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
+from exitwise.kernels.inputs import varied
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
 
@@ -86,19 +87,18 @@ def measure_speedups(
 
 
 def measure_exit_seconds(model: StagedModel, rounds: int = 30) -> tuple[float, ...]:
-    """Median seconds to leave at each exit, one image at a time, earlier exits' own cost included.
+    """Median seconds to leave at each exit, one sample at a time, earlier exits' own cost included.
 
-    On random images, where the network lies, as this machine is now; a later exit is never taken for quicker than an
+    On random numbers, where the network lies, as this machine is now; a later exit is never taken for quicker than an
     earlier one. Warns where the machine is busy (:func:`warn_if_busy`).
     """
     warn_if_busy()
-    device = next(model.parameters()).device
-    image = torch.randn(1, *model.input_shape, device=device)
+    sample = varied(model.example, 1, next(model.parameters()))
     runners = {
         k: EarlyExitRunner(model, ExitPolicy([NEVER] * k + [ALWAYS] * (model.exits - 1 - k)), (0,) * model.exits)
         for k in range(model.exits)
     }
-    functions = {k: partial(runner, image) for k, runner in runners.items()}
+    functions = {k: partial(runner, sample) for k, runner in runners.items()}
     return tuple(accumulate(interleaved_medians(functions, rounds).values(), max))
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from exitwise.errors import DataError
+from exitwise.kernels.inputs import Inputs, described, mismatch, named, samples_in, taken
 
-INPUT_KEYS = ("image", "images", "pixel_values", "input", "inputs", "x")
 TARGET_KEYS = ("label", "labels", "target", "targets", "y")
-"""What batches that are mappings call their parts."""
+"""What batches that are mappings call their targets."""
 
 
 class Network(Protocol):
@@ -21,36 +21,37 @@ class Network(Protocol):
     def num_classes(self) -> int: ...
 
     @property
-    def input_shape(self) -> tuple[int, ...]: ...
+    def example(self) -> Inputs: ...
 
     def parameters(self) -> Iterator[Any]: ...
 
 
-def pairs_of(loader: Iterable[Any], network: Network, name: str = "loader") -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs (B, ...) and targets, int64 (B), of each batch.
+def pairs_of(loader: Iterable[Any], network: Network, name: str = "loader") -> Iterator[tuple[Inputs, Tensor]]:
+    """Yield inputs (B, ...), a tensor or a dict of tensors, and targets, int64 (B), of each batch.
 
     Args:
-        loader: batches as (inputs, targets, ...), or as mappings with :data:`INPUT_KEYS` and :data:`TARGET_KEYS`.
-        network: whose inputs they are, of its input_shape and its parameters' type.
+        loader: batches as (inputs, targets, ...), where inputs are a tensor, a mapping of tensors, or as many tensors
+            as the network's example has; or as mappings with the names of the inputs (of a single one any of
+            :data:`~exitwise.kernels.inputs.IMAGE_KEYS`) and one of :data:`TARGET_KEYS`.
+        network: whose inputs they are, such as its example, and of its parameters' type.
         name: what to call it in an error.
 
     Raises:
         DataError: for no batch at all, a batch of another form, shape or type than the network takes, or targets that
             are no class indices below C.
     """
-    wanted = next(iter(network.parameters())).dtype, tuple(network.input_shape)
+    dtype = next(iter(network.parameters())).dtype
     number = None
     for number, batch in enumerate(loader):
-        inputs, targets = _parts(batch, f"batch {number} of the {name}")
-        found = inputs.dtype, tuple(inputs.shape[1:])
-        if found != wanted:
+        where = f"batch {number} of the {name}"
+        inputs, targets = _parts(batch, network.example, where)
+        wrong = mismatch(inputs, network.example, dtype)
+        if wrong:
+            raise DataError(f"expected inputs {wrong[0]} in {where}; got {wrong[1]}")
+        count = samples_in(inputs)
+        if targets.dim() != 1 or len(targets) != count or targets.is_floating_point():
             raise DataError(
-                f"expected inputs of {wanted[0]} and shape {wanted[1]} in batch {number} of the {name}; got {found[0]} "
-                f"and {found[1]}"
-            )
-        if targets.dim() != 1 or len(targets) != len(inputs) or targets.is_floating_point():
-            raise DataError(
-                f"expected {len(inputs)} class indices in batch {number} of the {name}; got {targets.dtype} "
+                f"expected {count} class indices in batch {number} of the {name}; got {targets.dtype} "
                 f"{tuple(targets.shape)}"
             )
         if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < (classes := network.num_classes):
@@ -61,16 +62,25 @@ def pairs_of(loader: Iterable[Any], network: Network, name: str = "loader") -> I
         raise DataError(f"expected at least one batch in the {name}; it ended at once (an iterator that is used up?)")
 
 
-def _parts(batch: Any, where: str) -> tuple[Tensor, Tensor]:
-    found: Sequence[Any] = ()
-    if isinstance(batch, Mapping):
-        keys = [next((key for key in names if key in batch), None) for names in (INPUT_KEYS, TARGET_KEYS)]
-        found = [batch[key] for key in keys if key is not None]
-    elif isinstance(batch, (tuple, list)):
-        found = batch[:2]
-    if len(found) != 2 or not all(isinstance(part, Tensor) for part in found):
-        what = f"a mapping of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+def _parts(batch: Any, example: Inputs, where: str) -> tuple[Inputs, Tensor]:
+    inputs, rest = taken(batch, example) or (None, None)
+    targets: Any = None
+    if isinstance(rest, Mapping):
+        targets = next((rest[key] for key in TARGET_KEYS if key in rest), None)
+    elif rest:
+        targets = rest[0]
+    if not all(isinstance(part, Tensor) for part in (*named(inputs).values(), targets)):
+        names = ", ".join(example) if isinstance(example, Mapping) else "image"
         raise DataError(
-            f"expected tensors (inputs, targets), or a mapping with image and label, in {where}; got {what}"
+            f"expected tensors (inputs, targets), or a mapping with {names} and label, in {where}; got "
+            f"{_described(batch)}"
         )
-    return found[0], found[1]
+    return inputs, targets
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a mapping of {', '.join(map(str, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"({', '.join(map(described, batch))})"
+    return type(batch).__name__

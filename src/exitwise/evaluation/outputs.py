@@ -15,6 +15,7 @@ from exitwise.exiting.arrays import Array, as_numpy, largest
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.measures import Measure
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
+from exitwise.kernels.inputs import Inputs, moved
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
 from exitwise.shown import macs, percent, shares
@@ -99,7 +100,7 @@ class CurvePoint(NamedTuple):
 
 def collect_outputs(
     model: StagedModel,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Inputs, Tensor]],
     device: torch.device | str = "cpu",
     measure: Measure = MAX_PROBABILITY,
 ) -> Outputs:
@@ -113,7 +114,7 @@ def collect_outputs(
 
 
 def collect_logits(
-    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
+    model: StagedModel, batches: Iterable[tuple[Inputs, Tensor]], device: torch.device | str = "cpu"
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return logits (N, K, C) of all exits and targets (N), as :func:`collect_outputs` would read them."""
     parts = [(as_numpy(logits), as_numpy(targets)) for logits, targets in _logits(model, batches, device)]
@@ -122,13 +123,13 @@ def collect_logits(
 
 
 def _logits(
-    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | str
+    model: StagedModel, batches: Iterable[tuple[Inputs, Tensor]], device: torch.device | str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     empty = True
     with torch.inference_mode(), evaluating(model):
-        for images, targets in batches:
+        for inputs, targets in batches:
             empty = False
-            yield torch.stack(model(images.to(device, non_blocking=True)), dim=1), targets
+            yield torch.stack(model(moved(inputs, device)), dim=1), targets
     if empty:
         raise ValueError("expected at least one batch to evaluate; got none")
 

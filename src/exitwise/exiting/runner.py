@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from exitwise.exiting.measures import State, rows
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds
+from exitwise.kernels.inputs import Inputs, described, device_of, mismatch, moved, taken
 from exitwise.kernels.modes import evaluating
 from exitwise.shapes import Float, Float64, Int
 
@@ -21,12 +22,12 @@ from exitwise.shapes import Float, Float64, Int
 class Staged(Protocol):
     """A network to run: a module with stages in order, whatever its class.
 
-    A stage has a ``body``, from the running state (a tensor, or a list, tuple or dict of them, batch first; the images
+    A stage has a ``body``, from the running state (a tensor, or a list, tuple or dict of them, batch first; the inputs
     at first) to the next, and a ``head``, from that to logits (batch, classes).
 
     Attributes:
         stages: in order, cheap exit first.
-        input_shape: of an image.
+        example: inputs that it is meant for: a tensor, or a dict of tensors by name, batch first.
         training: whether it is in training mode.
     """
 
@@ -36,7 +37,7 @@ class Staged(Protocol):
     def stages(self) -> Iterable[Any]: ...
 
     @property
-    def input_shape(self) -> tuple[int, ...]: ...
+    def example(self) -> Inputs: ...
 
     def parameters(self) -> Iterator[Any]: ...
 
@@ -69,7 +70,7 @@ class ExitResult(NamedTuple):
 
 
 class EarlyExitRunner:
-    """Early-exit inference: call it with a batch of images.
+    """Early-exit inference: call it with a batch of inputs: a tensor, or a mapping of tensors by name.
 
     Args:
         model: the network; it is run in eval mode and otherwise left as it is. One that is in eval mode itself is not
@@ -84,7 +85,7 @@ class EarlyExitRunner:
 
     Raises:
         ValueError: if the policy, the monitor or the costs are for another number of exits, there are no costs, or
-            what it is called with is no batch of images.
+            what it is called with is no batch of inputs such as the network's example.
     """
 
     def __init__(
@@ -120,43 +121,44 @@ class EarlyExitRunner:
             raise ValueError(f"expected a policy for {self.exits} exits; got one for {policy.exits}")
         self._policy = policy
 
-    def __call__(self, images: Float[Tensor, "batch *image"]) -> ExitResult:
-        """Classify images, each as deep as it needs."""
-        self._check(images)
+    def __call__(self, inputs: Inputs) -> ExitResult:
+        """Classify samples, each as deep as it needs."""
+        inputs = self._checked(inputs)
         start = time.perf_counter()
         policy = self.policy
         if torch.is_inference_mode_enabled() and not self.model.training:  # which a single image would feel entering
-            result = self._run(images, policy)
+            result = self._run(inputs, policy)
         else:
             with torch.inference_mode(), evaluating(cast("nn.Module", self.model)):
-                result = self._run(images, policy)
+                result = self._run(inputs, policy)
         if self.monitor is not None:
             exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
             self.monitor.add(exit, confidence, macs, time.perf_counter() - start, policy.thresholds)
         return result
 
-    def _check(self, images: Tensor) -> None:
-        shape = self.model.input_shape
-        right = isinstance(images, Tensor) and images.is_floating_point() and images.shape[1:] == shape
-        if not right or len(images) == 0:
-            found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise ValueError(
-                f"expected floating-point images (B, {', '.join(map(str, shape))}) as a tensor; got {found}"
-            )
+    def _checked(self, inputs: Inputs) -> Inputs:
+        wrong = mismatch(inputs, self.model.example)
+        if wrong:
+            raise ValueError(f"expected inputs {wrong[0]}, at least one; got {wrong[1]}")
+        if isinstance(inputs, Tensor):
+            return inputs
+        return {name: inputs[name] for name in self.model.example}
 
-    def stream(self, batches: Iterable[Tensor | Sequence[Any]]) -> Iterator[ExitResult]:
-        """Classify what a data loader gives: images, or tuples that begin with them, on any device."""
+    def stream(self, batches: Iterable[Any]) -> Iterator[ExitResult]:
+        """Classify what a data loader gives, on any device: inputs, tuples that begin with them, or mappings."""
         device = next(self.model.parameters()).device
         for batch in batches:
-            images = batch if isinstance(batch, Tensor) else batch[0]
-            yield self(images.to(device, non_blocking=True))
+            found = taken(batch, self.model.example)
+            if found is None:
+                raise ValueError(f"expected batches of inputs, or that begin with them; got {described(batch)}")
+            yield self(moved(found[0], device))
 
-    def _run(self, images: Tensor, policy: ExitPolicy) -> ExitResult:
+    def _run(self, inputs: Inputs, policy: ExitPolicy) -> ExitResult:
         left: list[_Left] = []
         inside: Tensor | None = None
         measure = policy.measure
         carried: State = None
-        state: Any = images
+        state: Any = inputs
         for k, (body, head) in enumerate(self._parts):
             state = body(state)
             can_leave = policy.can_leave(k)
@@ -181,7 +183,7 @@ class EarlyExitRunner:
                 left.append(_Left(k, go if inside is None else inside[go], label[go], confident[go]))
                 inside, state = stay if inside is None else inside[stay], select(state, stay)
                 carried = rows(carried, stay)
-        return self._in_order(left, images.device)
+        return self._in_order(left, device_of(inputs))
 
     def _in_order(self, left: list[_Left], device: torch.device) -> ExitResult:
         """Return the result in the order of the batch, of which ``left`` are parts, all together the whole."""

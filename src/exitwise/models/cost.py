@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.kernels.inputs import Inputs, batch_of
 from exitwise.kernels.modes import evaluating
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Cost(NamedTuple):
     """Cumulative costs, one entry per exit; earlier exits' heads are included.
 
     Attributes:
-        macs: multiply-accumulates of convolutions and matrix products per image.
+        macs: multiply-accumulates of convolutions and matrix products per sample.
         params: parameters of all stages up to the exit.
     """
 
@@ -27,20 +27,20 @@ class Cost(NamedTuple):
 
 
 def count_alone(model: StagedModel, exit: int) -> int:
-    """MACs of one exit (0-based) for one image, without those before it."""
+    """MACs of one exit (0-based) for one sample, without those before it."""
     with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
-        model.forward_only(_image(model), exit)
+        model.forward_only(_sample(model), exit)
     return counter.get_total_flops() // 2
 
 
 def count_cost(model: StagedModel) -> Cost:
-    """MACs and parameters to each exit, for one image of ``model.input_shape``.
+    """MACs and parameters to each exit, for one sample, the first of ``model.example``.
 
     Counted by torch's flop counter, at two operations per MAC, on a pass in eval mode.
     """
     macs = []
     with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
-        for _ in model.run_stages(_image(model)):
+        for _ in model.run_stages(_sample(model)):
             macs.append(counter.get_total_flops() // 2)
     seen: dict[int, int] = {}
     params = []
@@ -50,6 +50,5 @@ def count_cost(model: StagedModel) -> Cost:
     return Cost(tuple(macs), tuple(params))
 
 
-def _image(model: StagedModel) -> Tensor:
-    parameter = next(model.parameters())
-    return torch.zeros(1, *model.input_shape, device=parameter.device, dtype=parameter.dtype)
+def _sample(model: StagedModel) -> Inputs:
+    return batch_of(model.example, 1, next(model.parameters()))

@@ -43,14 +43,14 @@ class Feature(NamedTuple):
     """The input of a head, besides the batch dimension.
 
     Attributes:
-        kind: ``map`` (channels, height, width), ``channels-last map`` (height, width, channels), ``tokens``
-            (tokens, channels) or ``vector`` (channels).
+        kind: ``map`` (channels, height, width), ``channels-last map`` (height, width, channels), ``row`` (channels,
+            length), ``tokens`` (tokens, channels) or ``vector`` (channels).
         channels: its number of channels.
-        size: (height, width) of a map; (tokens,) of tokens; () of a vector.
+        size: (height, width) of a map; (length,) of a row; (tokens,) of tokens; () of a vector.
         prefix: how many of the tokens stand for no part of the image, such as a class token; they come first.
     """
 
-    kind: Literal["map", "channels-last map", "tokens", "vector"]
+    kind: Literal["map", "channels-last map", "row", "tokens", "vector"]
     channels: int
     size: tuple[int, ...]
     prefix: int = 0
@@ -77,6 +77,14 @@ class Feature(NamedTuple):
                 return None
             return cls("tokens", rest[1], (rest[0],), prefix if square else min(prefix, 1))
         return cls("vector", rest[0], ()) if len(rest) == 1 else None
+
+    @classmethod
+    def of_row(cls, shape: Sequence[int], channels_first: bool | None) -> Feature | None:
+        """Return the feature that a tensor (batch, channels, length) or (batch, length, channels) is; None where it is
+        not known which."""
+        if channels_first is None:
+            return None
+        return cls("row", shape[1], (shape[2],)) if channels_first else cls("tokens", shape[2], (shape[1],))
 
 
 MOST_PREFIX = 8
@@ -191,6 +199,8 @@ class LinearHead(nn.Module):
                 return x.mean((2, 3))
             case "channels-last map":
                 return x.mean((1, 2))
+            case "row":
+                return x.mean(2)
             case "vector":
                 return x
         mean = x[:, self.feature.prefix :].mean(1)

@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 from torch import Tensor, nn
 
 from exitwise.errors import UserError
+from exitwise.kernels.inputs import Inputs, example_of
 from exitwise.models.cost import count_cost
 from exitwise.shapes import Float
 
@@ -45,20 +46,42 @@ def check_staged(network: object) -> None:
 class StagedModel(nn.Module):
     """An early-exit network: stages, each handing on a state and giving this exit's logits.
 
-    The first stage's state is the batch of images.
+    The first stage's state is the batch: a tensor, or a dict of tensors.
 
     Args:
         stages: in order, cheap exit first.
         num_classes: number of classes.
-        input_shape: (channels, height, width) that the network is meant for.
+        input_shape: of one image, (channels, height, width), or of another single input.
+        example: in place of that: example inputs, batch first; a tensor, or a mapping of tensors by name.
+
+    Attributes:
+        example: inputs that the network is meant for; their device and the type of their floats say nothing.
     """
 
-    def __init__(self, stages: Iterable[Stage], num_classes: int, input_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        num_classes: int,
+        input_shape: tuple[int, ...] | None = None,
+        *,
+        example: Inputs | None = None,
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.num_classes = num_classes
-        self.input_shape = input_shape
+        self.example = example_of(example, input_shape)
         self.frozen = False
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch; of a network that takes a single tensor.
+
+        Raises:
+            UserError: for one whose inputs have names.
+        """
+        if not isinstance(self.example, Tensor):
+            raise UserError(f"expected a network that takes one tensor; this one takes {', '.join(self.example)}")
+        return tuple(self.example.shape[1:])
 
     @property
     def exits(self) -> int:
@@ -67,7 +90,7 @@ class StagedModel(nn.Module):
 
     @property
     def exit_macs(self) -> tuple[int, ...]:
-        """Multiply-accumulates per image to each exit, counted now on a pass."""
+        """Multiply-accumulates per sample, such as the example's first, to each exit, counted now on a pass."""
         return count_cost(self).macs
 
     def freeze_bodies(self) -> None:
@@ -84,30 +107,26 @@ class StagedModel(nn.Module):
                 stage.body.eval()
         return self
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch classes"]]:
+    def forward(self, inputs: Inputs) -> list[Float[Tensor, "batch classes"]]:
         """Return the logits of all exits, cheap to dear."""
-        return [logits for _, logits in self.run_stages(images)]
+        return [logits for _, logits in self.run_stages(inputs)]
 
-    def forward_last(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+    def forward_last(self, inputs: Inputs) -> Float[Tensor, "batch classes"]:
         """Return the logits of the last exit alone: the network as if it had no early exits."""
-        return self.forward_only(images, self.exits - 1)
+        return self.forward_only(inputs, self.exits - 1)
 
-    def forward_only(
-        self, images: Float[Tensor, "batch channels height width"], exit: int
-    ) -> Float[Tensor, "batch classes"]:
+    def forward_only(self, inputs: Inputs, exit: int) -> Float[Tensor, "batch classes"]:
         """Return the logits of one exit (0-based) alone: a smaller network without early exits."""
-        state: State = images
+        state: State = inputs
         stages = cast("list[Stage]", list(self.stages))[: exit + 1]
         for stage in stages:
             state = stage.body(state)
         logits: Tensor = stages[-1].head(state)
         return logits
 
-    def run_stages(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Iterator[tuple[State, Float[Tensor, "batch classes"]]]:
+    def run_stages(self, inputs: Inputs) -> Iterator[tuple[State, Float[Tensor, "batch classes"]]]:
         """Yield the state and the logits after each stage, computed as they are asked for."""
-        state: State = images
+        state: State = inputs
         for stage in self.stages:
             state, logits = stage(state)
             yield state, logits

@@ -15,6 +15,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
 from exitwise.errors import DataError, UserError
+from exitwise.kernels.inputs import Inputs, moved
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import Stage, StagedModel
 
@@ -60,7 +61,7 @@ def classify(head: nn.Module, reduced: Any) -> Tensor:
 
 
 def keep(
-    model: StagedModel, batches: Iterable[tuple[Tensor, Tensor]], heads: int, device: torch.device | str = "cpu"
+    model: StagedModel, batches: Iterable[tuple[Inputs, Tensor]], heads: int, device: torch.device | str = "cpu"
 ) -> Kept:
     """Run the network once over all batches, in eval mode, and keep what its first heads need.
 
@@ -79,7 +80,7 @@ def keep(
     last, labels = [], []
     with torch.no_grad(), evaluating(model):
         for inputs, targets in batches:
-            state: Any = inputs.to(device, non_blocking=True)
+            state: Any = moved(inputs, device)
             for k, stage in enumerate(stages):
                 state = stage.body(state)
                 if k < heads:

@@ -1,4 +1,4 @@
-"""Exits on any image classifier, which stays as it is."""
+"""Exits on any classifier, which stays as it is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from exitwise.errors import UserError
+from exitwise.kernels.inputs import Inputs, batch_of, described, device_of, example_of, varied
 from exitwise.kernels.modes import evaluating
-from exitwise.models.backbones.backbone import cannot_split, logits_of, unchanged
+from exitwise.models.backbones.backbone import answer, cannot_split, unchanged
 from exitwise.models.backbones.cut import staged
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.backbones.places import ExitPoint, choose, find_places
@@ -26,7 +27,8 @@ def add_exits(
     at: Sequence[str] | None = None,
     num_classes: int | None = None,
     head: str | HeadFactory = "auto",
-    input_shape: tuple[int, int, int] = (3, 224, 224),
+    example: Inputs | None = None,
+    input_shape: tuple[int, ...] = (3, 224, 224),
     skip: bool = True,
 ) -> ExitedModel:
     """Put early exits on a classifier, which stays as it is and becomes the last exit.
@@ -35,19 +37,23 @@ def add_exits(
     bit for bit; in train mode dropout, stochastic depth and BatchNorm work as in the backbone.
 
     Args:
-        backbone: maps images (B, channels, height, width) to logits (B, C), or to an object with ``logits``.
+        backbone: maps its inputs to logits (B, C), or to an object or mapping with ``logits``.
         exits: number of exits K, the last one included (1: no early one); the others are put near equal shares of the
             backbone's multiply-accumulates. 4 if neither this nor ``at`` is given.
         at: names of submodules to put exits after, in order; the last exit is added to them.
         num_classes: number of classes C; only to be checked against the backbone's.
         head: ``auto``: suited to the feature (see :func:`~exitwise.models.heads.suited_head`); ``linear``: pooling and
             one linear layer; or a function of (:class:`~exitwise.models.heads.Feature`, C) that returns a module.
-        input_shape: (channels, height, width) of the images that it is meant for.
+        example: example inputs, batch first, where the network lies: a tensor, such as (B, channels, length) or
+            (B, features), or a mapping of tensors by the names of the network's arguments, such as ``input_ids`` and
+            ``attention_mask``. Costs are those of its first row.
+        input_shape: in its place, (channels, height, width) of the images that it is meant for.
         skip: cut the backbone into stages. If False, it is left whole: all exits are evaluated together, and
             nothing is saved at inference. For networks that cannot be cut.
 
     Raises:
-        UserError: for a name that is no exit point (lists those that are), or more exits than there are places.
+        UserError: for a name that is no exit point (lists those that are), more exits than there are places, or example
+            inputs that the network does not take.
         CannotSplitError: if the network decides by what it computes; names the module.
     """
     if exits is not None and at is not None:
@@ -56,16 +62,17 @@ def add_exits(
     if next(backbone.parameters(), None) is None:
         raise UserError(f"expected a network with parameters; {type(backbone).__name__} has none")
     with evaluating(backbone), unchanged(backbone):
-        classes = _count_classes(backbone, input_shape, num_classes)
+        example = _checked(example, input_shape, backbone)
+        classes = _count_classes(backbone, example, num_classes)
         if skip:
-            traced = trace(backbone, input_shape)
-            places = find_places(traced, backbone, input_shape[1:])
+            traced = trace(backbone, example)
+            places = find_places(traced, backbone, example)
             points = choose(places, exits, at, _hint(traced))
-            model = staged(traced, places, points, classes, head, input_shape).to(next(backbone.parameters()).device)
+            model = staged(traced, places, points, classes, head, example).to(next(backbone.parameters()).device)
             for samples in (3, 1):
                 _check_same(backbone, model, samples)
         else:
-            model = left_whole(backbone, exits, at, classes, head, input_shape)
+            model = left_whole(backbone, exits, at, classes, head, example)
     own = {id(module) for module in backbone.modules()}
     for module in model.modules():
         if id(module) not in own:
@@ -73,9 +80,23 @@ def add_exits(
     return model
 
 
-def exit_points(backbone: nn.Module, input_shape: tuple[int, int, int] = (3, 224, 224)) -> list[ExitPoint]:
+def exit_points(
+    backbone: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224), *, example: Inputs | None = None
+) -> list[ExitPoint]:
     """Return where exits can go, cheap to dear; see :func:`add_exits`."""
-    return [place.point for place in find_places(trace(backbone, input_shape), backbone, input_shape[1:]).values()]
+    example = _checked(example, input_shape, backbone)
+    with evaluating(backbone), unchanged(backbone):
+        _count_classes(backbone, example, None)
+    return [place.point for place in find_places(trace(backbone, example), backbone, example).values()]
+
+
+def _checked(example: Inputs | None, input_shape: tuple[int, ...], backbone: nn.Module) -> Inputs:
+    """Return example inputs as networks with exits hold them."""
+    inputs = example_of(example, input_shape)
+    device = next(backbone.parameters()).device
+    if example is not None and device_of(inputs) != device:
+        raise UserError(f"expected example inputs on {device}, where the network lies; got them on {device_of(inputs)}")
+    return inputs
 
 
 def _hint(traced: Traced) -> str:
@@ -84,16 +105,21 @@ def _hint(traced: Traced) -> str:
     return f"; module {', '.join(traced.whole)} decides by what it computes and stays whole"
 
 
-def _count_classes(backbone: nn.Module, input_shape: tuple[int, int, int], expected: int | None) -> int:
-    parameter = next(backbone.parameters())
-    images = torch.zeros(2, *input_shape, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad():
-        output = logits_of(backbone(images))
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+def _count_classes(backbone: nn.Module, example: Inputs, expected: int | None) -> int:
+    inputs = batch_of(example, 2, next(backbone.parameters()))
+    kind = type(backbone).__name__
+    try:
+        with torch.no_grad():
+            output = answer(backbone, inputs)
+    except Exception as error:  # of whatever kind a stranger's network raises
+        said = str(error).strip().splitlines()
         raise UserError(
-            f"expected a classifier that maps 2 images to logits (2, C); {type(backbone).__name__} gives {shape}"
-        )
+            f"expected inputs that {kind} takes; it fails on {described(inputs)}, by {type(error).__name__}: "
+            f"{said[0] if said else 'no reason given'} (example= says what else it takes)"
+        ) from error
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else described(output)
+        raise UserError(f"expected a classifier that maps 2 samples to logits (2, C); {kind} gives {shape}")
     if expected is not None and output.shape[1] != expected:
         raise UserError(
             f"expected a backbone for {expected} classes; {type(backbone).__name__} has {output.shape[1]} "
@@ -104,15 +130,13 @@ def _count_classes(backbone: nn.Module, input_shape: tuple[int, int, int], expec
 
 def _check_same(backbone: nn.Module, model: StagedModel, samples: int) -> None:
     """Raise CannotSplitError unless the stages give the backbone's logits, at a batch size other than the trace's."""
-    parameter = next(backbone.parameters())
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(samples, *model.input_shape, generator=generator).to(parameter.device, parameter.dtype)
+    inputs = varied(model.example, samples, next(backbone.parameters()))
     with torch.no_grad(), evaluating(model):
         try:
             with unchanged(backbone):
-                expected = logits_of(backbone(images))
+                expected = answer(backbone, inputs)
             with unchanged(backbone):
-                same = torch.equal(expected, model.forward_last(images))
+                same = torch.equal(expected, model.forward_last(inputs))
         except (RuntimeError, TypeError, ValueError) as error:
             raise cannot_split(backbone, str(error)) from error
     if not same:

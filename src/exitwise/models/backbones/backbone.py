@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from exitwise.errors import UserError
+from exitwise.kernels.inputs import Inputs
 
 
 class CannotSplitError(UserError):
@@ -46,8 +47,19 @@ def unchanged(network: nn.Module) -> Iterator[None]:
 
 
 def logits_of(output: Any) -> Any:
-    """Return the logits in what a classifier returned."""
-    return output.logits if hasattr(output, "logits") and not isinstance(output, (Tensor, fx.Proxy)) else output
+    """Return the logits in what a classifier returned: an object or mapping with ``logits``, or one thing alone."""
+    if isinstance(output, (Tensor, fx.Proxy)):
+        return output
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    if isinstance(output, (tuple, list)) and len(output) == 1:
+        return output[0]
+    return getattr(output, "logits", output)
+
+
+def answer(network: nn.Module, inputs: Inputs) -> Any:
+    """Return the logits that a network gives, with its inputs by position or by name."""
+    return logits_of(network(**inputs) if isinstance(inputs, dict) else network(inputs))
 
 
 def is_layer(module: nn.Module) -> bool:

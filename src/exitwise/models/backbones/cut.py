@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor, fx, nn
 from torch.fx.passes.split_module import split_module
 
+from exitwise.kernels.inputs import Inputs
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.backbones.places import ExitPoint, Place, cut_nodes, varying_nodes
 from exitwise.models.backbones.tracing import Traced, value_of
@@ -21,7 +22,7 @@ def staged(
     points: Sequence[ExitPoint],
     num_classes: int,
     head: str | HeadFactory,
-    input_shape: tuple[int, int, int],
+    example: Inputs,
 ) -> ExitedModel:
     cuts = [places[point.name].node for point in points]
     classifier = _before_classifier(traced, cuts, num_classes)
@@ -31,7 +32,7 @@ def staged(
     ]
     rest = parts[len(points) :]
     stages.append(Stage(rest[0], rest[1] if len(rest) > 1 else nn.Identity()))
-    return ExitedModel(stages, num_classes, input_shape, points, skips=True)
+    return ExitedModel(stages, num_classes, example, points, skips=True)
 
 
 def _before_classifier(traced: Traced, cuts: Sequence[fx.Node], num_classes: int) -> fx.Node | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from exitwise.kernels.inputs import Inputs
 from exitwise.models.backbones.places import ExitPoint
 from exitwise.models.staged import Stage, StagedModel
 
@@ -20,10 +21,10 @@ class ExitedModel(StagedModel):
         self,
         stages: Iterable[Stage],
         num_classes: int,
-        input_shape: tuple[int, int, int],
+        example: Inputs,
         points: Sequence[ExitPoint],
         skips: bool,
     ) -> None:
-        super().__init__(stages, num_classes, input_shape)
+        super().__init__(stages, num_classes, example=example)
         self.points = tuple(points)
         self.skips = skips

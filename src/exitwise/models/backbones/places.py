@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from exitwise.errors import UserError, near_match
+from exitwise.kernels.inputs import Inputs, named
 from exitwise.models.backbones.tracing import DRY_RUN_BATCH, Traced, is_layer, value_of
 from exitwise.models.heads import Feature
 
@@ -38,10 +39,10 @@ class Place(NamedTuple):
     """Whether a submodule that ends here is one of a row of blocks."""
 
 
-def find_places(traced: Traced, backbone: nn.Module, size: tuple[int, int]) -> dict[str, Place]:
+def find_places(traced: Traced, backbone: nn.Module, example: Inputs) -> dict[str, Place]:
     """Return name to place, for all nodes that everything later depends on alone; where several submodules end at
     one, the outermost names it."""
-    prefix, blocks = prefix_tokens(backbone), block_names(backbone)
+    blocks = block_names(backbone)
     block_ends = {node for name, node in traced.outputs.items() if name in blocks}
     nodes = list(traced.module.graph.nodes)
     spent = dict(zip(nodes, accumulate(traced.macs.get(node, 0) for node in nodes), strict=True))
@@ -54,7 +55,8 @@ def find_places(traced: Traced, backbone: nn.Module, size: tuple[int, int]) -> d
     for node in nodes:
         if node not in outermost or not 0 < spent[node] < spent[nodes[-1]]:
             continue
-        name, feature = outermost[node], Feature.of(value_of(node).shape, prefix, size)
+        name = outermost[node]
+        feature = feature_at(backbone, name, value_of(node).shape, example)
         if feature is not None and not _is_overwritten(traced.module, node):
             point = ExitPoint(name, spent[node] / spent[nodes[-1]], feature)
             places[name] = Place(point, node, node in block_ends)
@@ -99,10 +101,33 @@ def varying_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     return varying
 
 
-def prefix_tokens(backbone: nn.Module) -> int | None:
+def feature_at(backbone: nn.Module, name: str, shape: Sequence[int], example: Inputs) -> Feature | None:
+    """Return the kind of feature that a submodule gives as a tensor of this shape (batch first); None if it is none."""
+    images = [tensor for tensor in named(example).values() if tensor.dim() == 4]
+    if len(images) == 1:
+        return Feature.of(shape, _prefix_tokens(backbone), (images[0].shape[2], images[0].shape[3]))
+    if len(shape) != 3:
+        return Feature.of(shape) if len(shape) == 2 else None
+    return Feature.of_row(shape, _channels_first(backbone.get_submodule(name)))
+
+
+def _prefix_tokens(backbone: nn.Module) -> int | None:
     """Return how many tokens stand for no part of the image, where the backbone says so (timm's do)."""
     prefix = getattr(backbone, "num_prefix_tokens", None)
     return prefix if isinstance(prefix, int) else None
+
+
+_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.GroupNorm, nn.InstanceNorm1d)
+_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
+
+
+def _channels_first(module: nn.Module) -> bool | None:
+    """Return whether what a module gives has its channels before its length, as its last layer has; None if no layer
+    tells."""
+    for part in reversed(list(module.modules())):
+        if isinstance(part, (*_FIRST, *_LAST)):
+            return isinstance(part, _FIRST)
+    return None
 
 
 def choose(places: dict[str, Place], exits: int, at: Sequence[str] | None, hint: str) -> list[ExitPoint]:

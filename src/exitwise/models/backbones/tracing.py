@@ -19,8 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.kernels.inputs import Inputs, batch_of
 from exitwise.kernels.modes import evaluating
-from exitwise.models.backbones.backbone import CannotSplitError, cannot_split, is_layer, logits_of, unchanged
+from exitwise.models.backbones.backbone import CannotSplitError, answer, cannot_split, is_layer, unchanged
 
 _KNOWN = "exitwise_value"
 _MISSING = object()
@@ -54,20 +55,19 @@ def value_of(node: fx.Node) -> Any:
     return node.meta.get(_KNOWN, _MISSING)
 
 
-def trace(network: nn.Module, input_shape: Sequence[int]) -> Traced:
-    """Trace ``network(images)`` for images of ``input_shape`` (channels, height, width).
+def trace(network: nn.Module, example: Inputs) -> Traced:
+    """Trace a network's answer to inputs such as the example; its only placeholder is these.
 
     Raises:
         CannotSplitError: if the network itself, not one of its submodules, decides by pixel values.
     """
-    root = _Call(network)
+    root = _Call(network, list(example) if isinstance(example, dict) else [])
     names = {type(module): name for name, module in reversed(list(network.named_modules()))}
     whole: set[type] = set()
-    device = next(network.parameters()).device
+    batch = batch_of(example, DRY_RUN_BATCH, next(network.parameters()))
     while True:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake, evaluating(network), unchanged(network):
-            images = torch.empty(_Tracer.batch, *input_shape, device=device)
-            tracer = _Tracer(images, fake, whole)
+            tracer = _Tracer(tree_map(fake.from_tensor, batch), fake, whole)
             try:
                 graph = tracer.trace(root)
             except Exception as error:
@@ -87,14 +87,15 @@ def _undecidable(network: nn.Module, name: str, error: Exception) -> CannotSplit
 
 
 class _Call(nn.Module):
-    """``network(images)``, and of a result with ``logits``, those."""
+    """The answer of a network to inputs, which have these names, or none."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.network = network
+        self.names = names
 
-    def forward(self, images: Tensor) -> Any:
-        return logits_of(self.network(images))
+    def forward(self, inputs: Any) -> Any:
+        return answer(self.network, {name: inputs[name] for name in self.names} if self.names else inputs)
 
 
 class Value(nn.Module):
@@ -169,9 +170,9 @@ class _Tracer(fx.Tracer):
 
     batch = DRY_RUN_BATCH
 
-    def __init__(self, images: Tensor, fake: FakeTensorMode, whole: set[type]) -> None:
+    def __init__(self, inputs: Inputs, fake: FakeTensorMode, whole: set[type]) -> None:
         super().__init__()
-        self.images = images
+        self.inputs = inputs
         self.fake = fake
         self.whole = frozenset(whole)
         self.failed: str | None = None
@@ -259,7 +260,7 @@ class _Tracer(fx.Tracer):
         if kind == "call_module" and target not in self.attributes:
             self.attributes[target] = self.root.get_submodule(f"network.{target}" if target else "network")
         if kind == "placeholder":
-            node.meta[_KNOWN] = self.images
+            node.meta[_KNOWN] = self.inputs
         elif kind != "output":
             self._run(node)
         return proxy

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.kernels.inputs import Inputs, batch_of
 from exitwise.kernels.modes import evaluating
+from exitwise.models.backbones.backbone import answer
 from exitwise.models.backbones.exited import ExitedModel
-from exitwise.models.backbones.places import ExitPoint, Place, block_names, choose, prefix_tokens
-from exitwise.models.backbones.tracing import logits_of
-from exitwise.models.heads import Feature, HeadFactory, suited_head
+from exitwise.models.backbones.places import ExitPoint, Place, block_names, choose, feature_at
+from exitwise.models.heads import HeadFactory, suited_head
 from exitwise.models.staged import Stage, State
 
 
@@ -26,11 +27,11 @@ class _Together(nn.Module):
         self.backbone = backbone
         self.names = tuple(names)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, inputs: Inputs) -> list[Tensor]:
         seen: dict[str, Tensor] = {}
         hooks = [self.backbone.get_submodule(name).register_forward_hook(_record(seen, name)) for name in self.names]
         try:
-            logits = logits_of(self.backbone(images))
+            logits = answer(self.backbone, inputs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -76,9 +77,9 @@ def left_whole(
     at: Sequence[str] | None,
     num_classes: int,
     head: str | HeadFactory,
-    input_shape: tuple[int, int, int],
+    example: Inputs,
 ) -> ExitedModel:
-    places = places_left_whole(backbone, input_shape)
+    places = places_left_whole(backbone, example)
     if at is None and places:  # of modules within modules, the outer ones
         depth = min(name.count(".") for name in places)
         while sum(name.count(".") <= depth for name in places) < exits - 1 and depth < 9:
@@ -88,10 +89,10 @@ def left_whole(
     heads = [suited_head(point.feature, num_classes, head) for point in points]
     bodies: list[nn.Module] = [_Together(backbone, [point.name for point in points]), *(_Drop() for _ in points)]
     stages = [Stage(body, _First(each)) for body, each in zip(bodies, [*heads, nn.Identity()], strict=True)]
-    return ExitedModel(stages, num_classes, input_shape, points, skips=False)
+    return ExitedModel(stages, num_classes, example, points, skips=False)
 
 
-def places_left_whole(backbone: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Place]:
+def places_left_whole(backbone: nn.Module, example: Inputs) -> dict[str, Place]:
     """As :func:`find_places`, by watching what submodules return: exits can go after any that returns a feature."""
     seen: list[tuple[str, Any, int]] = []
 
@@ -99,20 +100,19 @@ def places_left_whole(backbone: nn.Module, input_shape: tuple[int, int, int]) ->
         return lambda module, args, output: seen.append((name, output, counter.get_total_flops()))
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in backbone.named_modules() if name]
-    parameter = next(backbone.parameters())
-    images = torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype)
+    inputs = batch_of(example, 1, next(backbone.parameters()))
     try:
         with torch.no_grad(), evaluating(backbone), FlopCounterMode(display=False) as counter:
-            backbone(images)
+            answer(backbone, inputs)
     finally:
         for hook in hooks:
             hook.remove()
     total = counter.get_total_flops()
     calls = Counter(name for name, *_ in seen)
     places: dict[str, Place] = {}
-    prefix, blocks = prefix_tokens(backbone), block_names(backbone)
+    blocks = block_names(backbone)
     for name, output, spent in seen:
-        feature = Feature.of(output.shape, prefix, input_shape[1:]) if isinstance(output, Tensor) else None
+        feature = feature_at(backbone, name, output.shape, example) if isinstance(output, Tensor) else None
         if feature is not None and calls[name] == 1 and 0 < spent < total:
             places[name] = Place(ExitPoint(name, spent / total, feature), None, name in blocks)
     return places

@@ -1,0 +1,64 @@
+"""Exits on networks that take other things than images."""
+
+import pytest
+import torch
+from torch import nn
+
+import exitwise as ew
+from exitwise.errors import UserError
+from exitwise.kernels.inputs import varied
+from exitwise.models.heads import Feature
+
+
+def block(size_in):
+    return nn.Sequential(nn.Conv1d(size_in, 16, 5, padding=2), nn.BatchNorm1d(16), nn.ReLU())
+
+
+def signals():
+    return nn.Sequential(
+        block(2), block(16), block(16), block(16), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+def vectors():
+    return nn.Sequential(*(nn.Sequential(nn.Linear(10, 10), nn.ReLU()) for _ in range(4)), nn.Linear(10, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "example", "feature"),
+    [
+        (signals, torch.zeros(1, 2, 50), Feature("row", 16, (50,))),
+        (vectors, torch.zeros(1, 10), Feature("vector", 10, ())),
+    ],
+)
+@pytest.mark.parametrize("skip", [True, False])
+def test_exits_and_their_runner(network, example, feature, skip):
+    torch.manual_seed(0)
+    model = ew.add_exits(network().eval(), exits=3, example=example, skip=skip)
+    assert {point.feature for point in model.points} == {feature}
+    assert model.input_shape == example.shape[1:]
+    costs = ew.count_cost(model).macs
+    assert costs == model.exit_macs
+    assert 0 < costs[0] <= costs[1] <= costs[2]
+    inputs = varied(model.example, 40, next(model.parameters()))
+    with torch.no_grad():
+        logits = torch.stack(model(inputs), dim=1)
+    outputs = ew.Outputs.from_logits(logits, torch.zeros(40, dtype=torch.long))
+    policy = ew.calibrate_proportions(outputs.confidences, [0.4, 0.3, 0.3])
+    result = ew.EarlyExitRunner(model, policy)(inputs)
+    left = outputs.under(policy)
+    assert result.exit.tolist() == left.exits.tolist()
+    assert result.prediction.tolist() == left.predictions.tolist()
+    assert len(set(result.exit.tolist())) == 3
+
+
+def test_example_inputs_elsewhere_are_refused():
+    with pytest.raises(UserError, match="expected example inputs on cpu, where the network lies; got them on meta"):
+        ew.add_exits(vectors(), exits=2, example=torch.zeros(1, 10, device="meta"))
+
+
+def test_inputs_that_the_network_does_not_take_are_refused():
+    with pytest.raises(UserError, match=r"inputs that Sequential takes; it fails on torch.float32 \(2, 3, 224, 224\)"):
+        ew.add_exits(signals())
+    with pytest.raises(UserError, match=r"it fails on torch.float32 \(2, 9\), by RuntimeError"):
+        ew.exit_points(vectors(), example=torch.zeros(1, 9))
