@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -72,6 +73,34 @@ def test_forward_mode_equals_double_backward(kind, objective):
     torch.testing.assert_close(forward.weights, double.weights, rtol=1e-9, atol=1e-14)
     assert torch.equal(forward.allocation, double.allocation)
     torch.testing.assert_close(forward.loss, double.loss)
+
+
+def test_early_exits_learn_from_the_last_one_which_learns_nothing_of_it():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True), torch.randint(4, (6,))
+    losses = exit_losses(logits, targets, 0.1, distil=0.3)
+    teacher = (logits[:, 2].detach() / 2).softmax(1)
+    for k in (0, 1):
+        hard = F.cross_entropy(logits[:, k], targets, reduction="none", label_smoothing=0.1)
+        soft = F.kl_div((logits[:, k] / 2).log_softmax(1), teacher, reduction="none").sum(1)
+        torch.testing.assert_close(losses[:, k], 0.7 * hard + 0.3 * 4 * soft)
+    torch.testing.assert_close(losses[:, 2], exit_losses(logits, targets, 0.1)[:, 2])
+    (gradient,) = torch.autograd.grad(losses[:, :2].sum(), logits)
+    assert gradient[:, 2].abs().max() == 0
+    torch.testing.assert_close(exit_losses(logits[:, :1], targets, distil=0.3), exit_losses(logits[:, :1], targets))
+
+
+def test_forward_mode_is_exact_where_early_exits_learn_from_the_last_one():
+    model, optimizer, train, meta = case("adamw")
+    run = train_pass(model, *train, distil=0.4)
+    weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
+    forward, double = (
+        meta_gradient(model, optimizer, run, weights, meta, shares, mode=mode).weights
+        for mode in ("forward", "double-backward")
+    )
+    plain = meta_gradient(model, optimizer, train_pass(model, *train), weights, meta, shares).weights
+    torch.testing.assert_close(forward, double, rtol=1e-9, atol=1e-14)
+    assert not torch.allclose(forward, plain, rtol=0.01)
 
 
 @pytest.mark.parametrize("objective", ["per-exit", "share-weighted"])

@@ -11,8 +11,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import exitwise as ew
+from exitwise.data.sampling import EpochBatches
 from exitwise.errors import DataError, UserError
-from exitwise.training.kept import classify, fit_heads, keep
+from exitwise.training.fitting import fit_heads
+from exitwise.training.kept import keep
+from exitwise.training.on_kept import HeadsOnKept
 
 IMAGES = torch.from_numpy(load_digits().images).float()[:, None] / 16
 LABELS = torch.from_numpy(load_digits().target)
@@ -87,31 +90,46 @@ def test_what_is_kept_is_what_the_heads_see(network, head):
     kept = keep(model, loader(0, 100), 2)
     with torch.no_grad():
         logits = model(IMAGES[:100])
-        for stage, features, wanted in zip(model.stages, kept.features, logits, strict=False):
-            torch.testing.assert_close(classify(stage.head, features), wanted, rtol=0, atol=1e-6)
-        torch.testing.assert_close(kept.last, logits[-1], rtol=0, atol=1e-5)
+        for ours, wanted in zip(HeadsOnKept(model, kept)(kept.rows), logits, strict=True):
+            torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def seen(model, images, exit):
+    """What the head of an exit sees of images."""
+    for stage in list(model.stages)[: exit + 1]:
+        images = stage.body(images)
+    return images
 
 
 def test_heads_on_kept_features_are_those_of_running_the_network_each_time(network):
-    """The oracle runs the whole network for every batch, in the order and with the schedule of fit_heads."""
+    """The oracle runs the whole network over the loader for every half batch, with the order and schedule of
+    fit_heads."""
     ours, oracle = with_exits(network), with_exits(network)
-    fit_heads(ours, keep(ours, loader(0, 300), 2), epochs=3, batch_size=32, lr=3e-3, seed=5, label_smoothing=0.1)
+    kept = keep(ours, loader(0, 300), 2)
+    fit_heads(ours, kept, ew.Uniform(), epochs=3, batch_size=64, lr=3e-3, seed=5, label_smoothing=0.1)
     heads = [stage.head for stage in oracle.stages][:2]
     optimizer = torch.optim.AdamW([p for head in heads for p in head.parameters()], 3e-3, weight_decay=0.05)
-    generator = torch.Generator().manual_seed(5)
-    held_out, train = torch.randperm(300, generator=generator).tensor_split([30])
-    steps, best = -(-len(train) // 32), [(float("inf"), {})] * 2
+    held_out, train = torch.randperm(300, generator=torch.Generator().manual_seed(5)).tensor_split([30])
+    sampler, best = EpochBatches(270, 64, 5), [(float("inf"), {})] * 2
     for epoch in range(3):
-        order = train[torch.randperm(len(train), generator=generator)]
-        for number, index in enumerate(order.split(32)):
+        sampler.epoch = epoch
+        for number, positions in enumerate(sampler.positions()):
             for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * 0.5 * (1 + np.cos(np.pi * (epoch * steps + number) / (3 * steps)))
-            for head in heads:
-                head.train()
-            logits = oracle(IMAGES[index])
-            optimizer.zero_grad()
-            sum(F.cross_entropy(z, LABELS[index], label_smoothing=0.1) for z in logits[:2]).backward()
-            optimizer.step()
+                group["lr"] = 3e-3 * 0.5 * (1 + np.cos(np.pi * (epoch * 5 + number) / (3 * 5)))
+            for index in train[positions].chunk(2):
+                for head in heads:
+                    head.train()
+                logits = [
+                    head(torch.cat([seen(oracle, images, k) for images, _ in loader(0, 300)])[index])
+                    for k, head in enumerate(heads)
+                ]
+                optimizer.zero_grad()
+                losses = torch.stack(
+                    [F.cross_entropy(z, LABELS[index], reduction="none", label_smoothing=0.1) for z in logits]
+                )
+                losses.mean(1).sum().backward()
+                optimizer.step()
         oracle.eval()
         with torch.no_grad():
             losses = [F.cross_entropy(z, LABELS[held_out]).item() for z in oracle(IMAGES[held_out])[:2]]
@@ -123,8 +141,59 @@ def test_heads_on_kept_features_are_those_of_running_the_network_each_time(netwo
 
 def test_mappings_and_several_passes(network):
     batches = [{"pixel_values": images, "labels": labels} for images, labels in loader(0, 200)]
-    fitted = ew.fit_exits(with_exits(network), batches, passes=2, epochs=2, distil=0.5)
+    fitted = ew.fit_exits(with_exits(network), batches, augmented_passes=2, epochs=2)
     assert fitted.samples == 400
+
+
+@pytest.mark.parametrize("method", ["meta-weighted", "meta-weighted-shared", ew.Uniform([2, 1, 0])])
+def test_methods_on_kept_features(network, method):
+    model = with_exits(network, head="linear")
+    before = copy.deepcopy(model.state_dict())
+    batches = list(loader(0, 500))
+    state = torch.get_rng_state()
+    fitted = ew.fit_exits(model, batches, method=method, distil=0.5, epochs=20)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert fitted.accuracies[1] > 0.7
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert {name.split(".")[1] for name in changed} == {"0", "1"}
+
+
+def test_what_is_kept_beyond_the_limit_lies_in_a_file_that_is_gone_afterwards(network, tmp_path):
+    model, other = with_exits(network), with_exits(network)
+    ours = ew.fit_exits(model, loader(0, 300), epochs=2, memory_limit=10_000, keep_in=tmp_path)
+    theirs = ew.fit_exits(other, loader(0, 300), epochs=2)
+    assert ours.accuracies == theirs.accuracies
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == []
+    kept = keep(model, loader(0, 300), 2, memory_limit=10_000, keep_in=tmp_path)
+    assert kept.on_disk
+    assert "on disk" in str(kept)
+    assert torch.equal(kept.rows, keep(model, loader(0, 300), 2).rows)
+
+
+def test_half_precision_needs_half(network):
+    model, half = with_exits(network), with_exits(network)
+    whole = ew.fit_exits(model, loader(0, 300), epochs=2)
+    less = ew.fit_exits(half, loader(0, 300), epochs=2, dtype=torch.float16)
+    assert less.kept_bytes == whole.kept_bytes / 2
+    assert less.accuracies == pytest.approx(whole.accuracies, abs=0.1)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(network, tmp_path):
+    resource = pytest.importorskip("resource")
+    model = with_exits(network)
+    before = copy.deepcopy(model.state_dict())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"expected room in .* for what exits need .* MiB so far; File too large"):
+            ew.fit_exits(model, loader(0, 1000), memory_limit=100_000, keep_in=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(UserError, match=r"expected room in .*nowhere .*No such file"):
+        ew.fit_exits(model, loader(0, 100), memory_limit=0, keep_in=tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +237,9 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
         ew.export(model, tmp_path / "my.bundle")
     for options, message in (
         ({"distil": 2}, "distil as a share"),
-        ({"batch_size": 1}, "batch_size of at least 2; got 1"),
+        ({"batch_size": 3}, "batch_size of at least 4; got 3"),
         ({"lr": 0}, "a positive number as lr; got 0"),
-        ({"passes": 0}, "passes of at least 1; got 0"),
+        ({"augmented_passes": 0}, "augmented_passes of at least 1; got 0"),
     ):
         with pytest.raises(UserError, match=message):
             ew.fit_exits(model, loader(0, 10), **options)
@@ -200,7 +269,7 @@ def test_what_was_is_restored_also_after_an_error(network, monkeypatch):
     model.stages[0].head.requires_grad_(False)
     modes = {name: module.training for name, module in model.named_modules()}
     needed = {name: param.requires_grad for name, param in model.named_parameters()}
-    monkeypatch.setattr("exitwise.training.kept._loss", lambda *_: 1 / 0)
+    monkeypatch.setattr("exitwise.training.trainer.half_step", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ew.fit_exits(model, loader(0, 50))
     assert {name: module.training for name, module in model.named_modules()} == modes

@@ -1,26 +1,23 @@
-"""Heads on a frozen backbone: one pass keeps what each head needs of the inputs, and the heads train on what was kept.
-
-The network below the heads is not run again, so that an epoch of training costs next to nothing.
-"""
+"""What the heads of a frozen network need of each sample: kept by one pass, so that the network is not run again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
-import torch.nn.functional as F
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
 from exitwise.errors import DataError, UserError
 from exitwise.kernels.inputs import Inputs, moved
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import Stage, StagedModel
-
-SHARE_HELD_OUT = 0.1
-"""Of what was kept, held out to choose each head's best epoch."""
+from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.training.rows import MEMORY_LIMIT, Rows
 
 
 class ReducingHead(Protocol):
@@ -29,25 +26,6 @@ class ReducingHead(Protocol):
     def reduce(self, x: Tensor) -> Tensor: ...
 
     def classify(self, reduced: Tensor) -> Tensor: ...
-
-
-class Kept(NamedTuple):
-    """What heads need of N samples.
-
-    Attributes:
-        features: of each head, (N, ...).
-        last: logits of the network's last exit, (N, C).
-        targets: class indices, (N).
-    """
-
-    features: list[Tensor]
-    last: Tensor
-    targets: Tensor
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-        return sum(each.nbytes for each in (*self.features, self.last, self.targets))
 
 
 def reduce(head: nn.Module, feature: Any) -> Any:
@@ -60,163 +38,128 @@ def classify(head: nn.Module, reduced: Any) -> Tensor:
     return cast("ReducingHead", head).classify(reduced) if hasattr(head, "reduce") else head(reduced)
 
 
+class Place(NamedTuple):
+    """Where a row holds what one exit needs: the shape of that, and its first column."""
+
+    shape: tuple[int, ...]
+    start: int
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return it for some rows."""
+        return rows[:, self.start : self.start + prod(self.shape)].unflatten(1, self.shape)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the exits of a network need of N samples.
+
+    Attributes:
+        rows: a row per sample, all exits side by side, (N, D).
+        targets: class indices, (N).
+        places: of each exit's part within a row.
+        heads: so many exits are kept as what their heads need of a feature; those after them as logits.
+        dtype: what the heads take.
+        on_disk: whether the rows are in a file, mapped into memory.
+    """
+
+    rows: Tensor
+    targets: Tensor
+    places: tuple[Place, ...]
+    heads: int
+    dtype: torch.dtype
+    on_disk: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __str__(self) -> str:
+        where = "on disk" if self.on_disk else "in memory"
+        return f"{len(self)} samples, what exits need of them kept {where} ({self.rows.nbytes / 2**20:.0f} MiB)"
+
+    def at(self, index: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Return rows and targets of some samples, on a device, the rows as the heads take them."""
+        return self.rows[index].to(device, self.dtype), self.targets[index].to(device)
+
+    def batches(self, size: int, device: torch.device | str) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return all samples in order."""
+        return (self.at(index, device) for index in torch.arange(len(self)).split(size))
+
+
 def keep(
-    model: StagedModel, batches: Iterable[tuple[Inputs, Tensor]], heads: int, device: torch.device | str = "cpu"
+    model: StagedModel,
+    batches: Iterable[tuple[Inputs, Tensor]],
+    heads: int,
+    device: torch.device | str = "cpu",
+    *,
+    dtype: torch.dtype | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    keep_in: str | Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Kept:
-    """Run the network once over all batches, in eval mode, and keep what its first heads need.
+    """Run a network once over all batches, in eval mode, and keep what its first heads need; of the last exit, if it is
+    not among these, the logits.
 
     Args:
         model: the network.
         batches: inputs and targets.
-        heads: how many heads, from the first on.
+        heads: how many heads, from the first on: all, or all but the last.
         device: where the network lies.
+        dtype: what to keep it as; None: as the network computes it.
+        memory_limit: bytes that are kept in memory; more are kept in a temporary file.
+        keep_in: the folder of that file; None: the system's.
+        ranks: the processes that keep together: each gives its share of each batch, and all get all.
 
     Raises:
-        UserError: where a head sees something other than a tensor and does not say what it needs of it.
-        DataError: for values that are not finite.
+        UserError: where a head sees something other than a tensor and does not say what it needs of it, or the disk is
+            full.
+        DataError: for values that are not finite, or of another shape than before.
     """
     stages = cast("list[Stage]", list(model.stages))
-    features: list[list[Tensor]] = [[] for _ in range(heads)]
-    last, labels = [], []
-    with torch.no_grad(), evaluating(model):
+    places: tuple[Place, ...] = ()
+    labels = []
+    with closing(Rows(memory_limit, keep_in)) as rows, torch.no_grad(), evaluating(model):
         for inputs, targets in batches:
+            parts = []
             state: Any = moved(inputs, device)
             for k, stage in enumerate(stages):
                 state = stage.body(state)
                 if k < heads:
-                    features[k].append(_checked(reduce(stage.head, state), f"what exit {k + 1} sees"))
-            last.append(_checked(stages[-1].head(state), "the last exit's answers"))
-            labels.append(targets.cpu())
-    return Kept([torch.cat(each) for each in features], torch.cat(last), torch.cat(labels))
+                    parts.append(_tensor(reduce(stage.head, state), f"what exit {k + 1} sees"))
+            if heads < len(stages):
+                parts.append(_tensor(stages[-1].head(state), "the last exit's answers"))
+            places = places or _places(parts)
+            for number, (part, place) in enumerate(zip(parts, places, strict=True), start=1):
+                _check(part, place, dtype or part.dtype, number)
+            row = torch.cat([part.flatten(1) for part in parts], dim=1)
+            (whole, _), (everyone, _) = ranks.gather(row.to(dtype or row.dtype)), ranks.gather(targets.to(device))
+            rows.add(whole.cpu())
+            labels.append(everyone.cpu())
+        wanted = next(model.parameters()).dtype
+        return Kept(rows.whole(), torch.cat(labels), places, heads, wanted, rows.on_disk)
 
 
-def _checked(kept: Any, what: str) -> Tensor:
-    if not isinstance(kept, Tensor):
+def _places(parts: list[Tensor]) -> tuple[Place, ...]:
+    starts = [0]
+    for part in parts:
+        starts.append(starts[-1] + prod(part.shape[1:]))
+    return tuple(Place(tuple(part.shape[1:]), start) for part, start in zip(parts, starts, strict=False))
+
+
+def _tensor(found: Any, what: str) -> Tensor:
+    if not isinstance(found, Tensor):
         raise UserError(
-            f"expected a tensor as {what}, to be kept; got a {type(kept).__name__} (train all exits instead)"
+            f"expected a tensor as {what}, to be kept; got a {type(found).__name__} (train all exits instead)"
         )
-    if not kept.isfinite().all():
-        raise DataError(f"expected finite numbers as {what}; some are not: look at the inputs and at the network")
-    return kept.cpu()
+    return found
 
 
-class Fitted(NamedTuple):
-    """How heads were fitted: the epoch that was best for each, from 1, and its accuracy on held-out samples then."""
-
-    epochs: list[int]
-    accuracies: list[float]
-
-
-def fit_heads(
-    model: StagedModel,
-    kept: Kept,
-    *,
-    epochs: int = 40,
-    batch_size: int = 128,
-    lr: float = 3e-3,
-    weight_decay: float = 0.05,
-    label_smoothing: float = 0.1,
-    distil: float = 0.0,
-    temperature: float = 2.0,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> Fitted:
-    """Train the first heads of a network on what was kept; each ends with the weights of its own best epoch.
-
-    AdamW with a cosine schedule. The heads share nothing, so that training them together is training each alone.
-
-    Args:
-        model: the network; its first ``len(kept.features)`` heads are changed, and nothing else.
-        kept: see :func:`keep`.
-        epochs: passes over what was kept.
-        batch_size, lr, weight_decay, label_smoothing: of the training.
-        distil: share of the loss that is the divergence from the last exit's probabilities at ``temperature``.
-        temperature: of both, for that divergence, which counts ``temperature ** 2`` times (Hinton et al., 2015).
-        seed: of the order, and of the choice of held-out samples.
-        device: where the network lies.
-    """
-    heads = [cast("Stage", stage).head for stage in model.stages][: len(kept.features)]
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(kept.targets), generator=generator)
-    held_out, train = order.tensor_split([max(1, round(len(order) * SHARE_HELD_OUT))])
-    steps = -(-len(train) // batch_size)
-    best: list[tuple[float, int, float, dict[str, Tensor]]] = [(float("inf"), 0, 0.0, {})] * len(heads)
-    with _trained(heads) as params, torch.enable_grad():
-        optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
-        schedule = CosineLRScheduler(optimizer, epochs * steps, t_in_epochs=False)
-        for epoch in range(epochs):
-            _set_training(heads, True)
-            shuffled = train[torch.randperm(len(train), generator=generator)]
-            for number, index in enumerate(shuffled.split(batch_size)):
-                if len(index) < 2:  # BatchNorm takes no single sample
-                    continue
-                schedule.step_update(epoch * steps + number)
-                targets, teacher = kept.targets[index].to(device), kept.last[index].to(device)
-                logits = (
-                    classify(head, each[index].to(device)) for head, each in zip(heads, kept.features, strict=True)
-                )
-                losses = [_loss(each, targets, teacher, label_smoothing, distil, temperature) for each in logits]
-                optimizer.zero_grad()
-                torch.stack(losses).sum().backward()
-                optimizer.step()
-            _set_training(heads, False)
-            rows = zip(best, heads, kept.features, strict=True)
-            best = [_better(*row, kept, held_out, epoch + 1, device) for row in rows]
-        for number, (head, (*_, state)) in enumerate(zip(heads, best, strict=True), start=1):
-            if not state:
-                raise UserError(f"the loss of exit {number} was never finite: a lower lr may help (got {lr:g})")
-            head.load_state_dict(state)
-    return Fitted([epoch for _, epoch, *_ in best], [accuracy for *_, accuracy, _ in best])
-
-
-@contextmanager
-def _trained(heads: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
-    """The parameters of heads, to be trained within the context; gradients and modes are as before afterwards."""
-    params = [param for head in heads for param in head.parameters()]
-    modes = [(module, module.training) for head in heads for module in head.modules()]
-    required = [(param, param.requires_grad, param.grad) for param in params]
-    for param in params:
-        param.requires_grad_(True)
-    try:
-        yield params
-    finally:
-        for param, needed, gradient in required:
-            param.grad = gradient
-            param.requires_grad_(needed)
-        for module, mode in modes:
-            module.training = mode
-
-
-def _better(
-    best: tuple[float, int, float, dict[str, Tensor]],
-    head: nn.Module,
-    feature: Tensor,
-    kept: Kept,
-    held_out: Tensor,
-    epoch: int,
-    device: torch.device | str,
-) -> tuple[float, int, float, dict[str, Tensor]]:
-    with torch.no_grad():
-        logits = torch.cat([classify(head, feature[part].to(device)).cpu() for part in held_out.split(1024)])
-    targets = kept.targets[held_out]
-    loss = F.cross_entropy(logits, targets).item()
-    if not loss < best[0]:
-        return best
-    accuracy = (logits.argmax(1) == targets).double().mean().item()
-    return loss, epoch, accuracy, {name: value.clone() for name, value in head.state_dict().items()}
-
-
-def _set_training(heads: Sequence[nn.Module], mode: bool) -> None:
-    for head in heads:
-        head.train(mode)
-
-
-def _loss(
-    logits: Tensor, targets: Tensor, teacher: Tensor, label_smoothing: float, distil: float, temperature: float
-) -> Tensor:
-    loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    if not distil:
-        return loss
-    ours, theirs = ((each / temperature).log_softmax(1) for each in (logits, teacher))
-    divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    return (1 - distil) * loss + distil * temperature**2 * divergence
+def _check(part: Tensor, place: Place, dtype: torch.dtype, number: int) -> None:
+    if tuple(part.shape[1:]) != place.shape:
+        found = f"{place.shape}, then {tuple(part.shape[1:])}"
+        raise DataError(f"expected what exit {number} sees in one shape, to be kept; got {found}")
+    if not part.isfinite().all():
+        raise DataError(
+            f"expected finite numbers as what exit {number} sees; some are not: look at the inputs and at the network"
+        )
+    if part.dtype != dtype and part.numel() and part.abs().max() > torch.finfo(dtype).max:
+        raise DataError(f"expected what exit {number} sees within the range of {dtype}; got {part.abs().max():g}")

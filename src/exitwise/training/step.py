@@ -67,6 +67,7 @@ def half_step(
     index: int,
     label_smoothing: float = 0.0,
     ranks: Ranks = ALONE,
+    distil: float = 0.0,
 ) -> HalfStep:
     """Return one update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
 
@@ -74,7 +75,8 @@ def half_step(
     finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.
     """
     copies = [buffer.clone() for buffer in model.buffers()]
-    forward = train_pass(model, *train, label_smoothing, keep=method.takes_tangents(index), ranks=ranks)
+    keep = method.takes_tangents(index)
+    forward = train_pass(model, *train, label_smoothing, keep=keep, ranks=ranks, distil=distil)
     weighting = method.weigh(model, optimizer, forward, meta, index)
     forward = replace(forward, kept=None)  # as much as the graph, and the caller may hold on to it
     optimizer.zero_grad()
@@ -92,13 +94,14 @@ def accumulated_step(
     parts: int,
     label_smoothing: float = 0.0,
     ranks: Ranks = ALONE,
+    distil: float = 0.0,
 ) -> HalfStep:
     """:func:`half_step` in several passes over parts of the train half, of which one has to fit into memory.
 
     Gradients are those of one pass, unless layers mix samples: BatchNorm takes its statistics from each part.
 
     Args:
-        model, optimizer, train, label_smoothing, ranks: as for :func:`half_step`.
+        model, optimizer, train, label_smoothing, ranks, distil: as for :func:`half_step`.
         method: one that weighs each sample by itself and takes no meta half.
         parts: how many; fewer where a part would have less than two samples.
     """
@@ -110,7 +113,7 @@ def accumulated_step(
     weights, losses = [], []
     count = min(parts, max(len(targets) // 2, 1))
     for inputs, labels in zip(*(part.tensor_split(count) for part in train), strict=True):
-        forward = train_pass(model, inputs, labels, label_smoothing)
+        forward = train_pass(model, inputs, labels, label_smoothing, distil=distil)
         weights.append(method.weigh(model, optimizer, forward, (inputs, labels), 0).weights)
         loss = weighted_loss(forward.losses, weights[-1]) * share * (len(labels) / len(targets))
         with ranks.adding(model.parameters()) if len(runs) == count - 1 else nullcontext():
@@ -121,7 +124,7 @@ def accumulated_step(
         torch.cat([getattr(forward, name) for forward in runs]) for name in ("logits", "losses", "confidences")
     )
     random_state = runs[0].random_state
-    whole = TrainPass(*train, logits, values, confidences, label_smoothing, random_state, ranks=ranks, share=share)
+    whole = TrainPass(*train, logits, values, confidences, label_smoothing, random_state, None, ranks, share, distil)
     return _update(model, optimizer, method, whole, Weighting(torch.cat(weights)), torch.stack(losses).sum(), copies)
 
 

@@ -14,8 +14,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from exitwise.data import TrainingBatches
-from exitwise.data.sampling import derive_seed
+from exitwise.data.sampling import EpochBatches, derive_seed
 from exitwise.errors import Interrupted, UserError
 from exitwise.kernels.channels_last import ChannelsLast
 from exitwise.kernels.compiled import is_compiled, uncompiled
@@ -37,6 +36,18 @@ CHECKPOINT_SECONDS = 300
 
 LOOK_EVERY = 10
 """Loaded batches between looks at the count of skipped steps, where a look waits for the device."""
+
+
+class Batches(Protocol):
+    """Loaded batches of an epoch on the model's device, each as (inputs, targets); says in a line where they are.
+
+    Attributes:
+        sampler: says which epoch and batch come next, and how many there are.
+    """
+
+    sampler: EpochBatches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 class Reporter(Protocol):
@@ -85,7 +96,7 @@ class Trainer:
         evaluate: accuracy of each exit on the calibration split; their mean picks the best epoch.
         epochs: passes over the training split.
         max_iterations: end after so many loaded batches (the schedule then ends there too).
-        label_smoothing: of the training loss.
+        label_smoothing, distil: of the loss; see :func:`~exitwise.weighting.gradient.exit_losses`.
         checkpoints: where to save and resume; None: neither.
         checkpoint_every: loaded batches between checkpoints, besides one after each epoch and every 5 minutes.
         reporter: who watches.
@@ -102,12 +113,13 @@ class Trainer:
         model: StagedModel,
         optimizer: Optimizer,
         method: Method,
-        batches: TrainingBatches,
+        batches: Batches,
         evaluate: Callable[[], list[float]],
         *,
         epochs: int,
         max_iterations: int | None = None,
         label_smoothing: float = 0.0,
+        distil: float = 0.0,
         checkpoints: CheckpointFolder | None = None,
         checkpoint_every: int | None = None,
         reporter: Reporter | None = None,
@@ -131,6 +143,7 @@ class Trainer:
         if max_iterations is not None:
             self.total = min(self.total, max_iterations)
         self.label_smoothing = label_smoothing
+        self.distil = distil
         self.accumulate = accumulate
         self.checkpoints = checkpoints
         self.checkpoint_every = checkpoint_every
@@ -239,8 +252,8 @@ class Trainer:
     def _half_step(self, train: Batch, meta: Batch, ranks: Ranks) -> HalfStep:
         training = self.model, self.optimizer, self.method
         if self.accumulate > 1:
-            return accumulated_step(*training, train, self.accumulate, self.label_smoothing, ranks)
-        return half_step(*training, train, meta, self.progress.batch, self.label_smoothing, ranks)
+            return accumulated_step(*training, train, self.accumulate, self.label_smoothing, ranks, self.distil)
+        return half_step(*training, train, meta, self.progress.batch, self.label_smoothing, ranks, self.distil)
 
     def _norm(self, ranks: Ranks) -> AbstractContextManager[Any]:
         if self.sync_batchnorm:

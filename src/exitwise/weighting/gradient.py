@@ -43,7 +43,7 @@ class TrainPass:
         logits: with graph.
         losses: cross-entropy of each sample at each exit, with graph.
         confidences: max softmax of each sample at each exit, detached.
-        label_smoothing: the smoothing that ``losses`` were computed with.
+        label_smoothing, distil: what ``losses`` were computed with; see :func:`exit_losses`.
         random_state: generator states before the pass, so that dropout can be replayed (not that of a network compiled
             without the compiler's ``fallback_random``, which draws its own numbers).
         kept: outputs of its layers that forward mode need not compute again; None if they were not kept.
@@ -61,6 +61,7 @@ class TrainPass:
     kept: KeptOutputs | None = None
     ranks: Ranks = ALONE
     share: Float[Tensor, ""] | float = 1.0
+    distil: float = 0.0
 
 
 class MetaGradient(NamedTuple):
@@ -85,6 +86,7 @@ def train_pass(
     *,
     keep: bool = False,
     ranks: Ranks = ALONE,
+    distil: float = 0.0,
 ) -> TrainPass:
     """Run ``model`` on a half batch and keep what the weighting needs.
 
@@ -92,7 +94,7 @@ def train_pass(
         model: maps ``inputs`` to a sequence of logits (batch, classes), one per exit.
         inputs: of the samples.
         targets: class indices.
-        label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
+        label_smoothing, distil: see :func:`exit_losses`.
         keep: keep what its layers compute; that makes forward mode over this pass cheaper.
         ranks: the processes to which the half batch was dealt; the inputs are this one's share.
 
@@ -109,16 +111,34 @@ def train_pass(
     if not random_state.is_current() and any(map(is_compiled, model.modules())):
         kept = None  # compiled code may draw its own random numbers: forward mode will have another dropout mask
     logits = _stacked(outputs)
-    losses = exit_losses(logits, targets, label_smoothing)
+    losses = exit_losses(logits, targets, label_smoothing, distil)
     confidences = exit_confidences(logits)
     share = ranks.share(confidences)
-    return TrainPass(inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept, ranks, share)
+    return TrainPass(
+        inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept, ranks, share, distil
+    )
+
+
+DISTILLATION_TEMPERATURE = 2.0
+"""Of the last exit's answer and the others', where these learn from that."""
 
 
 def exit_losses(
-    logits: Float[Tensor, "batch exits classes"], targets: Int[Tensor, "batch"], label_smoothing: float = 0.0
+    logits: Float[Tensor, "batch exits classes"],
+    targets: Int[Tensor, "batch"],
+    label_smoothing: float = 0.0,
+    distil: float = 0.0,
 ) -> Float[Tensor, "batch exits"]:
-    """Return the cross-entropy of each sample at each exit, unreduced."""
+    """Return the loss of each sample at each exit, unreduced: cross-entropy, and maybe a divergence at early exits.
+
+    Args:
+        logits: of all exits, the last of which teaches the others.
+        targets: class indices.
+        label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
+        distil: share of an early exit's loss that is the Kullback-Leibler divergence of its probabilities from the last
+            exit's, both at :data:`DISTILLATION_TEMPERATURE`, whose square it counts (Hinton et al., 2015); the last
+            exit learns nothing from it.
+    """
     samples, exits, _ = logits.shape
     losses = F.cross_entropy(
         logits.flatten(0, 1),
@@ -126,7 +146,13 @@ def exit_losses(
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    return losses.view(samples, exits)
+    losses = losses.view(samples, exits)
+    if not distil or exits == 1:
+        return losses
+    answers = (logits / DISTILLATION_TEMPERATURE).log_softmax(dim=-1)
+    early, last = answers[:, :-1], answers[:, -1:].detach()
+    divergences = (last.exp() * (last - early)).sum(dim=-1) * DISTILLATION_TEMPERATURE**2
+    return torch.cat([(1 - distil) * losses[:, :-1] + distil * divergences, losses[:, -1:]], dim=1)
 
 
 def exit_confidences(logits: Float[Tensor, "batch exits classes"]) -> Float[Tensor, "batch exits"]:
@@ -294,7 +320,8 @@ def loss_tangents(
 
 
 def _losses_at(model: nn.Module, params: Mapping[str, Tensor], forward: TrainPass) -> Tensor:
-    return exit_losses(call_with(model, params, forward.inputs), forward.targets, forward.label_smoothing)
+    logits = call_with(model, params, forward.inputs)
+    return exit_losses(logits, forward.targets, forward.label_smoothing, forward.distil)
 
 
 def _forward_mode(
@@ -395,7 +422,7 @@ def _loss_at(
 ) -> tuple[Tensor, Tensor]:
     inputs, targets = meta
     logits = call_with(model, params, inputs)
-    losses = exit_losses(logits, targets, forward.label_smoothing)
+    losses = exit_losses(logits, targets, forward.label_smoothing, forward.distil)
     confidences, share = exit_confidences(logits), forward.ranks.share(losses)
     return allocated_loss(losses, confidences, proportions, objective, forward.ranks, share)
 

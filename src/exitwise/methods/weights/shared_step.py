@@ -132,6 +132,7 @@ def _pack(pending: Pending) -> dict[str, Any]:
     return {
         "run": {name: clean(value) for name, value in gather_shares(shares, forward.ranks).items()},
         "label_smoothing": forward.label_smoothing,
+        "distil": forward.distil,
         "random": gather_states({"cpu": forward.random_state.cpu, "cuda": forward.random_state.cuda}, forward.ranks),
         "params": pending.params,
         "gain": {name: clean(value) for name, value in pending.gain.items()},
@@ -161,6 +162,7 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
     forward = TrainPass(
         **parts,
         label_smoothing=state["label_smoothing"],
+        distil=state.get("distil", 0.0),  # checkpoints made before it have none
         random_state=RandomState(random["cpu"], device, random["cuda"] if device.type == "cuda" else None),
         ranks=ranks,
         share=ranks.share(parts["confidences"]),
