@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exitwise.errors import UserError
+from exitwise.weighting.replay import numpy_state, python_state, set_numpy_state, set_python_state
 
 VERSION = 1
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -150,7 +151,7 @@ def _flush(path: Path) -> None:
 
 def random_state() -> dict[str, Tensor]:
     """States of the global generators, for a checkpoint."""
-    state = {"cpu": torch.get_rng_state()}
+    state = {"cpu": torch.get_rng_state(), "python": python_state(), "numpy": numpy_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -159,5 +160,8 @@ def random_state() -> dict[str, Tensor]:
 def restore_random_state(state: dict[str, Tensor]) -> None:
     """Set the global generators to a :func:`random_state`."""
     torch.set_rng_state(state["cpu"])
+    if "python" in state:  # not in checkpoints of before
+        set_python_state(state["python"])
+        set_numpy_state(state["numpy"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

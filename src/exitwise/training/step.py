@@ -74,9 +74,9 @@ def half_step(
     ``train`` and ``meta`` are this process's shares of the halves that were dealt to ``ranks``. Where something is not
     finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.
     """
-    copies = [buffer.clone() for buffer in model.buffers()]
     keep = method.takes_tangents(index)
     forward = train_pass(model, *train, label_smoothing, keep=keep, ranks=ranks, distil=distil)
+    copies = list(forward.buffers.values())
     weighting = method.weigh(model, optimizer, forward, meta, index)
     forward = replace(forward, kept=None)  # as much as the graph, and the caller may hold on to it
     optimizer.zero_grad()
@@ -105,7 +105,6 @@ def accumulated_step(
         method: one that weighs each sample by itself and takes no meta half.
         parts: how many; fewer where a part would have less than two samples.
     """
-    copies = [buffer.clone() for buffer in model.buffers()]
     targets = train[1]
     share = ranks.share(torch.empty(len(targets), dtype=torch.float64, device=targets.device))
     optimizer.zero_grad()
@@ -123,8 +122,17 @@ def accumulated_step(
     logits, values, confidences = (
         torch.cat([getattr(forward, name) for forward in runs]) for name in ("logits", "losses", "confidences")
     )
-    random_state = runs[0].random_state
-    whole = TrainPass(*train, logits, values, confidences, label_smoothing, random_state, None, ranks, share, distil)
+    first, copies = runs[0], list(runs[0].buffers.values())
+    whole = replace(
+        first,
+        inputs=train[0],
+        targets=train[1],
+        logits=logits,
+        losses=values,
+        confidences=confidences,
+        ranks=ranks,
+        share=share,
+    )
     return _update(model, optimizer, method, whole, Weighting(torch.cat(weights)), torch.stack(losses).sum(), copies)
 
 

@@ -6,10 +6,11 @@ parameters, buffers or optimizer; what to do with the gradient is the caller's b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
+from weakref import WeakSet
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -28,6 +29,7 @@ from exitwise.shapes import Float, Int, Shaped
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.normalize import weighted_loss
+from exitwise.weighting.replay import RandomState, check_repeats
 
 GradientMode = Literal["forward", "double-backward", "finite-difference"]
 Batch = tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"]]
@@ -46,6 +48,8 @@ class TrainPass:
         label_smoothing, distil: what ``losses`` were computed with; see :func:`exit_losses`.
         random_state: generator states before the pass, so that dropout can be replayed (not that of a network compiled
             without the compiler's ``fallback_random``, which draws its own numbers).
+        buffers: the network's before the pass, by name, so that what it reads and updates can be read again.
+        autocast: whether it ran in mixed precision.
         kept: outputs of its layers that forward mode need not compute again; None if they were not kept.
         ranks: the processes to which the half batch was dealt; this is the pass over one share.
         share: which part of the half batch that is.
@@ -58,6 +62,8 @@ class TrainPass:
     confidences: Float[Tensor, "batch exits"]
     label_smoothing: float
     random_state: RandomState
+    buffers: dict[str, Tensor]
+    autocast: bool
     kept: KeptOutputs | None = None
     ranks: Ranks = ALONE
     share: Float[Tensor, ""] | float = 1.0
@@ -101,8 +107,10 @@ def train_pass(
     Raises:
         ValueError: if the model returns a single tensor.
     """
-    random_state = RandomState.capture(inputs.device)
-    keep = keep and not torch.is_autocast_enabled(inputs.device.type)  # whose products have another precision
+    random_state = RandomState.capture(inputs.device, model)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    autocast = torch.is_autocast_enabled(inputs.device.type)  # whose products have another precision
+    keep = keep and not autocast
     kept = KeptOutputs() if keep else None
     with kept or nullcontext():
         outputs = model(inputs)
@@ -115,7 +123,8 @@ def train_pass(
     confidences = exit_confidences(logits)
     share = ranks.share(confidences)
     return TrainPass(
-        inputs, targets, logits, losses, confidences, label_smoothing, random_state, kept, ranks, share, distil
+        *(inputs, targets, logits, losses, confidences, label_smoothing, random_state, buffers),
+        *(autocast, kept, ranks, share, distil),
     )
 
 
@@ -293,7 +302,7 @@ def loss_tangents(
         model: the network in the same mode as in ``forward``.
         params: the parameters at which ``forward`` was made.
         tangents: name to direction; parameters without one stay constant.
-        forward: the forward pass to differentiate; its random state is replayed.
+        forward: the forward pass to differentiate; its random numbers are drawn again, and its buffers read again.
         mode: ``forward``: one forward-mode pass; ``double-backward``: reverse over reverse;
             ``finite-difference``: ``(losses(params + h * tangents) - losses) / h`` with
             ``h = sqrt(machine epsilon) / ||tangents||``, 3.5e-4 over the norm in float32. It is off by some
@@ -303,7 +312,8 @@ def loss_tangents(
     torch.compile too.
 
     Raises:
-        ValueError: for an unknown mode, or finite differences of losses in half precision.
+        ValueError: for an unknown mode, finite differences of losses in half precision, or a network that gives other
+            losses when its pass is run again; names the module.
     """
     check_mode(mode)
     device = forward.inputs.device.type
@@ -320,7 +330,7 @@ def loss_tangents(
 
 
 def _losses_at(model: nn.Module, params: Mapping[str, Tensor], forward: TrainPass) -> Tensor:
-    logits = call_with(model, params, forward.inputs)
+    logits = call_with(model, {**params, **forward.buffers}, forward.inputs)
     return exit_losses(logits, forward.targets, forward.label_smoothing, forward.distil)
 
 
@@ -339,8 +349,10 @@ def _forward_mode(
                 f"forward mode met an operator without a rule for it: {str(error).splitlines()[0]} "
                 "(mode 'double-backward' or 'finite-difference' may work)"
             ) from error
-        tangent = forward_ad.unpack_dual(losses).tangent
-        return torch.zeros_like(losses) if tangent is None else tangent.detach()
+        primal, tangent = forward_ad.unpack_dual(losses)
+        result = torch.zeros_like(losses) if tangent is None else tangent.detach()
+    _check_repeats(model, constants, forward, primal)
+    return result
 
 
 def _reverse_over_reverse(
@@ -348,6 +360,7 @@ def _reverse_over_reverse(
 ) -> Tensor:
     at = {name: params[name].detach().requires_grad_() for name in tangents}
     losses = _losses_at(model, {**params, **at}, forward)
+    _check_repeats(model, params, forward, losses)
     cotangent = torch.ones_like(losses, requires_grad=True)
     backward = gradients_of((losses * cotangent).sum(), at, create_graph=True)
     products = [(gradient * tangents[name]).sum() for name, gradient in backward.items() if gradient is not None]
@@ -364,9 +377,36 @@ def _finite_difference(
     norm = torch.nn.utils.get_total_norm(tangents.values())
     step = root / norm.clamp_min(torch.finfo(precision).tiny / root)
     with torch.no_grad():
+        _check_repeats(model, params, forward)
         steps = torch._foreach_mul(list(tangents.values()), step)
         moved = dict(zip(tangents, torch._foreach_add([params[name] for name in tangents], steps), strict=True))
         return (_losses_at(model, {**params, **moved}, forward) - forward.losses.detach()) * (norm / root)
+
+
+_REPEATED: WeakSet[nn.Module] = WeakSet()
+"""Networks whose pass was run again, and gave the same."""
+
+
+def _check_repeats(
+    model: nn.Module, params: Mapping[str, Tensor], forward: TrainPass, again: Tensor | None = None
+) -> None:
+    """Raise ValueError unless the pass gives the same losses when it is run again.
+
+    Once for each network, as that costs a pass; and for ``again``, the losses of a repetition that was made anyway,
+    where looking at them means no waiting for a device.
+    """
+    if forward.autocast or any(map(is_compiled, model.modules())):
+        return
+
+    def run() -> Tensor:
+        with forward.random_state.replayed(), torch.no_grad():
+            return _losses_at(model, params, forward)
+
+    if again is not None and again.device.type == "cpu":
+        check_repeats(forward.losses, again, model, run)
+    if model not in _REPEATED:
+        check_repeats(forward.losses, run(), model, run)
+        _REPEATED.add(model)
 
 
 def check_mode(mode: str) -> None:
@@ -385,13 +425,13 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 def call_with(
     model: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Tensor, "batch ..."]
 ) -> Float[Tensor, "batch exits classes"]:
-    """Return the logits of ``model`` with some parameters replaced; its buffers are left untouched.
+    """Return the logits of ``model`` with some parameters or buffers replaced; its own buffers are left untouched.
 
     Raises:
         ValueError: if a layer with parameters or buffers stands in the network under two names.
     """
     _check_stands_once(model)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers = {name: params.get(name, buffer).clone() for name, buffer in model.named_buffers()}
     return _stacked(functional_call(model, {**params, **buffers}, (inputs,)))
 
 
@@ -435,33 +475,3 @@ def gradients_of(
         loss, list(params.values()), retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
     )
     return dict(zip(params, gradients, strict=True))
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """States of the generators that a forward pass on ``device`` draws from."""
-
-    cpu: Tensor
-    device: torch.device
-    cuda: Tensor | None
-
-    @classmethod
-    def capture(cls, device: torch.device) -> RandomState:
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return cls(torch.get_rng_state(), device, cuda)
-
-    def is_current(self) -> bool:
-        """Return whether nothing has been drawn since."""
-        now = RandomState.capture(self.device)
-        if self.cuda is not None and now.cuda is not None and not torch.equal(self.cuda, now.cuda):
-            return False
-        return torch.equal(self.cpu, now.cpu)
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Within the context, random numbers come again as they did; afterwards as if nothing had been drawn."""
-        with torch.random.fork_rng(devices=[self.device] if self.cuda is not None else []):
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None:
-                torch.cuda.set_rng_state(self.cuda, self.device)
-            yield

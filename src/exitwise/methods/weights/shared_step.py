@@ -19,7 +19,6 @@ from exitwise.methods.weights.meta_weighted import MetaWeighted
 from exitwise.processes.shares import deal_shares, dealt_to, gather_shares, gather_states, own_states
 from exitwise.weighting.gradient import (
     Batch,
-    RandomState,
     TrainPass,
     allocated_loss,
     scale_by_gain,
@@ -29,6 +28,7 @@ from exitwise.weighting.gradient import (
 )
 from exitwise.weighting.guard import all_finite
 from exitwise.weighting.lookahead import GainRule, gain_rules
+from exitwise.weighting.replay import RandomState
 
 
 @dataclass
@@ -114,6 +114,7 @@ def _without_graph(forward: TrainPass) -> TrainPass:
     return replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach())
 
 
+_GENERATORS = ("cpu", "cuda", "python", "numpy")
 _TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
 
 
@@ -133,7 +134,9 @@ def _pack(pending: Pending) -> dict[str, Any]:
         "run": {name: clean(value) for name, value in gather_shares(shares, forward.ranks).items()},
         "label_smoothing": forward.label_smoothing,
         "distil": forward.distil,
-        "random": gather_states({"cpu": forward.random_state.cpu, "cuda": forward.random_state.cuda}, forward.ranks),
+        "random": gather_states({name: getattr(forward.random_state, name) for name in _GENERATORS}, forward.ranks),
+        "buffers": forward.buffers,
+        "autocast": forward.autocast,
         "params": pending.params,
         "gain": {name: clean(value) for name, value in pending.gain.items()},
         "taken": pending.taken,
@@ -157,13 +160,23 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
         return torch.empty_like(params[name]).copy_(value) if isinstance(value, Tensor) else value
 
     parts = {name: move(share) for name, share in deal_shares(state["run"], ranks).items()}
+    if not state["taken"]:
+        parts["losses"].fill_(torch.nan)  # as they may have been: of a pass that need not come again
     if like.inputs.dim() == 4 and like.inputs.is_contiguous(memory_format=torch.channels_last):
         parts["inputs"] = parts["inputs"].contiguous(memory_format=torch.channels_last)
     forward = TrainPass(
         **parts,
         label_smoothing=state["label_smoothing"],
         distil=state.get("distil", 0.0),  # checkpoints made before it have none
-        random_state=RandomState(random["cpu"], device, random["cuda"] if device.type == "cuda" else None),
+        random_state=RandomState(
+            random["cpu"],
+            device,
+            random["cuda"] if device.type == "cuda" else None,
+            random.get("python"),
+            random.get("numpy"),
+        ),
+        buffers={name: move(value) for name, value in state.get("buffers", {}).items()},
+        autocast=state.get("autocast", False),
         ranks=ranks,
         share=ranks.share(parts["confidences"]),
     )
