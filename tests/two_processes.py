@@ -3,6 +3,7 @@
 import os
 import socket
 from contextlib import nullcontext
+from itertools import chain
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from exitwise.processes.distributed import joined
 from exitwise.processes.ranks import ALONE
 from exitwise.settings.schema import resolve
 from exitwise.training.checkpoint_folder import CheckpointFolder
+from exitwise.training.kept import keep
+from exitwise.training.on_kept import HeadsOnKept, KeptBatches
 from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer
 
@@ -139,6 +142,19 @@ def trainer(name, ranks, folder=None, stop=None):
     )
 
 
+def heads(ranks):
+    """What is kept of a frozen network, and the heads that three epochs on it make, of two passes in turn."""
+    model, optimizer, method = build("meta-weighted", "group")
+    batches = Doubles(split(), 12, 0, rank=ranks.rank, ranks=ranks.size, in_order=True)
+    model.freeze_bodies()
+    both = chain(batches, batches)
+    kept = keep(model, both, 3, ranks=ranks)
+    alone, rows = HeadsOnKept(model, kept), torch.arange(62).view(2, 31)
+    training = KeptBatches(kept, rows, 12, 0, rank=ranks.rank, ranks=ranks.size)
+    history = Trainer(alone, optimizer, method, training, lambda: [0.0] * 3, epochs=3, ranks=ranks).fit()
+    return kept.rows, kept.targets, history, model.state_dict()
+
+
 def fit(name, ranks, folder=None, stop=None, resume=False):
     training = trainer(name, ranks, folder, stop)
     assert training.resume() == resume
@@ -182,6 +198,7 @@ def worker(rank, ports, folder):
         results = {
             "steps": [steps(case, ranks) for case in CASES],
             "fit": {name: fit(name, ranks) for name in METHODS},
+            "heads": heads(ranks),
             "spoiled": [spoil_one_rank(name, ranks, where) for name, where in SPOILED],
             "gathered": ranks.gather(torch.arange(3 - rank) + 10 * rank)[0],
             "agree": [bool(ranks.all_true(torch.tensor(ok))) for ok in (True, rank == 0)],

@@ -12,7 +12,7 @@ from exitwise.processes.distributed import joined, launched, own_device
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.settings.schema import resolve
 from exitwise.workflows.train import _check_same
-from two_processes import CASES, CPU, METHODS, SPOILED, fit, free_ports, split, steps
+from two_processes import CASES, CPU, METHODS, SPOILED, fit, free_ports, heads, split, steps
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,17 @@ def test_two_processes_train_and_evaluate_as_one(pair, name):
         assert [row.keys() for row in theirs] == [row.keys() for row in history]
         for row, their_row in zip(history, theirs, strict=True):
             assert their_row == pytest.approx(row, rel=1e-9)
+        torch.testing.assert_close(their_state, state, rtol=1e-9, atol=1e-12)
+
+
+def test_two_processes_keep_and_train_heads_as_one(pair):
+    rows, targets, history, state = heads(ALONE)
+    for result in pair[0]:
+        theirs, their_targets, their_history, their_state = result["heads"]
+        torch.testing.assert_close(theirs, rows, rtol=1e-12, atol=1e-12)
+        assert torch.equal(their_targets, targets)
+        for row, other in zip(history, their_history, strict=True):
+            assert other == pytest.approx(row, rel=1e-9)
         torch.testing.assert_close(their_state, state, rtol=1e-9, atol=1e-12)
 
 

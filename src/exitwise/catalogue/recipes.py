@@ -157,6 +157,11 @@ def finetune() -> Recipe:
     }
 
 
+def heads() -> Recipe:
+    """finetune on a frozen backbone, whose features are kept: what `train --model timm/NAME --regime heads` uses."""
+    return finetune() | {"regime": "heads", "epochs": 40, "batch_size": 256, "lr": 3e-3}
+
+
 def _authors() -> Recipe:
     return {"objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 
@@ -179,6 +184,7 @@ RECIPES = by_name(
             imagenet_msdnet_step7_authors,
             images,
             finetune,
+            heads,
         )
     )
 )

@@ -71,20 +71,28 @@ class RichReporter:
     def on_start(self, data: str) -> None:
         self.console.print(data)
 
+    def on_keep(self, done: int, total: int) -> None:
+        if self._is_due():
+            self._show(done, total, "batches through the frozen backbone")
+
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:
-        pause = REFRESH_SECONDS if self.console.is_terminal else LINE_SECONDS
-        if time.monotonic() - self.shown < pause:
-            return
-        self.shown = time.monotonic()
-        note = describe(meters.means(), "train")
-        if self.console.is_terminal:
-            self.progress.update(self.task, completed=iteration, total=total, note=note)
-        else:
-            self.console.print(f"step {iteration} of {total}  {note}")
+        if self._is_due():
+            self._show(iteration, total, describe(meters.means(), "train"))
 
     def on_epoch(self, history: list[dict[str, float]]) -> None:
         row = history[-1]
         self.console.print(f"epoch {row['epoch']:>3}  {describe(row, 'calibration')}")
+
+    def _is_due(self) -> bool:
+        pause = REFRESH_SECONDS if self.console.is_terminal else LINE_SECONDS
+        return time.monotonic() - self.shown >= pause
+
+    def _show(self, done: int, total: int, note: str) -> None:
+        self.shown = time.monotonic()
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=done, total=total, note=note)
+        else:
+            self.console.print(f"step {done} of {total}  {note}")
 
 
 def describe(row: dict[str, float], split: str) -> str:

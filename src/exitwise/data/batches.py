@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from exitwise.data.reading import ImagesByKey, collate, end_quietly, start
-from exitwise.data.sampling import EpochBatches, derive_seed, random_keys
+from exitwise.data.sampling import EpochBatches, InOrder, derive_seed, random_keys
 from exitwise.data.sources import ArraySource
 from exitwise.data.splits import Split
 
@@ -28,6 +28,7 @@ class TrainingBatches:
         device: where to train.
         workers: processes that read images which are not in memory.
         rank, ranks: number of this process among those that train together, and how many there are.
+        in_order: whether batches are of :class:`~exitwise.data.sampling.InOrder`, with the same images otherwise.
 
     Attributes:
         sampler: says which epoch and batch come next.
@@ -45,8 +46,9 @@ class TrainingBatches:
         workers: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        in_order: bool = False,
     ) -> None:
-        self.sampler = EpochBatches(len(split), batch_size, seed, rank, ranks)
+        self.sampler = (InOrder if in_order else EpochBatches)(len(split), batch_size, seed, rank, ranks)
         self.device = torch.device(device)
         self.preprocessing = split.preprocessing
         self.to_float = split.preprocessing.to_float()

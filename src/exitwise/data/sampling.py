@@ -115,3 +115,18 @@ class EpochBatches(Sampler[list[Key]]):
         epoch = self.epoch
         for positions in self.positions():
             yield [(epoch, position) for position in positions.tolist()]
+
+
+class InOrder(EpochBatches):
+    """All images of an epoch in order, none left out; the shares of a batch, in the order of ranks, make it up."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def dealt(self, number: int) -> bool:
+        return self.size >= self.ranks
+
+    def positions(self) -> list[Tensor]:
+        batches = torch.arange(self.size).tensor_split(self.batches_per_epoch)[self.start :]
+        return [batch.tensor_split(self.ranks)[self.rank] if self.dealt(0) else batch for batch in batches]

@@ -7,7 +7,7 @@ import torch
 from exitwise.data import Split
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_outputs
 from exitwise.models.staged import StagedModel
-from exitwise.processes.ranks import Ranks
+from exitwise.processes.ranks import ALONE, Ranks
 
 
 def collect(model: StagedModel, split: Split, device: torch.device, workers: int = 0) -> Outputs:
@@ -17,7 +17,15 @@ def collect(model: StagedModel, split: Split, device: torch.device, workers: int
 
 def collect_together(model: StagedModel, split: Split, device: torch.device, workers: int, ranks: Ranks) -> Outputs:
     """:func:`collect`, each process taking its share of the images; all get all outputs, in order, none twice."""
-    if len(split) < ranks.size:
-        return collect(model, split, device, workers)
-    share = collect(model, split.share(ranks.rank, ranks.size), device, workers)
-    return Outputs(*(ranks.gather(torch.from_numpy(part))[0].numpy() for part in share))
+    share, ranks = share_of(split, ranks)
+    return together(collect(model, share, device, workers), ranks)
+
+
+def share_of(split: Split, ranks: Ranks) -> tuple[Split, Ranks]:
+    """Return this process's share of the images, and the processes that have the others; too few are not shared."""
+    return (split, ALONE) if len(split) < ranks.size else (split.share(ranks.rank, ranks.size), ranks)
+
+
+def together(outputs: Outputs, ranks: Ranks) -> Outputs:
+    """Return the outputs of all processes, in the order of ranks, from those on the own share."""
+    return Outputs(*(ranks.gather(torch.from_numpy(part))[0].numpy() for part in outputs))

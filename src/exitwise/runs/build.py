@@ -34,6 +34,8 @@ class Parts(NamedTuple):
 def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks = ALONE) -> Parts:
     """Return the parts that the settings describe, as they are before the first step.
 
+    In regime ``heads`` the batches are in order, to be kept (see :mod:`exitwise.workflows.frozen`).
+
     torch's generator is set to the settings' seed, from which the network's and the method's first weights are drawn.
 
     Args:
@@ -48,7 +50,14 @@ def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks
     if settings.compile:
         compile_network(model)
     batches = TrainingBatches(
-        splits.train, settings.batch_size, settings.seed, device, settings.workers, ranks.rank, ranks.size
+        splits.train,
+        settings.batch_size,
+        settings.seed,
+        device,
+        settings.workers,
+        ranks.rank,
+        ranks.size,
+        in_order=settings.regime == "heads",
     )
     method: Method = build_method(settings.method, settings.options, model.exits, fused=device.type == "cuda")
     if settings.backbone_epochs is not None:

@@ -41,7 +41,7 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
             raise UserError(f"setting {key}: input should be a name; got {value!r}")
     if data and data not in SOURCES and Path(data).is_dir():
         overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
-    chosen = recipe or named or recipe_for(data, model)
+    chosen = recipe or named or recipe_for(data, model, overrides.get("regime"))
     base = get_recipe(chosen)
     if not (recipe or named) and data in SOURCES and chosen == SOURCES[data].recipe:
         base |= SOURCES[data].settings
@@ -85,10 +85,10 @@ def get_recipe(name: str) -> Recipe:
     return find(RECIPES, name, "recipe").load()()
 
 
-def recipe_for(data: str | None, model: str | None = None) -> str:
-    """Return the name of the recipe for a data set, and maybe a backbone, where none was named."""
+def recipe_for(data: str | None, model: str | None = None, regime: str | None = None) -> str:
+    """Return the name of the recipe for a data set, and maybe a backbone and a regime, where none was named."""
     if model is not None and is_backbone(model):
-        return "finetune"
+        return "heads" if regime == "heads" else "finetune"
     return "digits" if data is None else SOURCES[data].recipe if data in SOURCES else "images"
 
 

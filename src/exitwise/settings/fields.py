@@ -14,6 +14,8 @@ from exitwise.catalogue.methods import DEFAULT, METHODS, is_method, method_names
 from exitwise.catalogue.sources import data_names
 from exitwise.settings.ranges import Count, Finite, NotNegative, Numbers, Positive, Real, Seed, Share, Whole, fields_of
 
+AUGMENTED_PASSES = 4
+
 
 def _known_method(name: str) -> str:
     if not is_method(name):
@@ -72,6 +74,15 @@ class _DataAndModel(BaseModel):
     regime: Literal["joint", "heads", "mixed"] = Field(
         "joint", description="joint: all at once; heads: on a frozen backbone; mixed: the backbone alone first."
     )
+    augmented_passes: Count | None = Field(
+        None,
+        description="Regime heads: passes over the augmented images whose features are kept, for epochs to take in "
+        f"turn; {AUGMENTED_PASSES} if unset, 1 without augmentation. As many as epochs: new features in each.",
+    )
+    keep_in: str | None = Field(
+        None, description="Regime heads: folder for features beyond 2 GiB; the system's temporary one if unset."
+    )
+    keep_as: Literal["float32", "float16"] = Field("float32", description="Regime heads: what features are kept as.")
     backbone_epochs: Count | None = Field(None, description="Regime mixed: epochs of the backbone alone.")
     backbone_lr_factor: Positive = Field(1.0, description="Learning rate of all but the exits, as a multiple of lr.")
     head_lr_factor: Positive = Field(1.0, description="Learning rate of the exits, as a multiple of lr.")
@@ -120,6 +131,9 @@ class Fields(_WithMethod):
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
+    distil: Annotated[Real, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of the early exits' losses that is the divergence from the last exit's answer."
+    )
     seed: Seed = Field(0, description="Seed of initial weights, data order and augmentation.")
 
     allocation: Literal["local", "global"] = Field(

@@ -18,7 +18,7 @@ from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.errors import UserError, near_match
 from exitwise.settings.checks import check_device, check_network, check_shape
-from exitwise.settings.fields import Fields
+from exitwise.settings.fields import AUGMENTED_PASSES, Fields
 from exitwise.settings.ranges import fields_of
 
 
@@ -43,6 +43,11 @@ class Settings(Fields):
         if self.method in METHODS:
             return part.options(**{each.name: getattr(self, each.name) for each in fields(part.options)})
         return options_from(part, self.method_options or {})
+
+    @property
+    def kept_passes(self) -> int:
+        """Passes over the training images of which features are kept."""
+        return 1 if self.augment == "none" else min(self.augmented_passes or AUGMENTED_PASSES, self.epochs)
 
     def surroundings(self, processes: int = 1) -> Surroundings:
         """Return what the method meets in this run."""
@@ -88,6 +93,14 @@ class Settings(Fields):
             raise ValueError(f"backbone_epochs goes with regime mixed; got regime {self.regime}")
         if self.regime == "heads" and self.pretrained == "none":
             raise ValueError("regime heads leaves the backbone as it is and needs pretrained weights; got none")
+        if self.regime != "heads":
+            for name, usual in (("augmented_passes", None), ("keep_in", None), ("keep_as", "float32")):
+                if getattr(self, name) != usual:
+                    raise ValueError(f"{name} goes with regime heads; got regime {self.regime}")
+        elif self.compile:
+            raise ValueError("regime heads runs the backbone but once, which is not worth compiling; leave out compile")
+        if self.augment == "none" and (self.augmented_passes or 1) > 1:
+            raise ValueError(f"augmented_passes are alike without augmentation; got {self.augmented_passes}")
         if self.backbone_epochs is not None and self.backbone_epochs >= self.epochs:
             raise ValueError(f"backbone_epochs must be below epochs ({self.epochs}); got {self.backbone_epochs}")
         if self.nesterov and self.momentum == 0:
@@ -102,7 +115,16 @@ def is_backbone(model: str) -> bool:
 
 
 MAY_CHANGE_ON_RESUME = frozenset(
-    {"device", "workers", "checkpoint_every", "keep_checkpoints", "data_root", "max_broken", "process_timeout"}
+    {
+        "device",
+        "workers",
+        "keep_in",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "data_root",
+        "max_broken",
+        "process_timeout",
+    }
 )
 """Settings that do not change what is computed."""
 

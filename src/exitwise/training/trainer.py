@@ -56,6 +56,9 @@ class Reporter(Protocol):
     def on_start(self, data: str) -> None:
         """Before the first step; ``data`` says where the images are."""
 
+    def on_keep(self, done: int, total: int) -> None:
+        """Before the training of heads, after a batch that was kept for it."""
+
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:
         """After a loaded batch; ``meters`` cover the epoch so far."""
 
@@ -67,6 +70,9 @@ class Silent:
     """A reporter that says nothing."""
 
     def on_start(self, data: str) -> None:
+        pass
+
+    def on_keep(self, done: int, total: int) -> None:
         pass
 
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import derive_seed
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect_together
-from exitwise.evaluation.outputs import anytime
+from exitwise.evaluation.outputs import Outputs, anytime
 from exitwise.models import check_model_name
+from exitwise.models.staged import StagedModel
 from exitwise.processes.distributed import first, joined, launched, own_device
 from exitwise.processes.ranks import Ranks
 from exitwise.runs import build
@@ -30,7 +32,8 @@ from exitwise.storage.lock import check_unlocked, locked
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler
 from exitwise.training.flags import training_flags
-from exitwise.training.trainer import Reporter, Trainer
+from exitwise.training.trainer import Batches, Reporter, Silent, Trainer
+from exitwise.workflows.frozen import run_once
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -117,9 +120,12 @@ def _train(
     device: torch.device,
     ranks: Ranks,
 ) -> TrainingResult:
-    model, method, optimizer, batches = build.build(settings, splits, device, ranks)
+    parts = build.build(settings, splits, device, ranks)
+    network: StagedModel = parts.model
+    batches: Batches = parts.batches
+    method, optimizer = parts.method, parts.optimizer
     learned = method.optimizer.param_groups if method.optimizer else []
-    ranks.broadcast([*model.state_dict().values(), *(param for group in learned for param in group["params"])])
+    ranks.broadcast([*network.state_dict().values(), *(param for group in learned for param in group["params"])])
     if ranks.rank > 0:
         torch.manual_seed(derive_seed(settings.seed, ranks.rank))  # dropout of its own
     with locked(out) if ranks.rank == 0 else nullcontext():
@@ -128,13 +134,22 @@ def _train(
         if ranks.rank == 0:
             run.follow(splits.ledger)
 
+        reporter = _MetricsWriter(run, reporter) if ranks.rank == 0 else Silent()
+        collected: Callable[[], Outputs] = partial(
+            collect_together, network, splits.calibration, device, settings.workers, ranks
+        )
+        if frozen := settings.regime == "heads":
+            network, batches, collected = run_once(
+                network, parts.batches, splits.calibration, settings, device, ranks, reporter
+            )
+
         def evaluate() -> list[float]:
-            outputs = collect_together(model, splits.calibration, device, settings.workers, ranks)
+            outputs = collected()
             splits.ledger.skip(_of_all(splits.ledger.skipped.values(), ranks))
             return anytime(outputs)
 
         trainer = Trainer(
-            model,
+            network,
             optimizer,
             method,
             batches,
@@ -142,10 +157,11 @@ def _train(
             epochs=settings.epochs,
             max_iterations=settings.max_iterations,
             label_smoothing=settings.label_smoothing,
+            distil=settings.distil,
             checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
             checkpoint_every=settings.checkpoint_every,
-            reporter=_MetricsWriter(run, reporter) if ranks.rank == 0 else None,
-            channels_last=settings.channels_last,
+            reporter=reporter,
+            channels_last=settings.channels_last and not frozen,
             bf16=settings.precision == "bf16",
             ranks=ranks,
             sync_batchnorm=settings.sync_batchnorm,
@@ -190,6 +206,10 @@ class _MetricsWriter:
     def on_start(self, data: str) -> None:
         if self.reporter is not None:
             self.reporter.on_start(data)
+
+    def on_keep(self, done: int, total: int) -> None:
+        if self.reporter is not None:
+            self.reporter.on_keep(done, total)
 
     def on_step(self, iteration: int, total: int, meters: Any) -> None:
         if self.reporter is not None:
