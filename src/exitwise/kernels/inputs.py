@@ -58,6 +58,11 @@ def is_tokens(tensor: Tensor) -> bool:
     return tensor.dim() == 2 and not tensor.is_floating_point() and not tensor.is_complex()
 
 
+def has_tokens(inputs: Inputs) -> bool:
+    """Return whether token ids, masks or the like are among inputs."""
+    return any(map(is_tokens, named(inputs).values()))
+
+
 def samples_in(inputs: Inputs) -> int:
     """Return how many rows inputs have."""
     return len(next(iter(named(inputs).values())))
@@ -81,6 +86,11 @@ def batch_of(example: Inputs, samples: int, like: Tensor) -> Inputs:
         return rows.to(like.device, like.dtype if rows.is_floating_point() else rows.dtype)
 
     return tree_map(batch, example)
+
+
+def shortened(inputs: Inputs) -> Inputs:
+    """Return inputs with about half of their tokens, at least two."""
+    return tree_map(lambda part: part[:, : max(2, part.shape[1] // 2)] if is_tokens(part) else part, inputs)
 
 
 def varied(example: Inputs, samples: int, like: Tensor, seed: int = 0) -> Inputs:

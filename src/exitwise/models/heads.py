@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +48,18 @@ class Feature(NamedTuple):
             length), ``tokens`` (tokens, channels) or ``vector`` (channels).
         channels: its number of channels.
         size: (height, width) of a map; (length,) of a row; (tokens,) of tokens; () of a vector.
-        prefix: how many of the tokens stand for no part of the image, such as a class token; they come first.
+        prefix: how many of the tokens stand for no part of the image, such as a class token; they come first. Of a
+            text, its first token is taken for one.
+        masked: whether a mask says which of the tokens are there.
+        causal: whether each token sees only those before it, as in decoders.
     """
 
     kind: Literal["map", "channels-last map", "row", "tokens", "vector"]
     channels: int
     size: tuple[int, ...]
     prefix: int = 0
+    masked: bool = False
+    causal: bool = False
 
     @classmethod
     def of(cls, shape: Sequence[int], prefix: int | None = None, image: tuple[int, int] = (1, 1)) -> Feature | None:
@@ -77,14 +83,6 @@ class Feature(NamedTuple):
                 return None
             return cls("tokens", rest[1], (rest[0],), prefix if square else min(prefix, 1))
         return cls("vector", rest[0], ()) if len(rest) == 1 else None
-
-    @classmethod
-    def of_row(cls, shape: Sequence[int], channels_first: bool | None) -> Feature | None:
-        """Return the feature that a tensor (batch, channels, length) or (batch, length, channels) is; None where it is
-        not known which."""
-        if channels_first is None:
-            return None
-        return cls("row", shape[1], (shape[2],)) if channels_first else cls("tokens", shape[2], (shape[1],))
 
 
 MOST_PREFIX = 8
@@ -170,7 +168,11 @@ class MapHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """Global average pool, LayerNorm, linear. Of tokens, the class token (if any) beside the others' mean.
+    """Global average pool, LayerNorm, linear.
+
+    Of tokens, the class token (if any) beside the mean of the others that are there: a class token says little in the
+    lower layers of a network that was trained to read it at the end, and their mean does. In a decoder the first token
+    has seen nothing, and the last one that is there has seen all: it stands in the class token's place.
 
     Args:
         feature: what it sees.
@@ -180,19 +182,19 @@ class LinearHead(nn.Module):
     def __init__(self, feature: Feature, num_classes: int) -> None:
         super().__init__()
         self.feature = feature
-        width = feature.channels * (2 if feature.prefix else 1)
+        width = feature.channels * (2 if feature.prefix or feature.causal else 1)
         self.norm = nn.LayerNorm(width)
         self.linear = _classifier(width, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, C)."""
-        return self.classify(self.reduce(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return logits (B, C); ``mask`` (B, tokens) is 1 for tokens that are there."""
+        return self.classify(self.reduce(x, mask))
 
     def classify(self, reduced: Tensor) -> Tensor:
         """Return logits (B, C) of what :meth:`reduce` gave."""
         return self.linear(self.norm(reduced))
 
-    def reduce(self, x: Tensor) -> Tensor:
+    def reduce(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the pooled feature (B, width): what :meth:`classify` needs, without parameters."""
         match self.feature.kind:
             case "map":
@@ -203,8 +205,53 @@ class LinearHead(nn.Module):
                 return x.mean(2)
             case "vector":
                 return x
-        mean = x[:, self.feature.prefix :].mean(1)
+        return self._of_tokens(x, mask)
+
+    def _of_tokens(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        rest = x[:, self.feature.prefix :]
+        if mask is None:
+            mean, last = rest.mean(1), x[:, -1]
+        else:
+            there = mask.to(x.dtype)
+            weights = there[:, self.feature.prefix :, None]
+            mean = (rest * weights).sum(1) / weights.sum(1).clamp(min=1)
+            end = (there * torch.arange(1, x.shape[1] + 1, device=x.device)).argmax(1)
+            last = x.gather(1, end[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
+        if self.feature.causal:
+            return torch.cat([last, mean], dim=1)
         return torch.cat([x[:, 0], mean], dim=1) if self.feature.prefix else mean
+
+
+class OnState(nn.Module):
+    """A head on the first of several tensors that a stage hands on.
+
+    Args:
+        head: of that tensor, and of a mask where it has an argument of that name.
+        mask: which of the tensors is the mask of tokens, if there is one.
+    """
+
+    def __init__(self, head: nn.Module, mask: int | None = None) -> None:
+        super().__init__()
+        self.head = head
+        self.mask = mask if "mask" in inspect.signature(head.forward).parameters else None
+
+    def forward(self, state: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, C)."""
+        return self.head(*self._seen(state))
+
+    def reduce(self, state: Sequence[Tensor]) -> Any:
+        """Return what the head needs: what it reduces its tensors to, or these themselves."""
+        seen = self._seen(state)
+        if hasattr(self.head, "reduce"):
+            return self.head.reduce(*seen)  # type: ignore[operator]
+        return seen if len(seen) > 1 else seen[0]
+
+    def classify(self, reduced: Any) -> Tensor:
+        """Return logits of what :meth:`reduce` gave."""
+        return self.head.classify(reduced) if hasattr(self.head, "reduce") else self.head(reduced)  # type: ignore[operator]
+
+    def _seen(self, state: Sequence[Tensor]) -> Sequence[Tensor]:
+        return state[:1] if self.mask is None else (state[0], state[self.mask])
 
 
 def suited_head(feature: Feature, num_classes: int, head: str | HeadFactory = "auto") -> nn.Module:
@@ -214,7 +261,8 @@ def suited_head(feature: Feature, num_classes: int, head: str | HeadFactory = "a
         feature: what it sees.
         num_classes: number of classes C.
         head: ``auto``: :class:`MapHead` for maps, :class:`LinearHead` for the rest; ``linear``: LinearHead for
-            all; or a function that makes one.
+            all; or a function that makes one, which is also given the mask of tokens where its ``forward`` has an
+            argument ``mask``.
 
     Raises:
         UserError: for another name.

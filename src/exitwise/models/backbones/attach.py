@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from exitwise.errors import UserError
-from exitwise.kernels.inputs import Inputs, batch_of, described, device_of, example_of, varied
+from exitwise.kernels.inputs import Inputs, batch_of, described, device_of, example_of, has_tokens, shortened, varied
 from exitwise.kernels.modes import evaluating
 from exitwise.models.backbones.backbone import answer, cannot_split, unchanged
 from exitwise.models.backbones.cut import staged
@@ -68,9 +68,11 @@ def add_exits(
             traced = trace(backbone, example)
             places = find_places(traced, backbone, example)
             points = choose(places, exits, at, _hint(traced))
-            model = staged(traced, places, points, classes, head, example).to(next(backbone.parameters()).device)
-            for samples in (3, 1):
-                _check_same(backbone, model, samples)
+            like = next(backbone.parameters())
+            model = staged(traced, places, points, classes, head, example, like).to(like.device)
+            inputs = varied(example, 3, like)
+            for batch in (inputs, batch_of(inputs, 1, like), *([shortened(inputs)] if has_tokens(example) else [])):
+                _check_same(backbone, model, batch)
         else:
             model = left_whole(backbone, exits, at, classes, head, example)
     own = {id(module) for module in backbone.modules()}
@@ -128,9 +130,8 @@ def _count_classes(backbone: nn.Module, example: Inputs, expected: int | None) -
     return output.shape[1]
 
 
-def _check_same(backbone: nn.Module, model: StagedModel, samples: int) -> None:
-    """Raise CannotSplitError unless the stages give the backbone's logits, at a batch size other than the trace's."""
-    inputs = varied(model.example, samples, next(backbone.parameters()))
+def _check_same(backbone: nn.Module, model: StagedModel, inputs: Inputs) -> None:
+    """Raise CannotSplitError unless the stages give the backbone's logits, at sizes other than the trace's."""
     with torch.no_grad(), evaluating(model):
         try:
             with unchanged(backbone):

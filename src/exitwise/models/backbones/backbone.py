@@ -57,6 +57,15 @@ def logits_of(output: Any) -> Any:
     return getattr(output, "logits", output)
 
 
+def only_tensor(result: Any) -> Any:
+    """Return the only tensor in what a module returned, where it is one of a sequence of otherwise nothing; else all of
+    it."""
+    if not isinstance(result, (tuple, list)):
+        return result
+    found = [part for part in result if part is not None]
+    return found[0] if len(found) == 1 else result
+
+
 def answer(network: nn.Module, inputs: Inputs) -> Any:
     """Return the logits that a network gives, with its inputs by position or by name."""
     return logits_of(network(**inputs) if isinstance(inputs, dict) else network(inputs))

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
 from exitwise.errors import UserError, near_match
-from exitwise.kernels.inputs import Inputs, named
-from exitwise.models.backbones.tracing import DRY_RUN_BATCH, Traced, is_layer, value_of
+from exitwise.kernels.inputs import MASK, Inputs, batch_of, is_tokens, named
+from exitwise.models.backbones.flow import cut_nodes
+from exitwise.models.backbones.tracing import Traced, is_layer, value_of
 from exitwise.models.heads import Feature
 
 
@@ -46,7 +48,7 @@ def find_places(traced: Traced, backbone: nn.Module, example: Inputs) -> dict[st
     block_ends = {node for name, node in traced.outputs.items() if name in blocks}
     nodes = list(traced.module.graph.nodes)
     spent = dict(zip(nodes, accumulate(traced.macs.get(node, 0) for node in nodes), strict=True))
-    alone = cut_nodes(nodes)
+    alone = cut_nodes(nodes, traced.macs)
     outermost: dict[fx.Node, str] = {}
     for name, node in traced.outputs.items():
         if name and node in alone and (node not in outermost or len(name) < len(outermost[node])):
@@ -92,23 +94,48 @@ def block_names(backbone: nn.Module) -> set[str]:
     return names
 
 
-def varying_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """Return the nodes that depend on the images."""
-    varying: set[fx.Node] = set()
-    for node in nodes:
-        if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
-            varying.add(node)
-    return varying
-
-
 def feature_at(backbone: nn.Module, name: str, shape: Sequence[int], example: Inputs) -> Feature | None:
     """Return the kind of feature that a submodule gives as a tensor of this shape (batch first); None if it is none."""
-    images = [tensor for tensor in named(example).values() if tensor.dim() == 4]
+    inputs = named(example)
+    images = [tensor for tensor in inputs.values() if tensor.dim() == 4]
     if len(images) == 1:
         return Feature.of(shape, _prefix_tokens(backbone), (images[0].shape[2], images[0].shape[3]))
     if len(shape) != 3:
-        return Feature.of(shape) if len(shape) == 2 else None
-    return Feature.of_row(shape, _channels_first(backbone.get_submodule(name)))
+        return Feature("vector", shape[1], ()) if len(shape) == 2 else None
+    if any(is_tokens(tensor) and tensor.shape[1] == shape[1] for tensor in inputs.values()):
+        return Feature("tokens", shape[2], (shape[1],), prefix=1, masked=MASK in inputs)
+    first = _channels_first(backbone.get_submodule(name))
+    if first is None:
+        return None
+    return Feature("row", shape[1], (shape[2],)) if first else Feature("tokens", shape[2], (shape[1],))
+
+
+def looking_back(points: Sequence[ExitPoint], body: nn.Module, example: Inputs, like: Tensor) -> list[ExitPoint]:
+    """Return the points, of tokens that see only those before them with features that say so.
+
+    Told by what ``body``, the network up to the first point, makes of the first token when the second one changes.
+    """
+    tokens = {name: tensor for name, tensor in named(example).items() if is_tokens(tensor) and name != MASK}
+    if not points or points[0].feature.kind != "tokens" or not tokens:
+        return list(points)
+    inputs = named(batch_of(example, 1, like))
+    name, ids = next((pair for pair in tokens.items() if int(pair[1].max()) > 1), next(iter(tokens.items())))
+    if ids.shape[1] < 2:
+        return list(points)
+    changed = inputs[name].clone()
+    changed[:, 1] = changed[:, 0] if int(changed[0, 1]) != int(changed[0, 0]) else int(ids.max()) - int(changed[0, 1])
+    pair = [inputs, {**inputs, name: changed}]
+    with torch.no_grad():
+        states = [body(each if isinstance(example, dict) else each[""]) for each in pair]
+    before, after = (state if isinstance(state, Tensor) else state[0] for state in states)
+    if not torch.equal(before[:, 0], after[:, 0]):
+        return list(points)
+    return [
+        point._replace(feature=point.feature._replace(prefix=0, causal=True))
+        if point.feature.kind == "tokens"
+        else point
+        for point in points
+    ]
 
 
 def _prefix_tokens(backbone: nn.Module) -> int | None:
@@ -171,18 +198,3 @@ def _nearest(candidates: Sequence[ExitPoint], targets: Sequence[float]) -> list[
             if cost < best[chosen][0]:
                 best[chosen] = (cost, [*points, point])
     return best[-1][1]
-
-
-def cut_nodes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """Return the nodes with a tensor that all later ones depend on, and on no other earlier one."""
-    varying = varying_nodes(nodes)
-    position = {node: index for index, node in enumerate(nodes)}
-    alone, reach = set(), -1
-    for index, node in enumerate(nodes):
-        if node in varying:
-            last = max((position[user] for user in node.users), default=index)
-            value = value_of(node)
-            if reach <= index < last and isinstance(value, Tensor) and value.dim() and len(value) == DRY_RUN_BATCH:
-                alone.add(node)
-            reach = max(reach, last)
-    return alone

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exitwise.kernels.inputs import Inputs, batch_of
 from exitwise.kernels.modes import evaluating
-from exitwise.models.backbones.backbone import CannotSplitError, answer, cannot_split, is_layer, unchanged
+from exitwise.models.backbones.backbone import CannotSplitError, answer, cannot_split, is_layer, only_tensor, unchanged
 
 _KNOWN = "exitwise_value"
 _MISSING = object()
@@ -66,7 +66,12 @@ def trace(network: nn.Module, example: Inputs) -> Traced:
     whole: set[type] = set()
     batch = batch_of(example, DRY_RUN_BATCH, next(network.parameters()))
     while True:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake, evaluating(network), unchanged(network):
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True) as fake,
+            evaluating(network),
+            unchanged(network),
+            _without_cache(network),
+        ):
             tracer = _Tracer(tree_map(fake.from_tensor, batch), fake, whole)
             try:
                 graph = tracer.trace(root)
@@ -84,6 +89,20 @@ def trace(network: nn.Module, example: Inputs) -> Traced:
 def _undecidable(network: nn.Module, name: str, error: Exception) -> CannotSplitError:
     what = f"module {name}" if name else "its own forward"
     return cannot_split(network, f"{what} cannot be traced, {str(error).strip() or type(error).__name__}")
+
+
+@contextmanager
+def _without_cache(network: nn.Module) -> Iterator[None]:
+    """Within this context, no module keeps keys and values for tokens to come, as transformers' decoders do."""
+    configs = {id(config): config for module in network.modules() if (config := getattr(module, "config", None))}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
 
 
 class _Call(nn.Module):
@@ -197,7 +216,10 @@ class _Tracer(fx.Tracer):
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._running:
             return forward(*args, **kwargs)
-        name = self.path_of_module(module)
+        try:
+            name = self.path_of_module(module)
+        except NameError:  # of a module that forward makes anew
+            return forward(*args, **kwargs)
         _check_context()  # what is wrong here is so in the module that calls this one
         try:
             result = super().call_module(module, forward, args, kwargs)
@@ -207,7 +229,8 @@ class _Tracer(fx.Tracer):
             if self.failed is None:
                 self.failed = name
             raise
-        node = result.node if isinstance(result, fx.Proxy) else None
+        only = only_tensor(result)
+        node = only.node if isinstance(only, fx.Proxy) else None
         self.returned[name] = None if name in self.returned else node
         return result
 

@@ -10,22 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from exitwise.kernels.inputs import Inputs, batch_of
+from exitwise.kernels.inputs import MASK, Inputs, batch_of
 from exitwise.kernels.modes import evaluating
-from exitwise.models.backbones.backbone import answer
+from exitwise.models.backbones.backbone import answer, only_tensor
 from exitwise.models.backbones.exited import ExitedModel
-from exitwise.models.backbones.places import ExitPoint, Place, block_names, choose, feature_at
-from exitwise.models.heads import HeadFactory, suited_head
+from exitwise.models.backbones.places import (
+    CHEAPEST,
+    DEAREST,
+    ExitPoint,
+    Place,
+    block_names,
+    choose,
+    feature_at,
+    looking_back,
+)
+from exitwise.models.heads import HeadFactory, OnState, suited_head
 from exitwise.models.staged import Stage, State
 
 
 class _Together(nn.Module):
     """The body of the first stage of a network that is left whole: the backbone, and what its exits see."""
 
-    def __init__(self, backbone: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, backbone: nn.Module, names: Sequence[str], masked: bool) -> None:
         super().__init__()
         self.backbone = backbone
         self.names = tuple(names)
+        self.masked = masked
 
     def forward(self, inputs: Inputs) -> list[Tensor]:
         seen: dict[str, Tensor] = {}
@@ -35,12 +45,12 @@ class _Together(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [*(seen[name] for name in self.names), logits]
+        return [*(seen[name] for name in self.names), logits, *([inputs[MASK]] if self.masked else [])]
 
 
 def _record(seen: dict[str, Any], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        seen[name] = output
+        seen[name] = only_tensor(output)
 
     return hook
 
@@ -50,25 +60,6 @@ class _Drop(nn.Module):
 
     def forward(self, state: State) -> State:
         return state[1:]
-
-
-class _First(nn.Module):
-    """A head on the first of several features."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, state: State) -> Tensor:
-        return self.head(state[0])
-
-    def reduce(self, state: State) -> Tensor:
-        """Return what the head needs of its feature."""
-        return self.head.reduce(state[0]) if hasattr(self.head, "reduce") else state[0]  # type: ignore[operator]
-
-    def classify(self, reduced: Tensor) -> Tensor:
-        """Return logits of what :meth:`reduce` gave."""
-        return self.head.classify(reduced) if hasattr(self.head, "reduce") else self.head(reduced)  # type: ignore[operator]
 
 
 def left_whole(
@@ -82,13 +73,19 @@ def left_whole(
     places = places_left_whole(backbone, example)
     if at is None and places:  # of modules within modules, the outer ones
         depth = min(name.count(".") for name in places)
-        while sum(name.count(".") <= depth for name in places) < exits - 1 and depth < 9:
+        useful = [name for name, place in places.items() if CHEAPEST <= place.point.share <= DEAREST]
+        while sum(name.count(".") <= depth for name in useful) < exits - 1 and depth < 9:
             depth += 1
         places = {name: place for name, place in places.items() if name.count(".") <= depth}
     points = choose(places, exits, at, "")
-    heads = [suited_head(point.feature, num_classes, head) for point in points]
-    bodies: list[nn.Module] = [_Together(backbone, [point.name for point in points]), *(_Drop() for _ in points)]
-    stages = [Stage(body, _First(each)) for body, each in zip(bodies, [*heads, nn.Identity()], strict=True)]
+    masked = any(point.feature.masked for point in points)
+    first = _Together(backbone, [point.name for point in points], masked)
+    points = looking_back(points, first, example, next(backbone.parameters()))
+    heads = [
+        OnState(suited_head(point.feature, num_classes, head), -1 if point.feature.masked else None) for point in points
+    ]
+    bodies: list[nn.Module] = [first, *(_Drop() for _ in points)]
+    stages = [Stage(body, each) for body, each in zip(bodies, [*heads, OnState(nn.Identity())], strict=True)]
     return ExitedModel(stages, num_classes, example, points, skips=False)
 
 
@@ -97,7 +94,7 @@ def places_left_whole(backbone: nn.Module, example: Inputs) -> dict[str, Place]:
     seen: list[tuple[str, Any, int]] = []
 
     def watch(name: str) -> Any:
-        return lambda module, args, output: seen.append((name, output, counter.get_total_flops()))
+        return lambda module, args, output: seen.append((name, only_tensor(output), counter.get_total_flops()))
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in backbone.named_modules() if name]
     inputs = batch_of(example, 1, next(backbone.parameters()))
