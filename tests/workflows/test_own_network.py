@@ -264,6 +264,22 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
     assert not (tmp_path / "my.bundle").exists()
 
 
+def test_what_judges_a_network_is_not_what_made_it(network):
+    model = with_exits(network)
+    ew.fit_exits(model, loader(0, 400, shuffle=True), epochs=1)
+    message = "expected samples in the held-out loader that nothing was fitted on; 400 of 600 were: hold some out"
+    with pytest.raises(DataError, match=message):
+        ew.calibrate(copy.deepcopy(model), loader(0, 600), budget=0.8)
+    calibration = ew.calibrate(model, loader(400, 800), budget=0.8)
+    other = ew.calibrate(model, loader(800, 1200), budget=0.8)
+    for first, what in ((0, "fitted"), (400, "calibrated")):
+        with pytest.raises(DataError, match=f"samples in the test loader that nothing was {what} on; 400 of 400 were"):
+            ew.evaluate(model, calibration, loader(first, first + 400))
+    assert ew.evaluate(model, other, loader(400, 800)).images == 400
+    with pytest.warns(ew.ExitwiseWarning, match=r"10 of 400 were \(the same samples twice\?\)"):
+        ew.evaluate(model, calibration, loader(790, 1190))
+
+
 def test_what_was_is_restored_also_after_an_error(network, monkeypatch):
     model = with_exits(network)
     model.stages[0].head.requires_grad_(False)

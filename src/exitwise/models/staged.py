@@ -55,6 +55,7 @@ class StagedModel(nn.Module):
         example: in place of that: example inputs, batch first; a tensor, or a mapping of tensors by name.
 
     Attributes:
+        fitted_on: fingerprints of the samples that its exits were fitted on, where a loader gave them.
         example: inputs that the network is meant for; their device and the type of their floats say nothing.
     """
 
@@ -71,6 +72,7 @@ class StagedModel(nn.Module):
         self.num_classes = num_classes
         self.example = example_of(example, input_shape)
         self.frozen = False
+        self.fitted_on: set[int] = set()
 
     @property
     def input_shape(self) -> tuple[int, ...]:

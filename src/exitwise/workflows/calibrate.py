@@ -15,6 +15,7 @@ from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count, check_proportions, exit_proportions
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.data import Splits
+from exitwise.data.fingerprints import noted, unused
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import DataError, ExitwiseWarning, UserError
@@ -43,7 +44,8 @@ class CalibrationWarning(ExitwiseWarning):
 class _HeldOut(NamedTuple):
     """A network and what its exits said of held-out samples: logits (N, K, C), targets (N).
 
-    ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee.
+    ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee; ``samples`` are
+    fingerprints of a loader's samples.
     """
 
     model: StagedModel
@@ -51,6 +53,7 @@ class _HeldOut(NamedTuple):
     targets: NDArray[np.int64]
     checkpoint: str
     seed: int
+    samples: frozenset[int] = frozenset()
 
 
 def calibrate(
@@ -115,7 +118,7 @@ def calibrate(
         folder = Run(run)
         check_count("exit proportions", proportions, folder.settings.exit_count)
         found = _of_run(folder, device, splits)
-    model, logits, targets, checkpoint, seed = found
+    model, logits, targets, checkpoint, seed, samples = found
     exit_macs = count_cost(model).macs
     if proportions is not None:
         proportions = check_proportions(proportions, model.exits)
@@ -163,6 +166,7 @@ def calibrate(
         exit_seconds,
         promise,
         Reference.of(left.exits, left.confidences, model.exits, policy.thresholds),
+        samples,
     )
     if folder is not None:
         folder.write_calibration(calibration)
@@ -189,10 +193,12 @@ def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> _HeldOut:
     if held_out is None:
         raise UserError("a network is calibrated on held-out samples; got none (the second argument)")
     device = next(model.parameters()).device
-    batches = pairs_of(held_out, model, "held-out loader")
+    samples: set[int] = set()
+    name = "held-out loader"
+    batches = noted(unused(pairs_of(held_out, model, name), {"fitted on": model.fitted_on}, name), samples)
     logits, targets = collect_logits(model, batches, device)
     _check_held_out(targets, [str(label) for label in range(model.num_classes)], model.exits)
-    return _HeldOut(model, logits, targets, "", 0)
+    return _HeldOut(model, logits, targets, "", 0, frozenset(samples))
 
 
 def _temperatures(logits: NDArray[Any], targets: NDArray[Any]) -> tuple[float, ...]:

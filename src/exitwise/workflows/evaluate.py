@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from exitwise.data import Splits
+from exitwise.data.fingerprints import unused
 from exitwise.data.loaders import pairs_of
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
@@ -59,7 +60,9 @@ def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any
     if calibration.exit_macs != costs:
         raise UserError(f"expected the calibration of this network, with exits at {costs} MACs; got one of others")
     device = next(model.parameters()).device
-    logits, targets = collect_logits(model, pairs_of(test, model, "test loader"), device)
+    used = {"fitted on": model.fitted_on, "calibrated on": calibration.samples}
+    batches = unused(pairs_of(test, model, "test loader"), used, "test loader")
+    logits, targets = collect_logits(model, batches, device)
     calibrated = operate(Outputs.from_logits(logits, targets, policy.measure), policy, costs)
     return Evaluation(None, costs, anytime(Outputs.from_logits(logits, targets)), [], calibrated, len(targets), 0)
 

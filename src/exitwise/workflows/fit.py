@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exitwise.catalogue.methods import find_method
+from exitwise.data.fingerprints import noted
 from exitwise.data.loaders import pairs_of
 from exitwise.data.sampling import SMALLEST_BATCH
 from exitwise.errors import DataError, UserError
@@ -122,11 +123,13 @@ def fit_exits(
     device = next(model.parameters()).device
     weighting = _method(method, model, seed).to(device)
     start = time.perf_counter()
-    batches = chain.from_iterable(pairs_of(train, model, "training loader") for _ in range(augmented_passes))
+    samples: set[int] = set()
+    passes = chain.from_iterable(pairs_of(train, model, "training loader") for _ in range(augmented_passes))
     where: dict[str, Any] = {"dtype": dtype, "memory_limit": memory_limit, "keep_in": keep_in}
-    kept = keep(model, batches, model.exits - 1, device, **where)
+    kept = keep(model, noted(passes, samples), model.exits - 1, device, **where)
     if len(kept) < LEAST_SAMPLES:
         raise DataError(f"expected at least {LEAST_SAMPLES} samples to fit exits on; got {len(kept)}")
+    model.fitted_on |= samples
     middle = time.perf_counter()
     options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "distil": distil, "seed": seed}
     fitted = fit_heads(model, kept, weighting, **options, device=device)

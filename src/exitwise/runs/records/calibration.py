@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from exitwise.deploy.monitor import Reference
@@ -30,6 +30,7 @@ class Calibration(Shown):
         exit_seconds: measured time to leave at each exit, if the budget was a latency.
         guarantee: what holds with which probability, if one was asked for.
         reference: how the calibration images left, to compare others with.
+        samples: fingerprints of the samples of a loader that it was made on; they are not written.
     """
 
     policy: ExitPolicy
@@ -41,6 +42,7 @@ class Calibration(Shown):
     exit_seconds: tuple[float, ...] | None = None
     guarantee: dict[str, Any] | None = None
     reference: Reference | None = None
+    samples: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
