@@ -63,14 +63,23 @@ FLAGS = {
     ),
     "no exit": ("train --model timm/resnet18 --data {folder} --exits 0", "setting exits: .* equal to 1; got '0'"),
     "exits of a network": ("train --exits 3", "exits is for backbones such as timm/resnet18; msdnet_small has its own"),
-    "too few proportions": ("train --proportions 0.5,0.5", "expected 4 exit proportions, one per exit; got 2"),
+    "too few proportions": (
+        "train --method meta-weighted --proportions 0.5,0.5",
+        "expected 4 exit proportions, one per exit; got 2",
+    ),
     "too many weights": (
         "train --method uniform --exit-weights 1 1 1 1 1",
         "expected 4 exit_weights, one per exit; got 5",
     ),
-    "sum of proportions": ("train --proportions 0.5,0.2,0.2,0.2", "proportions must sum to 1; .* sum to 1.1"),
+    "sum of proportions": (
+        "train --method meta-weighted --proportions 0.5,0.2,0.2,0.2",
+        "proportions must sum to 1; .* sum to 1.1",
+    ),
     "conflict": ("train --regime mixed --model msdnet_small", "regime is for backbones such as"),
-    "two budgets": ("train --p-range 0.5 0.7 --proportions 0.25,0.25,0.25,0.25", "exclude one another; got both"),
+    "two budgets": (
+        "train --method meta-weighted --p-range 0.5 0.7 --proportions 0.25,0.25,0.25,0.25",
+        "exclude one another; got both",
+    ),
     "size of digits": ("train --data digits --image-size 32", "digits has images of 8x8 pixels; got image_size 32"),
     "channels": ("train --mean 0.5,0.5,0.5 --std 1,1,1", "digits has 1 channels; got mean and std of 3"),
     "device": ("train --device gpu", "expected a device of this machine, such as cpu or cuda; 'gpu' is not available"),

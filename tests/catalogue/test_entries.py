@@ -20,7 +20,7 @@ from exitwise.errors import UserError
 from exitwise.methods import Method
 from exitwise.models import count_cost, create_model
 from exitwise.models.backbones.libraries import _LIBRARIES
-from exitwise.settings.compose import compose
+from exitwise.settings.compose import compose, get_recipe
 from exitwise.settings.fields import Fields
 from exitwise.settings.schema import resolve
 from exitwise.weighting.allocation import Objective
@@ -87,7 +87,7 @@ def test_each_option_is_a_setting_with_its_range_and_default():
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_each_data_set_has_settings_to_train_with(source):
     settings = compose(None, flags={"data": source.name})
-    recipe = RECIPES[source.recipe].load()() | source.settings
+    recipe = get_recipe(source.recipe) | source.settings
     assert settings == resolve(recipe, {"data": source.name})
     assert len(settings.mean) == source.channels
     assert settings.augment == "resize" or settings.image_size == source.side

@@ -12,7 +12,7 @@ from exitwise.cli import main
 from images import make_folder, save_image
 
 TINY = ["--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--batch-size", "10"]
-TINY += ["--lr", "0.05", "--wpn-hidden", "16", "--device", "cpu"]
+TINY += ["--method", "meta-weighted", "--lr", "0.05", "--wpn-hidden", "16", "--device", "cpu"]
 TINY_RUN = ["--recipe", "digits", "--epochs", "2", *TINY]
 
 
@@ -113,7 +113,7 @@ def test_models_and_recipes(capsys):
     code, output, _ = call(capsys, "recipes")
     assert code == 0
     assert "cifar10_msdnet5_authors" in output
-    code, output, _ = call(capsys, "recipes", "imagenet_msdnet_step4")
+    code, output, _ = call(capsys, "recipes", "imagenet_msdnet_step4_authors")
     assert yaml.safe_load(output)["meta_interval"] == 100
     code, output, _ = call(capsys, "models")
     assert code == 0
@@ -128,8 +128,14 @@ BAD_TRAINING = {
     "type": (["--epochs", "many"], "setting epochs: .*valid integer.*; got 'many'"),
     "range": (["--lr", "0"], "setting lr: input should be greater than 0; got '?0"),
     "config missing": (["--config", "none.yaml"], "expected a YAML file of settings; found none at none.yaml"),
-    "proportions sum": (["--proportions", "0.5,0.2,0.2,0.2"], "proportions must sum to 1; .* sum to 1.1"),
-    "proportions count": (["--proportions", "0.5,0.5"], "expected 4 exit proportions, one per exit; got 2"),
+    "proportions sum": (
+        ["--method", "meta-weighted", "--proportions", "0.5,0.2,0.2,0.2"],
+        "proportions must sum to 1; .* sum to 1.1",
+    ),
+    "proportions count": (
+        ["--method", "meta-weighted", "--proportions", "0.5,0.5"],
+        "expected 4 exit proportions, one per exit; got 2",
+    ),
     "exit weights": (
         ["--method", "uniform", "--exit-weights", "1", "2"],
         "expected 4 exit_weights, one per exit; got 2",

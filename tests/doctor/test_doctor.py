@@ -107,7 +107,20 @@ def test_what_stops_training_is_a_problem(spoil, tmp_path, capsys):
     assert STOPS[spoil] in output
     flags = ["--recipe", "digits", "--augment", "resize", "--mean", "0,0,0", "--std", "1,1,1", "--epochs", "1"]
     with pytest.raises(SystemExit) as stop:
-        main(["train", "--data", str(root), "--out", str(tmp_path / "run"), "--wpn-hidden", "8", *flags])
+        main(
+            [
+                "train",
+                "--data",
+                str(root),
+                "--out",
+                str(tmp_path / "run"),
+                "--method",
+                "meta-weighted",
+                "--wpn-hidden",
+                "8",
+                *flags,
+            ]
+        )
     assert stop.value.code == 2
 
 

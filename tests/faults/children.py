@@ -22,9 +22,12 @@ from exitwise.training.checkpoint_folder import CheckpointFolder
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["exitwise.cli", "exitwise.workflows.train", "sklearn.datasets"])
 
-TINY = ["--recipe", "digits", "--device", "cpu", "--wpn-hidden", "16", "--checkpoint-every", "2"]
+WEIGHTED = ["--method", "meta-weighted", "--wpn-hidden", "16"]
+SHARED = ["--method", "meta-weighted-shared", "--wpn-hidden", "16"]
+TINY = ["--recipe", "digits", "--device", "cpu", "--checkpoint-every", "2"]
 TINY += ["--batch-size", "20", "--max-iterations", "12"]
-DIGITS = [*TINY, "--test-fraction", "0.8", "--calibration-fraction", "0.16"]  # 4 batches to an epoch
+FEW = [*TINY, "--test-fraction", "0.8", "--calibration-fraction", "0.16"]  # 4 batches to an epoch
+DIGITS = [*FEW, *WEIGHTED]
 
 
 class Moment(NamedTuple):

@@ -24,7 +24,7 @@ TRAINING = [
     "--batch-size",
     "10",
 ]
-TRAINING += ["--wpn-hidden", "16", "--device", "cpu", "--max-broken", "0.9"]
+TRAINING += ["--method", "meta-weighted", "--wpn-hidden", "16", "--device", "cpu", "--max-broken", "0.9"]
 
 
 def ends(*tokens):

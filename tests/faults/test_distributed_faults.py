@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from children import DIGITS, all_finite, newest, same, tiny_network
+from children import FEW, SHARED, WEIGHTED, all_finite, newest, same, tiny_network
 
 import exitwise as ew
 from exitwise.processes.ranks import ALONE
@@ -23,9 +23,9 @@ TIMEOUT = 30
 MARGIN = 20
 """Seconds beyond what is promised that a busy machine may take to wake, signal and end processes."""
 
-PHOTOS = ["--recipe", "digits", "--device", "cpu", "--wpn-hidden", "16", "--epochs", "2", "--batch-size", "10"]
+PHOTOS = ["--recipe", "digits", *WEIGHTED, "--device", "cpu", "--epochs", "2", "--batch-size", "10"]
 PHOTOS += ["--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--augment", "resize", "--max-broken", "0.9"]
-FLAGS = [*DIGITS, "--method", "meta-weighted-shared", "--centering", "all", "--process-timeout", str(TIMEOUT)]
+FLAGS = [*FEW, *SHARED, "--centering", "all", "--process-timeout", str(TIMEOUT)]
 GLOBAL = [*FLAGS, "--allocation", "global", "--sync-batchnorm"]
 
 

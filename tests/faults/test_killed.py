@@ -4,11 +4,10 @@ import signal
 import time
 
 import pytest
-from children import DIGITS, TINY, Child, newest, same
+from children import DIGITS, FEW, SHARED, TINY, Child, newest, same
 
 from images import make_folder
 
-SHARED = ["--method", "meta-weighted-shared"]
 PHOTOS = ["--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--augment", "resize", "--workers", "1", "--lr", "0.05"]
 
 
@@ -19,7 +18,7 @@ def runs(tmp_path_factory):
     data = make_folder(root / "photos", size=(12, 10), count=20)
     kinds = {
         "exact": DIGITS,
-        "shared, augmented": [*DIGITS, *SHARED, "--augment", "shift"],
+        "shared, augmented": [*FEW, *SHARED, "--augment", "shift"],
         "shared, workers": [*TINY, *SHARED, *PHOTOS, "--data", str(data)],
     }
     references = {}

@@ -16,7 +16,7 @@ def test_a_flag_of_another_method_is_refused():
     with pytest.raises(UserError, match=STRANGER):
         compose(None, flags={"method": "uniform", "epsilon": 0.8})
     with pytest.raises(UserError, match="exit_weights is an option of uniform; method is meta-weighted"):
-        compose(None, flags={"exit_weights": [1, 1, 1, 1]})
+        compose(None, flags={"method": "meta-weighted", "exit_weights": [1, 1, 1, 1]})
 
 
 def test_a_file_s_option_of_another_method_is_refused():
@@ -25,14 +25,16 @@ def test_a_file_s_option_of_another_method_is_refused():
             compose(None, content, {"method": "uniform"})
 
 
-def test_a_recipe_s_option_of_another_method_is_dropped():
-    settings = compose("imagenet_msdnet_step4", flags={"data": "./photos", "method": "uniform"})
+def test_a_recipe_s_option_counts_with_the_method_that_has_it():
+    weighted = compose("imagenet_msdnet_step4", flags={"data": "./photos", "method": "meta-weighted"})
+    assert (weighted.options.epsilon, weighted.options.meta_interval) == (0.3, 100)
+    settings = compose("imagenet_msdnet_step4", flags={"data": "./photos"})
     assert settings.options == METHODS["uniform"].options()
     assert "epsilon" not in settings.stated()
 
 
 def test_a_file_made_for_a_method_can_be_used_with_another_by_a_flag():
-    content = yaml.safe_load(to_yaml(compose("digits", flags={"epsilon": 0.3})))
+    content = yaml.safe_load(to_yaml(compose("digits", flags={"method": "meta-weighted", "epsilon": 0.3})))
     assert content["epsilon"] == 0.3
     assert compose(None, content, {"method": "meta-weighted-shared"}).options.epsilon == 0.3
     assert compose(None, content, {"method": "uniform"}).method == "uniform"

@@ -44,6 +44,9 @@ def test_the_recipes_learning_rate_follows_the_batch_size_unless_given():
     assert compose("cifar10_msdnet5", flags={"batch_size": 256, "lr": 0.8}).lr == 0.8
 
 
+WEIGHTED = {"method": "meta-weighted"}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -52,10 +55,10 @@ def test_the_recipes_learning_rate_follows_the_batch_size_unless_given():
         ({"lr": -1}, "setting lr: input should be greater than 0; got -1"),
         ({"lr": float("nan")}, "setting lr: .*; got nan"),
         ({"method": "focal"}, "setting method: input should be 'uniform', 'meta-weighted'.* or .*; got 'focal'"),
-        ({"proportions": [0.5, 0.2]}, r"proportions must sum to 1; got \[0.5, 0.2\], which sum to 0.7"),
-        ({"p_range": [0.9, 0.3]}, r"p_range needs two numbers, the lower first; got \[0.9, 0.3\]"),
-        ({"p_range": [0.3]}, r"p_range needs two numbers, the lower first; got \[0.3\]"),
-        ({"p_range": [0.3, 0.9], "proportions": [0.5, 0.5]}, "p_range and proportions exclude one another"),
+        ({**WEIGHTED, "proportions": [0.5, 0.2]}, r"proportions must sum to 1; got \[0.5, 0.2\], which sum to 0.7"),
+        ({**WEIGHTED, "p_range": [0.9, 0.3]}, r"p_range needs two numbers, the lower first; got \[0.9, 0.3\]"),
+        ({**WEIGHTED, "p_range": [0.3]}, r"p_range needs two numbers, the lower first; got \[0.3\]"),
+        ({**WEIGHTED, "p_range": [0.3, 0.9], "proportions": [0.5, 0.5]}, "p_range and proportions exclude one another"),
         ({"mean": [0.1, 0.2]}, "mean and std need one or three values each; got 2 and 1"),
         ({"batch_size": 2}, "greater than or equal to 4; got 2"),
         ({"calibration_fraction": 1.0}, "setting calibration_fraction: input should be less than 1; got 1.0"),

@@ -101,13 +101,13 @@ class MetaWeightedOptions(Options):
 METHODS = by_name(
     Part(
         "uniform",
-        "every sample counts the same, or by one weight per exit: the usual baseline",
+        "every sample counts the same, or by one weight per exit: the usual baseline (default)",
         "exitwise.methods.weights.uniform:Uniform",
         UniformOptions,
     ),
     Part(
         "meta-weighted",
-        "weights from a learned network, by the exact meta-gradient (default)",
+        "weights from a learned network, by the exact meta-gradient",
         "exitwise.methods.weights.meta_weighted:MetaWeighted",
         MetaWeightedOptions,
     ),
@@ -118,7 +118,7 @@ METHODS = by_name(
         MetaWeightedOptions,
     ),
 )
-DEFAULT = "meta-weighted"
+DEFAULT = "uniform"
 
 
 def option_owners() -> dict[str, list[str]]:

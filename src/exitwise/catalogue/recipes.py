@@ -146,7 +146,6 @@ def finetune() -> Recipe:
         "std": [0.229, 0.224, 0.225],
         "augment": "resize",
         "smallest_crop": 0.4,
-        "method": "uniform",
         "epochs": 10,
         "batch_size": 128,
         "optimizer": "adamw",
@@ -163,7 +162,7 @@ def heads() -> Recipe:
 
 
 def _authors() -> Recipe:
-    return {"objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
+    return {"method": "meta-weighted", "objective": "per-exit", "wpn_zero_init": False, "wpn_lr": 1e-4}
 
 
 RECIPES = by_name(

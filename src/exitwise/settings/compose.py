@@ -42,7 +42,7 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
     if data and data not in SOURCES and Path(data).is_dir():
         overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
     chosen = recipe or named or recipe_for(data, model, overrides.get("regime"))
-    base = get_recipe(chosen)
+    base = _recipe(chosen)
     if not (recipe or named) and data in SOURCES and chosen == SOURCES[data].recipe:
         base |= SOURCES[data].settings
     backbone = model or base["model"]
@@ -77,11 +77,17 @@ def _without(layer: Layer, names: set[str]) -> dict[str, Any]:
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return the settings of a recipe.
+    """Return the settings of a recipe, with the options of its own method alone.
 
     Raises:
         UserError: for an unknown name, with the nearest known one.
     """
+    recipe = _recipe(name)
+    return _without(recipe, options_of_others(recipe.get("method", DEFAULT)))
+
+
+def _recipe(name: str) -> Recipe:
+    """Return the settings of a recipe, the options of methods that may be chosen in place of its own among them."""
     return find(RECIPES, name, "recipe").load()()
 
 
