@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from exitwise import EarlyExitRunner, ExitPolicy, calibrate_macs, collect_outputs, count_cost, create_model
 from exitwise.data import Preprocessing
+from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.formats.onnx import OPSET, export_onnx
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.models.staged import StagedModel
@@ -89,7 +90,7 @@ def onnx(
         bundle = Path(folder) / "bundle"
         preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
         classes = [str(k) for k in range(model.num_classes)]
-        export_onnx(model, policy, bundle, classes=classes, preprocessing=preprocessing, exit_macs=exit_macs)
+        export_onnx(model, Calibration.of(policy, exit_macs), bundle, classes=classes, preprocessing=preprocessing)
         runner = OnnxRunner(bundle)
     calls: list[tuple[int, Any]] = []
     sessions, runner._sessions = (

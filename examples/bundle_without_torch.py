@@ -12,6 +12,6 @@ import exitwise as ew
 folder, *files = sys.argv[1:]
 runner = ew.OnnxRunner(folder)
 result = runner(np.stack([runner.read_image(file) for file in files]))
-for file, label, exit, confidence, macs in zip(files, *result, strict=True):
+for file, label, exit, confidence, macs in zip(files, *result[:4], strict=True):
     share = macs / runner.exit_macs[-1]
     print(f"{file}: {runner.classes[label]} ({confidence:.2f}) at exit {exit + 1}, {100 * share:.0f} % of the MACs")

@@ -247,7 +247,7 @@ def test_the_measures_calibrate_and_bundles_read_by_them(copy, run, tmp_path):
         ["evaluate", own, "--device", "cpu"],
     )
     for measure, by_run, by_bundle in zip(("gap", "mean-so-far"), said[1::4], said[3::4], strict=True):
-        assert json.loads((tmp_path / measure / "manifest.json").read_text())["measure"] == measure
+        assert json.loads((tmp_path / measure / "calibration.json").read_text())["measure"] == measure
         assert by_run == by_bundle
         assert by_run.count(".png") == 3
     assert json.loads((own / "calibration.json").read_text())["measure"] == "mean-so-far"

@@ -15,11 +15,12 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.budgets import exit_proportions, proportions_for_macs
     from exitwise.catalogue.options import Options, option
     from exitwise.data import Preprocessing
+    from exitwise.deploy.calibration import Calibration
     from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
-    from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner, Prediction
+    from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner
+    from exitwise.deploy.predictions import Prediction
     from exitwise.errors import DataError, ExitwiseWarning, UserError
     from exitwise.evaluation.outputs import (
-        OperatingPoint,
         Outputs,
         anytime,
         budgeted_curve,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     )
     from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
     from exitwise.exiting.measures import Measure, create_measure
+    from exitwise.exiting.point import OperatingPoint
     from exitwise.exiting.policy import ExitPolicy
     from exitwise.exiting.risk import control_risk
     from exitwise.exiting.runner import EarlyExitRunner, ExitResult
@@ -41,7 +43,6 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.models.backbones.exited import ExitedModel
     from exitwise.runs.folder import Run
     from exitwise.runs.records.bench import Bench
-    from exitwise.runs.records.calibration import Calibration
     from exitwise.runs.records.evaluation import Evaluation
     from exitwise.settings.compose import compose
     from exitwise.settings.schema import Settings

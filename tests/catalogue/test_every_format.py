@@ -10,6 +10,7 @@ from torch import nn
 from exitwise import ExitPolicy, Stage, StagedModel, UserError, count_cost
 from exitwise.catalogue.formats import FORMATS
 from exitwise.data import Preprocessing
+from exitwise.deploy.calibration import CALIBRATION, Calibration
 
 
 def network():
@@ -24,22 +25,23 @@ def test_writes_what_its_manifest_says_and_replaces_exports_alone(format, tmp_pa
     pytest.importorskip("onnx")
     write, model, out = FORMATS[format].load(), network(), tmp_path / "out"
     about = {"classes": list("abc"), "preprocessing": Preprocessing(8, (0.5,), (0.5,)), "name": "two layers"}
-    about["exit_macs"] = count_cost(model).macs
+    calibrations = [Calibration.of(ExitPolicy([threshold]), count_cost(model).macs) for threshold in (0.4, 0.5, 0.6)]
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    write(model, ExitPolicy([0.4]), out, **about)
+    write(model, calibrations[0], out, **about)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["format"] == f"exitwise-{format}"
-    assert (manifest["thresholds"], manifest["measure"]) == ([0.4], "max-probability")
+    assert CALIBRATION.read(out) == calibrations[0]
     assert (manifest["classes"], manifest["model"]) == (list("abc"), "two layers")
-    named = [*manifest["stages"], *([manifest["single"]] if "single" in manifest else [])]
-    assert {path.name for path in out.iterdir()} == {"manifest.json", *(entry["file"] for entry in named)}
+    named = [*manifest["stages"], *manifest.get("data", []), *([manifest["single"]] if "single" in manifest else [])]
+    written = {path.name for path in out.iterdir()}
+    assert written == {"manifest.json", "calibration.json", *(entry["file"] for entry in named)}
     for entry in named:
         assert hashlib.sha256((out / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
 
     with pytest.raises(UserError, match="expected nothing at"):
-        write(model, ExitPolicy([0.5]), out, **about)
-    write(model, ExitPolicy([0.6]), out, **about, overwrite=True)
-    assert json.loads((out / "manifest.json").read_text())["thresholds"] == [0.6]
+        write(model, calibrations[1], out, **about)
+    write(model, calibrations[2], out, **about, overwrite=True)
+    assert CALIBRATION.read(out) == calibrations[2]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

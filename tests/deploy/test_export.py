@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 import exitwise as ew
-import running_mean
 from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, count_cost, create_model
-from exitwise.catalogue import measures
 from exitwise.cli import main
 from exitwise.data import Preprocessing
+from exitwise.deploy.calibration import CALIBRATION, Calibration
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.evaluation.outputs import Outputs, collect_logits
@@ -160,6 +159,20 @@ def altered(folder):
     path.write_bytes(content)
 
 
+def edit_calibration(change, reseal=True):
+    """Change the calibration and, if wished, its own digest."""
+    from exitwise.deploy.bundle import _digest_of
+
+    def apply(folder):
+        path = folder / "calibration.json"
+        content = json.loads(path.read_text())
+        change(content)
+        content.pop("sha256")
+        path.write_text(json.dumps({**content, "sha256": _digest_of(content) if reseal else "0"}))
+
+    return apply
+
+
 def resigned(name, change):
     """Change a file and its digest in the manifest alike."""
     import hashlib
@@ -168,20 +181,32 @@ def resigned(name, change):
         content = change((folder / name).read_bytes())
         (folder / name).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        edit(lambda m: [e.update(sha256=digest) for e in [*m["stages"], m["single"]] if e["file"] == name])(folder)
+        entries = lambda m: [*m["stages"], m["single"], *m["data"]]  # noqa: E731
+        edit(lambda m: [e.update(sha256=digest) for e in entries(m) if e["file"] == name])(folder)
 
     return apply
 
 
-def external(content):
-    import onnx
+def external(**said):
+    """Change where the first tensor outside says that it is."""
 
-    model = onnx.load_from_string(content)
-    tensor = model.graph.initializer[0]
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="/etc/passwd")
-    tensor.ClearField("raw_data")
-    return model.SerializeToString()
+    def change(content):
+        import onnx
+
+        model = onnx.load_from_string(content)
+        tensor = next(each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL)
+        for entry in tensor.external_data:
+            entry.value = str(said.get(entry.key, entry.value))
+        return model.SerializeToString()
+
+    return change
+
+
+def altered_weights(folder):
+    path = folder / "stage_0.data"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def unsealed(content):
@@ -197,8 +222,8 @@ def external_in_a_branch(content):
 
     model = onnx.load_from_string(content)
     choice = next(node for node in model.graph.node if node.op_type == "If")
-    branch = next(attribute.g for attribute in choice.attribute if attribute.g.initializer)
-    branch.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    outside = next(each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL)
+    choice.attribute[0].g.initializer.append(outside)
     return model.SerializeToString()
 
 
@@ -217,31 +242,69 @@ def resealed(change):
     """Change the manifest, and what the files say of it, alike."""
     import onnx
 
-    from exitwise.deploy.bundle import seal
+    from exitwise.deploy.bundle import read_sealed, seal
 
     def apply(folder):
+        from exitwise.deploy.bundle import write_sealed
+        from exitwise.deploy.manifest import read_manifest
+
+        path = folder / "manifest.json"
+        calibration = read_sealed(folder, read_manifest(path, path))
         edit(change)(folder)
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads(path.read_text())
         for file in folder.glob("*.onnx"):
-            model = onnx.load(file)
+            model = onnx.load(file, load_external_data=False)
             onnx.helper.set_model_props(model, seal(manifest, file.name))
             resigned(file.name, lambda _, model=model: model.SerializeToString())(folder)
+        write_sealed(folder, json.loads(path.read_text()), calibration)
 
     return apply
 
 
+def wish(manifest):
+    return manifest["inputs"][0]["preprocessing"]
+
+
 CRAFTED = {
     "stages that are a number": (edit(lambda m: m.update(stages=5)), "expected a file for each stage"),
-    "no single": (edit(lambda m: m.update(single=None)), "expected a file for each stage and a single one"),
+    "a single that is a number": (edit(lambda m: m.update(single=5)), "expected a file for each stage and a single"),
     "a stage for the single": (edit(lambda m: m.update(single=m["stages"][0])), "disagrees with the manifest: it was"),
     "no stage": (edit(lambda m: m["stages"].__setitem__(0, {})), "expected the name of a file"),
-    "no shape": (edit(lambda m: m.update(input_shape=[])), "expected an input_shape"),
+    "no shape": (edit(lambda m: m["inputs"][0].update(shape=[])), "expected inputs with name, type, shape and"),
+    "no inputs": (edit(lambda m: m.update(inputs=[])), "expected inputs with name, type, shape and"),
+    "an input twice": (edit(lambda m: m["inputs"].append(m["inputs"][0])), "expected inputs of different names"),
+    "an input of objects": (edit(lambda m: m["inputs"][0].update(type="object")), "expected inputs with name, type"),
     "cost beyond numbers": (edit(lambda m: m["exit_macs"].__setitem__(3, 10**400)), "expected exit_macs that rise"),
-    "endless reference": (resealed(lambda m: m["reference"].update(images=float("inf"))), "in the reference of"),
-    "empty reference": (resealed(lambda m: m["reference"].update(shares=[])), "in the reference of"),
-    "another threshold": (edit(lambda m: m["thresholds"].__setitem__(0, 0.123)), "disagrees with the manifest"),
-    "another measure": (edit(lambda m: m.update(measure="entropy")), "disagrees with the manifest"),
-    "temperatures": (edit(lambda m: m.update(temperatures=[2, 2, 2, 2])), "disagrees with the manifest"),
+    "endless reference": (
+        edit_calibration(lambda c: c["reference"].update(images=float("inf"))),
+        "expected thresholds",
+    ),
+    "empty reference": (edit_calibration(lambda c: c["reference"].update(shares=[])), "expected thresholds of exits"),
+    "another threshold": (
+        edit_calibration(lambda c: c["thresholds"].__setitem__(0, 0.123), reseal=False),
+        "calibration.json is not what was written",
+    ),
+    "an unknown measure": (edit_calibration(lambda c: c.update(measure="luck")), "luck"),
+    "a measure for fewer exits": (edit_calibration(lambda c: c.update(temperatures=[2])), "expected 4 temperatures"),
+    "no table": (edit_calibration(lambda c: c.pop("table")), "expected thresholds of exits"),
+    "a table of other exits": (
+        edit_calibration(lambda c: c["table"][0].update(thresholds=[0.5])),
+        "expected 3 thresholds in its table",
+    ),
+    "a table upside down": (edit_calibration(lambda c: c["table"].reverse()), "expected budgets that rise"),
+    "another cost": (edit_calibration(lambda c: c["exit_macs"].__setitem__(3, 10**9)), "the manifest's exit_macs"),
+    "calibration of another version": (edit_calibration(lambda c: c.update(version=99)), "expected version 1 to"),
+    "calibration of another schema": (
+        edit_calibration(lambda c: c.update(schema="x")),
+        "expected exitwise/calibration",
+    ),
+    "calibration of another bundle": (edit_calibration(lambda c: c.update(manifest="0")), "made for another bundle"),
+    "no calibration": (lambda folder: (folder / "calibration.json").unlink(), "expected calibration.json in"),
+    "calibration that is a list": (lambda folder: (folder / "calibration.json").write_text("[]"), "expected a calibr"),
+    "another measure in the single": (
+        edit(lambda m: m["single"].update(measure="entropy")),
+        "made for another bundle",
+    ),
     "classes in another order": (edit(lambda m: m["classes"].reverse()), "disagrees with the manifest"),
     "a graph of another export": (resigned("single.onnx", lambda content: unsealed(content)), "disagrees with the man"),
     "manifest by a link": (linked_manifest, "found a link"),
@@ -253,28 +316,49 @@ CRAFTED = {
     "symbolic link": (linked, "found a link"),
     "truncated file": (resigned("stage_0.onnx", lambda content: content[: len(content) // 2]), "truncated"),
     "no ONNX": (resigned("single.onnx", lambda content: b"\xff" * 100), "ONNX file"),
-    "external data": (resigned("stage_0.onnx", external), "keeps data in other files"),
+    "altered weights": (altered_weights, "its SHA-256 differs"),
+    "other weights": (resigned("stage_0.data", lambda content: content[::-1]), "made for another bundle"),
+    "missing weights": (lambda folder: (folder / "stage_0.data").unlink(), "expected a file stage_0.data in"),
+    "weights elsewhere": (edit(lambda m: m["data"][0].update(file="../x.data")), "expected the name of a file"),
+    "weights that are not named": (edit(lambda m: m["data"].pop(0)), "keeps data in other files"),
+    "external data": (resigned("stage_0.onnx", external(location="/etc/passwd")), "keeps data in other files"),
+    "external data beyond its file": (
+        resigned("stage_0.onnx", external(offset=2**40)),
+        "where there is no such tensor",
+    ),
+    "external data before it": (resigned("stage_0.onnx", external(offset=-64)), "where there is no such tensor"),
+    "external data between numbers": (resigned("stage_0.onnx", external(offset=1)), "where there is no such tensor"),
+    "external data of another length": (resigned("stage_0.onnx", external(length=4)), "where there is no such tensor"),
     "external data in a branch": (resigned("single.onnx", external_in_a_branch), "keeps data in other files"),
     "stages swapped": (edit(lambda m: m["stages"].reverse()), "disagrees with|cannot"),
     "wrong names": (edit(lambda m: m["stages"][0].update(outputs=["confidence"])), "disagrees with the manifest"),
-    "threshold of text": (edit(lambda m: m.update(thresholds=["a", None, None])), "expected thresholds as numbers"),
-    "threshold that is infinite": (edit(lambda m: m.update(thresholds=[1e999, None, None])), "expected thresholds"),
-    "too few thresholds": (edit(lambda m: m.update(thresholds=[0.5])), "expected 3 thresholds for 4 stages"),
-    "another version": (edit(lambda m: m.update(version=99)), "expected a bundle of version 1"),
+    "threshold of text": (edit_calibration(lambda c: c.update(thresholds=["a", None, None])), "expected thresholds"),
+    "threshold that is infinite": (
+        edit_calibration(lambda c: c.update(thresholds=[1e999, None, None])),
+        "must be finite",
+    ),
+    "too few thresholds": (edit_calibration(lambda c: c.update(thresholds=[0.5])), "expected 3 thresholds"),
+    "another version": (edit(lambda m: m.update(version=99)), "expected a bundle of version 1 to 2"),
     "another format": (edit(lambda m: m.update(format="zip")), "expected a manifest of format exitwise-onnx"),
     "no classes": (edit(lambda m: m.pop("classes")), "expected classes in"),
     "no JSON": (lambda folder: (folder / "manifest.json").write_text("{"), "expected JSON at"),
     "nested without end": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "expected JSON at"),
-    "size of another network": (edit(lambda m: m.update(input_shape=[1, 9, 9])), "expected an input_shape"),
+    "size of another network": (
+        edit(lambda m: m["inputs"][0].update(shape=["batch", 1, 9, 9])),
+        "expected an input_shape",
+    ),
     "size throughout": (
-        resealed(lambda m: [m.update(input_shape=[1, 9, 9]), m["preprocessing"].update(image_size=9, shorter_side=9)]),
+        resealed(
+            lambda m: [m["inputs"][0].update(shape=["batch", 1, 9, 9]), wish(m).update(image_size=9, shorter_side=9)]
+        ),
         "disagrees with the manifest: it takes images",
     ),
-    "huge images": (edit(lambda m: m["preprocessing"].update(shorter_side=10**9)), "expected a shorter_side"),
-    "no preprocessing": (edit(lambda m: m.update(preprocessing=None)), "expected an input_shape and its preprocessing"),
-    "mean that is no number": (edit(lambda m: m["preprocessing"].update(mean=[float("nan")])), "expected mean as a"),
-    "std of zero": (edit(lambda m: m["preprocessing"].update(std=[0])), "expected std as a number per channel"),
-    "interpolation": (edit(lambda m: m["preprocessing"].update(interpolation="magic")), "expected an interpolation"),
+    "type throughout": (resealed(lambda m: m["inputs"][0].update(type="float64")), "it takes images of tensor.float"),
+    "huge images": (edit(lambda m: wish(m).update(shorter_side=10**9)), "expected a shorter_side"),
+    "unknown preprocessing": (edit(lambda m: wish(m).update(kind="sound")), "expected a preprocessing of kind image"),
+    "mean that is no number": (edit(lambda m: wish(m).update(mean=[float("nan")])), "expected mean as a"),
+    "std of zero": (edit(lambda m: wish(m).update(std=[0])), "expected std as a number per channel"),
+    "interpolation": (edit(lambda m: wish(m).update(interpolation="magic")), "expected an interpolation"),
     "falling costs": (edit(lambda m: m["exit_macs"].reverse()), "expected exit_macs that rise"),
     "a class twice": (edit(lambda m: m.update(classes=["a"] * 10)), "expected different names of classes"),
     "classes of another number": (edit(lambda m: m["classes"].pop()), "expected 10 classes"),
@@ -355,7 +439,8 @@ def write(model, policy, folder):
     shape = model.input_shape
     preprocessing = Preprocessing(shape[1], (0.5,) * shape[0], (0.5,) * shape[0])
     classes = [str(k) for k in range(model.num_classes)]
-    export_onnx(model, policy, folder, classes=classes, preprocessing=preprocessing, exit_macs=count_cost(model).macs)
+    calibration = Calibration.of(policy, count_cost(model).macs)
+    export_onnx(model, calibration, folder, classes=classes, preprocessing=preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -425,30 +510,27 @@ def test_images_unlike_the_calibration_images_are_noticed(run, bundle, tmp_path,
         assert line.startswith("exitwise: warning: the last 60 images differ from the calibration images: ")
 
 
-@pytest.mark.parametrize("measure", ["max-probability", "patience", "running-mean"])
-def test_exported_programs_do_what_the_stages_do(measure, tmp_path, monkeypatch):
+def test_exported_programs_do_what_the_stages_do(tmp_path):
     from exitwise.deploy.formats.pt2 import export_programs
 
-    monkeypatch.setitem(measures.MEASURES, running_mean.ENTRY.name, running_mean.ENTRY)
     model = create_model("ranet_small").eval()
-    policy = ExitPolicy([0.2] * (model.exits - 1), create_measure(measure))
+    policy = ExitPolicy([0.2] * (model.exits - 1), create_measure("patience"))
     classes = [str(k) for k in range(model.num_classes)]
     preprocessing = Preprocessing(8, (0.5,), (0.5,))
     out = tmp_path / "programs"
-    export_programs(model, policy, out, classes=classes, preprocessing=preprocessing, exit_macs=count_cost(model).macs)
+    calibration = Calibration.of(policy, count_cost(model).macs)
+    export_programs(model, calibration, out, classes=classes, preprocessing=preprocessing)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["format"] == "exitwise-pt2"
+    assert CALIBRATION.read(out).policy == policy
     images = torch.randn(7, *model.input_shape)
     logits = torch.stack(model(images), dim=1)
-    wanted, predictions = policy.measure.read_all(logits)
-    named = {"state_0": images}
+    named = {"images": images}
     for k, stage in enumerate(manifest["stages"]):
         program = torch.export.load(out / stage["file"])
         outputs = program.module()(*(named[name] for name in stage["inputs"]))
         named = {name.replace("next_", "state_"): value for name, value in zip(stage["outputs"], outputs, strict=True)}
-        torch.testing.assert_close(named["confidence"], wanted[:, k].detach())
-        assert (named["prediction"] == predictions[:, k]).all()
-        named |= {f"before_{name}": value for name, value in named.items()}
+        torch.testing.assert_close(named["logits"], logits[:, k].detach())
 
 
 def test_a_stage_that_cannot_be_exported_is_named_and_nothing_is_left(tmp_path):
@@ -462,7 +544,11 @@ def test_a_stage_that_cannot_be_exported_is_named_and_nothing_is_left(tmp_path):
     preprocessing = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ValueError, match="stage 1 cannot be exported: "):
         export_programs(
-            model, ExitPolicy([]), tmp_path / "p", classes=list("abcd"), preprocessing=preprocessing, exit_macs=(1,)
+            model,
+            Calibration.of(ExitPolicy([]), (1,)),
+            tmp_path / "p",
+            classes=list("abcd"),
+            preprocessing=preprocessing,
         )
     assert list(tmp_path.iterdir()) == []
 

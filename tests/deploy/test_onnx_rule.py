@@ -7,8 +7,9 @@ from exitwise.exiting.rule import exits_taken, leaves
 
 onnx = pytest.importorskip("onnx")
 
-from exitwise.deploy.formats.onnx_rule import ANSWER, Part, answer_infos, decide  # noqa: E402
-from exitwise.deploy.onnx_runner import open_session  # noqa: E402
+from exitwise.deploy.formats.onnx_rule import THRESHOLDS as INPUT  # noqa: E402
+from exitwise.deploy.formats.onnx_rule import Part, decide  # noqa: E402
+from exitwise.deploy.sessions import open_session  # noqa: E402
 
 TYPES = {"float32": onnx.TensorProto.FLOAT, "float64": onnx.TensorProto.DOUBLE}
 THRESHOLDS = {
@@ -22,22 +23,27 @@ THRESHOLDS = {
 }
 
 
-def graph(thresholds, kind):
-    """A graph from the confidences of all exits, (1) each, to the exit taken and the confidence there."""
-    helper, exits = onnx.helper, len(thresholds) + 1
+ANSWER = ("number", "exit", "confidence")
+
+
+def graph(exits, kind):
+    """A graph from thresholds and confidences of all exits, (1) each, to the exit taken and the confidence there."""
+    helper, types = onnx.helper, (onnx.TensorProto.INT64, onnx.TensorProto.INT64, kind)
+    infos = [helper.make_tensor_value_info(name, each, [1]) for name, each in zip(ANSWER, types, strict=True)]
 
     def answer(exit):
         names = [f"at{exit}/{name}" for name in ANSWER]
         number = helper.make_tensor("number", onnx.TensorProto.INT64, [1], [exit])
         nodes = [helper.make_node("Constant", [], [name], value=number) for name in names[:2]]
-        return Part([*nodes, helper.make_node("Identity", [f"c{exit}"], [names[2]])], [], names)
+        return Part([*nodes, helper.make_node("Identity", [f"c{exit}"], [names[2]])], names)
 
     whole = answer(exits - 1)
     for exit in reversed(range(exits - 1)):
-        whole = decide(onnx, exit, thresholds, f"c{exit}", answer(exit), whole, kind)
+        whole = decide(onnx, exit, f"c{exit}", answer(exit), whole, infos)
     ends = [helper.make_node("Identity", [name], [last]) for name, last in zip(whole.answer, ANSWER, strict=True)]
     inputs = [helper.make_tensor_value_info(f"c{exit}", kind, [1]) for exit in range(exits)]
-    body = helper.make_graph([*whole.nodes, *ends], "rule", inputs, answer_infos(onnx, list(ANSWER), kind))
+    inputs.append(helper.make_tensor_value_info(INPUT, kind, [exits - 1]))
+    body = helper.make_graph([*whole.nodes, *ends], "rule", inputs, infos)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     return open_session(model.SerializeToString(), threads=1)
@@ -54,8 +60,9 @@ def test_the_nodes_decide_as_the_rule(name, dtype):
     confidences[2, :3] = np.nextafter(levels, np.array(1, dtype))
     confidences[3] = np.nan
     confidences[4, 0] = np.nan
-    session = graph(thresholds, TYPES[dtype])
-    found = [session.run(None, {f"c{k}": row[k : k + 1] for k in range(4)}) for row in confidences]
+    session = graph(4, TYPES[dtype])
+    given = {INPUT: np.array([np.inf if t is None else t for t in thresholds], dtype)}
+    found = [session.run(None, {**given, **{f"c{k}": row[k : k + 1] for k in range(4)}}) for row in confidences]
     exits = np.concatenate([exit for _, exit, _ in found])
     np.testing.assert_array_equal(exits, exits_taken(confidences, thresholds))
     np.testing.assert_array_equal(

@@ -18,6 +18,7 @@ from torch import Tensor
 from exitwise.benching.networks import Call, Calls
 from exitwise.benching.timing import interleaved_seconds
 from exitwise.data import Splits
+from exitwise.deploy.calibration import Calibration
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner, compiled
 from exitwise.models import count_cost
@@ -52,14 +53,14 @@ def in_form(
     calls: Calls
     if form == "onnx":
         from exitwise.deploy.formats.onnx import export_onnx, onnx_of_exit
-        from exitwise.deploy.onnx_runner import OnnxRunner, open_session
+        from exitwise.deploy.onnx_runner import OnnxRunner
+        from exitwise.deploy.sessions import open_session
 
         with tempfile.TemporaryDirectory() as folder:
             out, on_cpu = Path(folder) / "bundle", run.model("cpu")
             preprocessing = preprocessing_of(run.settings)
-            export_onnx(
-                on_cpu, policies[middle], out, classes=run.classes, preprocessing=preprocessing, exit_macs=costs
-            )
+            calibration = Calibration.of(policies[middle], costs)
+            export_onnx(on_cpu, calibration, out, classes=run.classes, preprocessing=preprocessing)
             calls = {middle: OnnxRunner(out)}
         for network, exit in cuts.items():
             session = open_session(onnx_of_exit(on_cpu, exit))

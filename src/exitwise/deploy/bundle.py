@@ -1,4 +1,4 @@
-"""What a bundle must be before any of it is run: a folder with a manifest, and the ONNX files that it names.
+"""What a bundle must be before any of it is run: a folder with a manifest, the files that it names, and a calibration.
 
 Knows neither torch nor onnxruntime.
 """
@@ -7,39 +7,74 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from exitwise.budgets import MOST
+import numpy as np
+import numpy.typing as npt
+
+from exitwise.deploy.calibration import CALIBRATION, Calibration
+from exitwise.deploy.manifest import MANIFEST, Manifest, read_json_object, read_manifest
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import UserError
-from exitwise.storage.protobuf import BundleError, external_data, metadata
+from exitwise.exiting.measures import Measure, measure_from_json
+from exitwise.exiting.policy import ExitPolicy
+from exitwise.storage.files import write_json
+from exitwise.storage.protobuf import BundleError, External, external_data, metadata
 
-MANIFEST, SINGLE, VERSION = "manifest.json", "single.onnx", 1
-_KEYS = {
-    "classes",
-    "exit_macs",
-    "input_shape",
-    "num_classes",
-    "preprocessing",
-    "single",
-    "stages",
-    "thresholds",
-}
-_INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+SINGLE = "single.onnx"
+_FILES, _SEAL, _OF = ("stages", "single", "data"), "exitwise.manifest", "manifest"
 
-LARGEST = 8192
-"""Side of an image that a bundle may ask for."""
+STORED = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
+"""Types of tensors that a data file may hold: as TensorProto counts them, and as NumPy calls them."""
 
 
-_FILES, _SEAL = ("stages", "single"), "exitwise.manifest"
+class Weight(NamedTuple):
+    """A tensor in a data file: as an array mapped from it, and its type, as TensorProto counts types."""
+
+    array: npt.NDArray[Any]
+    type: int
+
+
+class Graph(NamedTuple):
+    """An ONNX file of a bundle: its name and content, inputs and outputs in order (None: not said), and weights by
+    name."""
+
+    file: str
+    content: bytes
+    inputs: list[str] | None
+    outputs: list[str] | None
+    weights: dict[str, Weight]
+
+
+class Bundle(NamedTuple):
+    """A bundle that is what it says.
+
+    Attributes:
+        manifest: of either version.
+        stages: a graph each.
+        single: the graph for single images, if there is one.
+        read_by: the measure that is within the single graph; None: it has its thresholds within, too.
+        calibration: thresholds and what belongs to them.
+    """
+
+    manifest: Manifest
+    stages: list[Graph]
+    single: Graph | None
+    read_by: Measure | None
+    calibration: Calibration
 
 
 def seal(manifest: dict[str, Any], file: str) -> dict[str, str]:
-    """Return what an ONNX file says of itself: its part, and the SHA-256 of all in its manifest but the list of
+    """Return what an ONNX file says of itself: its part, and the SHA-256 of all in its manifest but the lists of
     files."""
     said = {key: value for key, value in manifest.items() if key not in _FILES}
-    return {"exitwise.file": file, _SEAL: hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+    return {"exitwise.file": file, _SEAL: _digest_of(said)}
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def stage_file(stage: int) -> str:
@@ -55,9 +90,10 @@ def is_bundle(path: str | Path) -> bool:
 def _is_export(path: Path) -> bool:
     """Return whether a folder holds an export of any format, and nothing that does not belong to it."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        entries = [*manifest["stages"], *([manifest["single"]] if "single" in manifest else [])]
-        names = {MANIFEST, *(entry["file"] for entry in entries)}
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        entries = [*manifest["stages"], *([manifest["single"]] if manifest.get("single") else [])]
+        entries += manifest.get("data", [])
+        names = {MANIFEST, CALIBRATION.file, *(entry["file"] for entry in entries)}
         return str(manifest["format"]).startswith("exitwise-") and {each.name for each in path.iterdir()} <= names
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
@@ -73,109 +109,148 @@ def check_out(folder: Path, overwrite: bool) -> None:
         raise UserError(f"expected an export to replace, or nothing, at {folder}; something else is there")
 
 
-def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest of a bundle, and the content of each file that it names.
-
-    The manifest's ``reference`` is a :class:`~exitwise.deploy.monitor.Reference` or None.
+def read_bundle(folder: Path) -> Bundle:
+    """Return a bundle, its graphs read and its data files mapped.
 
     Raises:
-        BundleError: if the manifest is missing or of another kind, a file is not what it says, or was exported with
-            another manifest.
+        BundleError: if the manifest is missing or of another kind, a file is not what it says, was exported with
+            another manifest, or keeps data where the manifest names none.
     """
     path = folder / MANIFEST
-    manifest = _read_manifest(path)
-    entries = {stage_file(k): entry for k, entry in enumerate(manifest["stages"])} | {SINGLE: manifest["single"]}
-    contents = {entry.get("file"): _checked(folder, entry) for entry in entries.values()}
-    for part, entry in entries.items():
-        if seal(manifest, part).items() - metadata(contents[entry["file"]]).items():
-            raise BundleError(f"{entry['file']} disagrees with the manifest: it was not exported with {path} as {part}")
-    try:
-        reference = manifest.get("reference")
-        manifest["reference"] = None if reference is None else Reference.from_dict(reference)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BundleError(f"expected images, shares, edges and bins in the reference of {path}; {error!r}") from error
-    return manifest, contents
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    folder = path.parent
-    if path.is_symlink() or not path.is_file():
+    file = _plain_file(folder, MANIFEST)
+    if file is None:
         found = "a link" if path.is_symlink() else "none"
         raise BundleError(f"expected an exported bundle with {MANIFEST} at {folder}; found {found}")
+    manifest = read_manifest(path, file)
+    content = manifest.content
+    data = {entry.get("file"): _mapped(folder, entry) for entry in content.get("data", [])}
+    stages = [_graph(folder, content, stage_file(k), entry, data) for k, entry in enumerate(content["stages"])]
+    single = content["single"] and _graph(folder, content, SINGLE, content["single"], data)
+    if manifest.version == 1:
+        return Bundle(manifest, stages, single, None, _calibration_v1(content, path))
+    calibration = read_sealed(folder, manifest)
     try:
-        manifest = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"expected JSON at {path}; {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != "exitwise-onnx":
-        raise BundleError(f"expected a manifest of format exitwise-onnx at {path}; got another")
-    if manifest.get("version") != VERSION:
-        raise BundleError(f"expected a bundle of version {VERSION} at {folder}; got {manifest.get('version')}")
-    missing = sorted(_KEYS - set(manifest))
-    if missing:
-        raise BundleError(f"expected {missing[0]} in {path}; it is missing")
-    entries = [*manifest["stages"], manifest["single"]] if isinstance(manifest["stages"], list) else []
-    if len(entries) < 2 or not all(isinstance(entry, dict) for entry in entries):
-        raise BundleError(f"expected a file for each stage and a single one in {path}; got something else")
-    exits = len(manifest["stages"])
-    lengths = {"thresholds": exits - 1, "exit_macs": exits}
-    for key, length in lengths.items():
-        if not isinstance(manifest[key], list) or len(manifest[key]) != length:
-            raise BundleError(f"expected {length} {key} for {exits} stages in {path}; got {manifest[key]!r}")
-    if not isinstance(manifest["classes"], list) or len(manifest["classes"]) != manifest["num_classes"]:
-        raise BundleError(f"expected {manifest['num_classes']} classes in {path}; got {manifest['classes']!r}")
-    _check_values(manifest, path)
-    return manifest
+        read_by = measure_from_json(content["single"]) if single else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"expected the measure of {SINGLE} in {path}; {error}") from error
+    return Bundle(manifest, stages, single, read_by, calibration)
 
 
-def _check_values(manifest: dict[str, Any], path: Path) -> None:
-    """Raise BundleError unless every value is of its kind and within its range."""
-    shape, wish = manifest["input_shape"], manifest["preprocessing"]
-    if not isinstance(wish, dict) or not isinstance(shape, list):
-        raise BundleError(f"expected an input_shape and its preprocessing in {path}; got {shape!r} and {wish!r}")
-    costs, size, channels = manifest["exit_macs"], wish.get("image_size"), next(iter(shape), None)
-    numbers = {key: wish.get(key) for key in ("mean", "std")}
+def _calibration_v1(content: dict[str, Any], path: Path) -> Calibration:
+    """Return the thresholds; the measure is within the graphs."""
+    calibration = Calibration.of(ExitPolicy(content["thresholds"]), content["exit_macs"])
+    try:
+        reference = content.get("reference")
+        return replace(calibration, reference=None if reference is None else Reference.from_dict(reference))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BundleError(f"expected images, shares, edges and bins in the reference of {path}; {error!r}") from error
+
+
+def write_sealed(folder: Path, manifest: dict[str, Any], calibration: Calibration) -> None:
+    """Write the calibration of a bundle, sealed with its manifest."""
+    said = {**CALIBRATION.to_json(calibration), _OF: _digest_of(manifest)}
+    write_json(folder / CALIBRATION.file, {**said, "sha256": _digest_of(json.loads(json.dumps(said)))})
+
+
+def read_sealed(folder: Path, manifest: Manifest) -> Calibration:
+    """Return the calibration of a bundle.
+
+    Raises:
+        BundleError: if it is missing, damaged, altered, or of another bundle.
+    """
+    path = folder / CALIBRATION.file
+    file = _plain_file(folder, CALIBRATION.file)
+    if file is None:
+        raise BundleError(f"expected {CALIBRATION.file} in {folder}; found {'a link' if path.is_symlink() else 'none'}")
+    content = read_json_object(file, "a calibration")
+    if content.pop("sha256", None) != _digest_of(content):
+        raise BundleError(f"{path} is not what was written: it disagrees with its own SHA-256")
+    if content.pop(_OF, None) != _digest_of(manifest.content):
+        raise BundleError(f"{path} disagrees with the manifest: it was made for another bundle, or one of them changed")
+    try:
+        calibration = CALIBRATION.parse(content, path)
+    except UserError as error:
+        raise BundleError(str(error)) from error
+    costs, table = manifest.content["exit_macs"], calibration.table
     rules = {
-        "thresholds as numbers or null": all(t is None or _is_number(t) for t in manifest["thresholds"]),
-        "different names of classes": len({name for name in manifest["classes"] if isinstance(name, str)})
-        == len(manifest["classes"]),
-        "exit_macs that rise": all(map(_is_number, costs)) and costs[0] >= 0 and costs == sorted(costs),
-        "an input_shape of 1 or 3 channels and image_size": len(shape) == 3
-        and channels in (1, 3)
-        and shape[1:] == [size, size]
-        and isinstance(size, int)
-        and 0 < size <= LARGEST,
-        "a shorter_side from image_size up": isinstance(wish.get("shorter_side"), int)
-        and isinstance(size, int)
-        and size <= wish["shorter_side"] <= 4 * LARGEST,
-        "an interpolation bilinear, bicubic or nearest": wish.get("interpolation") in _INTERPOLATIONS,
-        **{
-            f"{key} as a number per channel": isinstance(values, list)
-            and len(values) == channels
-            and all(map(_is_number, values))
-            and (key == "mean" or 0 not in values)
-            for key, values in numbers.items()
-        },
+        f"{manifest.exits - 1} thresholds": calibration.policy.exits == manifest.exits,
+        "the manifest's exit_macs": list(calibration.exit_macs) == costs,
+        f"{manifest.exits - 1} thresholds in its table": all(len(t.thresholds) == manifest.exits - 1 for t in table),
+        "budgets that rise": [t.budget for t in table] == sorted(t.budget for t in table),
     }
     wrong = [expected for expected, holds in rules.items() if not holds]
     if wrong:
         raise BundleError(f"expected {wrong[0]} in {path}; got something else")
+    return calibration
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST
+def _graph(
+    folder: Path, manifest: dict[str, Any], part: str, entry: dict[str, Any], data: dict[str, npt.NDArray[np.uint8]]
+) -> Graph:
+    """Return an ONNX file of a bundle, if it was exported as this part, with this manifest."""
+    content = _named(folder, entry).read_bytes()
+    _check_digest(content, folder, entry)
+    file = entry["file"]
+    weights = {}
+    for tensor in external_data(content):
+        if tensor.location not in data or not tensor.initializer:
+            raise BundleError(f"{folder / file} keeps data in other files; expected all in it and the manifest's data")
+        weights[tensor.name] = _weight(data[tensor.location], tensor, folder / file)
+    if seal(manifest, part).items() - metadata(content).items():
+        raise BundleError(f"{file} disagrees with the manifest: it was not exported with {folder / MANIFEST} as {part}")
+    return Graph(file, content, entry.get("inputs"), entry.get("outputs"), weights)
 
 
-def _checked(folder: Path, entry: dict[str, Any]) -> bytes:
-    """Return the content of a file that the manifest names, if it is a plain file there and what the manifest says."""
+def _weight(data: npt.NDArray[np.uint8], tensor: External, path: Path) -> Weight:
+    kind = STORED.get(tensor.type)
+    if kind is not None:
+        size = np.dtype(kind).itemsize
+        length = size * int(np.prod(tensor.shape, dtype=object))
+        end = tensor.offset + length
+        if tensor.offset >= 0 and tensor.offset % size == 0 and tensor.length == length and end <= len(data):
+            return Weight(data[tensor.offset : end].view(kind).reshape(tensor.shape), tensor.type)
+    raise BundleError(f"{path} says that {tensor.name!r} lies in {tensor.location}, where there is no such tensor")
+
+
+def _mapped(folder: Path, entry: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    """Return a data file as bytes in memory, read as they are needed."""
+    file = _named(folder, entry)
+    content = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
+    _check_digest(content, folder, entry)
+    return content
+
+
+def _named(folder: Path, entry: dict[str, Any]) -> Path:
+    """Return where a file that the manifest names lies, if it is a plain file there."""
     name = entry.get("file")
     if not isinstance(name, str) or Path(name).name != name or "\\" in name or name in ("", ".", ".."):
         raise BundleError(f"expected the name of a file in {folder}; the manifest has {name!r}")
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"expected a file {name} in {folder}; found {'a link' if path.is_symlink() else 'none'}")
-    content = path.read_bytes()
+    file = _plain_file(folder, name)
+    if file is None:
+        found = "a link" if (folder / name).is_symlink() else "none"
+        raise BundleError(f"expected a file {name} in {folder}; found {found}")
+    return file
+
+
+def _check_digest(content: Any, folder: Path, entry: dict[str, Any]) -> None:
     if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
-        raise BundleError(f"{path} is not what the manifest says: its SHA-256 differs")
-    if any(external_data(content)):
-        raise BundleError(f"{path} keeps data in other files; expected all in one")
-    return content
+        raise BundleError(f"{folder / entry['file']} is not what the manifest says: its SHA-256 differs")
+
+
+def _plain_file(folder: Path, name: str) -> Path | None:
+    """Return where a file of a bundle lies; None if there is none.
+
+    A link is followed within the bundle, and into the store of a hub's cache (``blobs`` beside the ``snapshots`` that
+    the bundle lies in); one that leads elsewhere is none.
+    """
+    path = folder / name
+    try:
+        file = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        return None
+    if path.is_symlink():
+        home = folder.resolve()
+        stores = [home, *(each.parent / "blobs" for each in home.parents if each.name == "snapshots")]
+        if not any(file.is_relative_to(store.resolve()) for store in stores):
+            return None
+    return file if file.is_file() else None

@@ -1,15 +1,20 @@
 """How the tensors of stage graphs are called, so that each finds what the stage before gives.
 
-A stage gives ``confidence`` and ``prediction`` of its exit, what its measure carries on by the measure's own names, and
-the next state as ``next_0``, ``next_1``, ... The stage after takes these as ``before_NAME`` and ``state_0``, ...
+A stage takes the bundle's inputs that it needs by their names, and the state that the stage before hands on as
+``state_0``, ``state_1``, ... It gives ``logits`` of its exit, and the next state as ``next_0``, ``next_1``, ...
+
+In bundles of version 1 the first stage takes the images as ``state_0``, and a stage gives ``confidence``,
+``prediction`` and what its measure carries on, by the measure's own names, which the stage after takes as
+``before_NAME``.
 """
 
 from __future__ import annotations
 
-BEFORE, STATE, NEXT = "before_", "state_", "next_"
-ANSWER = ("confidence", "prediction")
+BEFORE, STATE, NEXT, LOGITS = "before_", "state_", "next_", "logits"
 
 
 def source_of(name: str) -> str:
-    """Return the name of the output, of the stage before, that an input takes."""
-    return name.removeprefix(BEFORE) if name.startswith(BEFORE) else name.replace(STATE, NEXT)
+    """Return the name under which there is, before a stage, what an input of it takes."""
+    if name.startswith(BEFORE):
+        return name.removeprefix(BEFORE)
+    return NEXT + name.removeprefix(STATE) if name.startswith(STATE) else name

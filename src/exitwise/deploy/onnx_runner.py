@@ -6,85 +6,119 @@ Everything about the bundle is checked (:mod:`exitwise.deploy.bundle`) before a 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from exitwise.deploy.bundle import read_bundle
+from exitwise.deploy.bundle import Graph, read_bundle
+from exitwise.deploy.inputs import ImageFile, check_inputs, read_input
 from exitwise.deploy.monitor import Monitor, Reference
-from exitwise.deploy.names import NEXT, STATE, source_of
+from exitwise.deploy.names import LOGITS, NEXT, STATE, source_of
+from exitwise.deploy.sessions import open_session
 from exitwise.errors import UserError
+from exitwise.exiting.arrays import softmax
+from exitwise.exiting.measures import Reading, State, rows
 from exitwise.exiting.rule import Thresholds, finite_thresholds, leaves
-from exitwise.shown import Shown, percent
 from exitwise.storage.protobuf import BundleError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 class OnnxResult(NamedTuple):
-    """The fate of a batch, one entry per image in the order given.
+    """The fate of a batch, one entry per sample in the order given.
 
     Attributes:
         prediction: class index, int64 (B).
         exit: exit taken, 0-based, int64 (B).
         confidence: at that exit, float32 (B).
         macs: multiply-accumulates spent, float64 (B).
+        logits: of that exit, divided by its temperature, float32 (B, classes); None of a bundle of version 1.
     """
 
     prediction: npt.NDArray[np.int64]
     exit: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     macs: npt.NDArray[np.float64]
+    logits: npt.NDArray[np.float32] | None = None
+
+    def top(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the likeliest classes of each sample, likeliest first, and their probabilities, (B, count) each.
+
+        Raises:
+            UserError: for a bundle of version 1, whose graphs do not give them, or a count out of range.
+        """
+        if self.logits is None:
+            raise UserError("a bundle of version 1 gives no probabilities of all classes: export it again")
+        if not 1 <= count <= self.logits.shape[1]:
+            raise UserError(f"expected 1 to {self.logits.shape[1]} classes; got {count}")
+        probabilities = softmax(self.logits)
+        classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+        return classes, np.take_along_axis(probabilities, classes, 1)
+
+
+Tensors = npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]
+"""What a network is given: the array of its one input, or an array for each by name."""
 
 
 class OnnxRunner:
-    """Early-exit inference from a bundle; call it with a batch of preprocessed images.
+    """Early-exit inference from a bundle; call it with a batch: of preprocessed images, or an array per input by name.
 
     Args:
         folder: what ``exitwise export`` wrote.
         threads: of onnxruntime; its own choice if None.
         monitor: told of every call of the runner itself.
+        budget: share of the full network's MACs to spend, by the calibration's table; by default its own thresholds.
 
     Attributes:
         classes: names, in the order of the logits.
+        inputs: what it takes (:class:`~exitwise.deploy.manifest.Input`).
         reference: how the calibration images left, for a :class:`~exitwise.deploy.monitor.Monitor`; None if not
             recorded.
         thresholds: one per exit but the last, None where nobody can leave; may be exchanged while it runs, as a budget
             dial: a call keeps those it began with.
 
     Raises:
-        UserError: if onnxruntime is missing, or the bundle is not what its manifest says
+        UserError: if onnxruntime is missing, the table has no such budget, or the bundle is not what its manifest says
             (:class:`~exitwise.storage.protobuf.BundleError`).
         ValueError: if the monitor is of another number of exits, or thresholds are set that are not finite numbers.
     """
 
-    def __init__(self, folder: str | Path, threads: int | None = None, monitor: Monitor | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        threads: int | None = None,
+        monitor: Monitor | None = None,
+        *,
+        budget: float | None = None,
+    ) -> None:
         self.folder = Path(folder)
-        manifest, contents = read_bundle(self.folder)
-        self.classes: list[str] = manifest["classes"]
-        self.input_shape = tuple(manifest["input_shape"])
-        self.preprocessing: dict[str, Any] = manifest["preprocessing"]
-        self.reference: Reference | None = manifest["reference"]
-        self.exit_macs = np.array(manifest["exit_macs"], dtype=np.float64)
-        self.thresholds = manifest["thresholds"]
-        self._single_thresholds = self.thresholds
+        bundle = read_bundle(self.folder)
+        self.classes: list[str] = bundle.manifest.content["classes"]
+        self.inputs = bundle.manifest.inputs
+        self.reference: Reference | None = bundle.calibration.reference
+        self.exit_macs = np.array(bundle.manifest.content["exit_macs"], dtype=np.float64)
+        self._calibration = bundle.calibration
+        self.thresholds = bundle.calibration.policy.thresholds if budget is None else self.thresholds_for(budget)
         if monitor is not None:
             monitor.check(len(self.exit_macs))
         self.monitor = monitor
-        self._stages = manifest["stages"]
-        self._sessions = [_session(contents[stage["file"]], stage, threads) for stage in self._stages]
-        _check_chain(self._stages)
-        takes = self._sessions[0].get_inputs()[0].shape
-        if takes[1:] != list(self.input_shape):
-            raise BundleError(f"{self._stages[0]['file']} disagrees with the manifest: it takes images of {takes[1:]}")
-        self._single_bytes = contents[manifest["single"]["file"]]
-        self._single: Any = None
         self._threads = threads
+        self._bundle = bundle  # keeps the weights in memory
+        self._first = {source_of(f"{STATE}0"): self.inputs[0].name} if bundle.manifest.version == 1 else {}
+        self._sessions = [_session(stage, threads) for stage in bundle.stages]
+        self._takes = [[each.name for each in session.get_inputs()] for session in self._sessions]
+        self._gives = [[each.name for each in session.get_outputs()] for session in self._sessions]
+        self._check_chain()
+        self._single: Any = None
+        self._single_thresholds: Thresholds | None = None
+        if bundle.manifest.version == 1:
+            self._single_thresholds = bundle.calibration.policy.thresholds
+
+    @property
+    def input_shape(self) -> tuple[int | str, ...]:
+        """Shape of a sample of the first input."""
+        return self.inputs[0].shape[1:]
 
     @property
     def thresholds(self) -> Thresholds:
@@ -97,168 +131,191 @@ class OnnxRunner:
             raise ValueError(f"expected {len(self.exit_macs) - 1} thresholds; got {len(values)}")
         self._thresholds = values
 
-    def __call__(self, images: npt.NDArray[np.float32]) -> OnnxResult:
-        """Classify images (B, channels, height, width), each as deep as it needs."""
+    def thresholds_for(self, budget: float) -> Thresholds:
+        """Return thresholds that spend at most a share of the full network's MACs on images like the calibration's.
+
+        Raises:
+            UserError: if the calibration's table has none.
+        """
+        return self._calibration.thresholds_for(budget)
+
+    def __call__(self, inputs: Tensors) -> OnnxResult:
+        """Classify a batch, each sample as deep as it needs."""
         start = time.perf_counter()
         thresholds = self.thresholds
-        single = len(images) == 1 and thresholds == self._single_thresholds
-        result = self.one_by_one(images) if single else self._by_stages(images, thresholds)
+        given = self._check_inputs(inputs)
+        single = _size(given) == 1 and self._fits_single(thresholds)
+        result = self._one_by_one(given, thresholds) if single else self._by_stages(given, thresholds)
         if self.monitor is not None:
-            self.monitor.add(*result[1:], time.perf_counter() - start, thresholds)
+            self.monitor.add(*result[1:4], time.perf_counter() - start, thresholds)
         return result
 
-    def by_stages(self, images: npt.NDArray[np.float32]) -> OnnxResult:
-        """Classify images by a graph per stage, whose thresholds can be changed; those that leave are dropped."""
-        return self._by_stages(images, self.thresholds)
+    def by_stages(self, inputs: Tensors) -> OnnxResult:
+        """Classify a batch by a graph per stage; samples that leave are dropped."""
+        return self._by_stages(self._check_inputs(inputs), self.thresholds)
 
-    def _by_stages(self, images: npt.NDArray[np.float32], thresholds: Thresholds) -> OnnxResult:
-        self._check_images(images)
-        n = len(images)
+    def logits(self, inputs: Tensors) -> npt.NDArray[np.float32]:
+        """Return the logits of all exits, (B, exits, classes): what a calibration is made of.
+
+        Raises:
+            UserError: for a bundle of version 1, whose graphs do not give them.
+        """
+        if self._bundle.manifest.version == 1:
+            raise UserError("a bundle of version 1 gives no logits: export it again")
+        given = self._check_inputs(inputs)
+        found = []
+        for k in range(len(self._sessions)):
+            given |= self._run(k, given)
+            found.append(given[LOGITS].astype(np.float32, copy=False))
+        return np.stack(found, axis=1)
+
+    def _run(self, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a stage gives, from all that there is before it, by name."""
+        taken = {name: given[source_of(name)] for name in self._takes[k]}
+        return dict(zip(self._gives[k], self._sessions[k].run(self._gives[k], taken), strict=True))
+
+    def _read(self, given: Mapping[str, Any], k: int, carried: State) -> Reading:
+        if LOGITS not in given:
+            return Reading(given["confidence"], given["prediction"])
+        return self._calibration.policy.measure.read(given[LOGITS].astype(np.float32, copy=False), k, carried)
+
+    def _by_stages(self, given: dict[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
+        n = _size(given)
         prediction, exit = np.zeros(n, np.int64), np.zeros(n, np.int64)
         confidence = np.zeros(n, np.float32)
+        logits = None
         inside = np.arange(n)
-        given: dict[str, Any] = {source_of(self._stages[0]["inputs"][0]): images}
-        for k, (stage, session) in enumerate(zip(self._stages, self._sessions, strict=True)):
-            answers = session.run(stage["outputs"], {name: given[source_of(name)] for name in stage["inputs"]})
-            given = dict(zip(stage["outputs"], answers, strict=True))
-            leaving = leaves(given["confidence"], k, thresholds)
+        carried: State = None
+        given = {**given, **{name: given[source] for name, source in self._first.items()}}
+        for k in range(len(self._sessions)):
+            needed = {source_of(name) for names in self._takes[k:] for name in names}
+            given = {name: array for name, array in given.items() if name in needed}
+            given |= self._run(k, given)
+            confident, label, carried = self._read(given, k, carried)
+            leaving = leaves(confident, k, thresholds)
             go = inside[leaving]
-            prediction[go], confidence[go], exit[go] = given["prediction"][leaving], given["confidence"][leaving], k
+            prediction[go], confidence[go], exit[go] = label[leaving], confident[leaving], k
+            if LOGITS in given:
+                if logits is None:
+                    logits = np.zeros((n, given[LOGITS].shape[-1]), np.float32)
+                logits[go] = self._scaled(given[LOGITS][leaving], k)
             if leaving.all():
                 break
             if leaving.any():
                 stay = ~leaving
-                inside = inside[stay]
+                inside, carried = inside[stay], rows(carried, stay)
                 given = {name: array[stay] for name, array in given.items()}
-        return OnnxResult(prediction, exit, confidence, self.exit_macs[exit])
+        return OnnxResult(prediction, exit, confidence, self.exit_macs[exit], logits)
 
-    def one_by_one(self, images: npt.NDArray[np.float32]) -> OnnxResult:
-        """Classify images singly, by the one graph that skips what follows an exit; it has its own thresholds."""
-        self._check_images(images)
+    def _scaled(self, logits: npt.NDArray[Any], exit: npt.NDArray[np.int64] | int) -> npt.NDArray[Any]:
+        """Return logits divided by the temperatures of their exits."""
+        temperatures = self._calibration.policy.measure.temperatures
+        return logits if temperatures is None else logits / np.array(temperatures, np.float32)[exit, ..., None]
+
+    def one_by_one(self, inputs: Tensors) -> OnnxResult:
+        """Classify samples singly, by the one graph that skips what follows an exit.
+
+        Raises:
+            UserError: if the bundle has no such graph for its calibration's measure (or, of version 1, thresholds).
+        """
+        given, thresholds = self._check_inputs(inputs), self.thresholds
+        if not self._fits_single(thresholds):
+            raise UserError(f"{self.folder} has no graph for single samples with this measure and these thresholds")
+        return self._one_by_one(given, thresholds)
+
+    @property
+    def has_single(self) -> bool:
+        """Return whether there is a graph for single samples, with this measure (or, of version 1, thresholds)."""
+        return self._fits_single(self.thresholds)
+
+    def _fits_single(self, thresholds: Thresholds) -> bool:
+        if self._bundle.single is None:
+            return False
+        if self._single_thresholds is not None:
+            return thresholds == self._single_thresholds
+        return self._bundle.read_by == self._calibration.policy.measure
+
+    def _one_by_one(self, given: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
         if self._single is None:
-            self._single = open_session(self._single_bytes, self._threads)
-        name = self._single.get_inputs()[0].name
-        outputs = ["prediction", "exit", "confidence"]
-        answers = [self._single.run(outputs, {name: image[None]}) for image in images]
-        prediction, exit, confidence = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        return OnnxResult(prediction, exit, confidence, self.exit_macs[exit])
+            assert self._bundle.single is not None
+            self._single = open_session(self._bundle.single.content, self._threads, self._bundle.single.weights)
+        takes = [each.name for each in self._single.get_inputs()]
+        more = {}
+        if self._single_thresholds is None:
+            more["thresholds"] = np.array([np.inf if t is None else t for t in thresholds], np.float32)
+        else:
+            given = {takes[0]: given[self.inputs[0].name]}
+        outputs = [each.name for each in self._single.get_outputs()]
+        answers = [
+            self._single.run(outputs, {**{name: array[i : i + 1] for name, array in given.items()}, **more})
+            for i in range(_size(given))
+        ]
+        found = dict(zip(outputs, (np.concatenate(parts) for parts in zip(*answers, strict=True)), strict=True))
+        exit = found["exit"]
+        logits = self._scaled(found[LOGITS], exit) if LOGITS in found else None
+        return OnnxResult(found["prediction"], exit, found["confidence"], self.exit_macs[exit], logits)
 
-    def read_image(self, path: str | Path) -> npt.NDArray[np.float32]:
-        """Return an image file as the network wants it: (channels, height, width).
+    def read(self, file: ImageFile) -> dict[str, npt.NDArray[np.float32]]:
+        """Return an image as the network wants it: an array for each input, by its own preprocessing.
 
         Raises:
             DataError: if it is no image.
+            UserError: if the bundle does not say how an image becomes an input.
         """
-        from PIL import Image
+        return {each.name: read_input(each, file) for each in self.inputs}
 
-        from exitwise.storage.images import read_pixels
+    def read_image(self, file: ImageFile) -> npt.NDArray[np.float32]:
+        """Return an image as the network's first input wants it, (channels, height, width): see :meth:`read`."""
+        return read_input(self.inputs[0], file)
 
-        wish = self.preprocessing
-        size, shorter = wish["image_size"], wish["shorter_side"]
-        upright = read_pixels(path, len(wish["mean"]))
-        width, height = upright.size
-        if min(width, height) != shorter:
-            scale = shorter / min(width, height)
-            target = (shorter, int(height * scale)) if width <= height else (int(width * scale), shorter)
-            upright = upright.resize(target, Image.Resampling[wish["interpolation"].upper()])
-        width, height = upright.size
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        pixels = np.asarray(upright.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        mean, std = (np.array(wish[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
-        return np.ascontiguousarray((pixels - mean) / std)
+    def _check_inputs(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+        named = inputs if isinstance(inputs, Mapping) else {self.inputs[0].name: inputs}
+        return check_inputs(self.inputs, named)
 
-    def _check_images(self, images: npt.NDArray[np.float32]) -> None:
-        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.input_shape:
-            wanted = "x".join(map(str, self.input_shape))
-            raise UserError(f"expected float32 images (B, {wanted}); got {images.dtype} {images.shape}")
-        if len(images) == 0:
-            raise UserError("expected at least one image; got none")
+    def _check_chain(self) -> None:
+        """Raise BundleError unless each stage takes what there is before it, and what the manifest says."""
+        there = {source_of(name) for name in (self._first or [each.name for each in self.inputs])}
+        handed = list(self._first)
+        for stage, session, takes, gives in zip(
+            self._bundle.stages, self._sessions, self._takes, self._gives, strict=True
+        ):
+            if [takes, gives] != [stage.inputs, stage.outputs]:
+                raise BundleError(
+                    f"{stage.file} disagrees with the manifest: expected inputs {stage.inputs} and outputs "
+                    f"{stage.outputs}; got {takes} and {gives}"
+                )
+            taken = [source_of(name) for name in takes if name.startswith(STATE)]
+            if taken != handed or not {source_of(name) for name in takes} <= there:
+                raise BundleError(
+                    f"{stage.file} disagrees with the stage before: expected inputs {handed}; got {stage.inputs}"
+                )
+            for each in session.get_inputs():
+                self._check_takes(stage, each)
+            handed = [name for name in gives if name.startswith(NEXT)]
+            there = {*there, *gives}
+        if handed:
+            raise BundleError(f"{stage.file} disagrees with its place: the last stage hands on {handed}")
 
-
-def _session(content: bytes, stage: dict[str, Any], threads: int | None) -> Any:
-    session = open_session(content, threads)
-    inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    if inputs != stage.get("inputs") or outputs != stage.get("outputs"):
-        raise BundleError(
-            f"{stage['file']} disagrees with the manifest: expected inputs {stage.get('inputs')} and outputs "
-            f"{stage.get('outputs')}; got {inputs} and {outputs}"
-        )
-    return session
-
-
-def _check_chain(stages: list[dict[str, Any]]) -> None:
-    """Raise BundleError unless each stage takes what the one before hands on."""
-    handed = [f"{STATE}0"]
-    answers: set[str] = set()
-    for stage in stages:
-        taken = [name for name in stage["inputs"] if name.startswith(STATE)]
-        carried = {source_of(name) for name in stage["inputs"] if name not in taken}
-        if taken != handed or not carried <= answers:
+    def _check_takes(self, stage: Graph, taken: Any) -> None:
+        """Raise BundleError if an input of a stage is one of the bundle's, and of another shape or type."""
+        name = self._first.get(source_of(taken.name), taken.name)
+        said = next((each for each in self.inputs if each.name == name), None)
+        if said is None or (self._first and stage is not self._bundle.stages[0]):
+            return
+        shape = tuple(size if isinstance(size, int) else None for size in taken.shape)
+        wanted = tuple(size if isinstance(size, int) else None for size in said.shape)
+        if shape != wanted or taken.type != f"tensor({_ONNX_TYPES.get(said.type, said.type)})":
             raise BundleError(
-                f"{stage['file']} disagrees with the stage before: expected inputs {handed}; got {stage['inputs']}"
+                f"{stage.file} disagrees with the manifest: it takes {name} of {taken.type} {list(taken.shape[1:])}"
             )
-        handed = [name.replace(NEXT, STATE) for name in stage["outputs"] if name.startswith(NEXT)]
-        answers = {name for name in stage["outputs"] if not name.startswith(NEXT)}
-    if handed:
-        raise BundleError(f"{stages[-1]['file']} disagrees with its place: the last stage hands on {handed}")
 
 
-def open_session(content: bytes, threads: int | None = None) -> Any:
-    """Return an onnxruntime session on the CPU, whose threads rest when it has run.
-
-    Raises:
-        UserError: if onnxruntime is missing, or cannot load the graph (:class:`BundleError`).
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("running a bundle needs onnxruntime: pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Else the threads of a stage that has run keep the cores from the next one's, which are others, for a while.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own exceptions, without a common base
-        raise BundleError(f"onnxruntime cannot load it: {str(error).splitlines()[0]}") from error
+_ONNX_TYPES = {"float32": "float", "float64": "double"}
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image: class name, confidence, exit (from 1), and share of the full MACs spent."""
-
-    file: str
-    prediction: str
-    confidence: float
-    exit: int
-    compute: float
+def _size(given: Mapping[str, npt.NDArray[Any]]) -> int:
+    return len(next(iter(given.values())))
 
 
-class Predictions(Shown, list[Prediction]):
-    """The answers for images, in the order given."""
-
-    @property
-    def compute(self) -> float:
-        """Mean share of the full network's MACs."""
-        return sum(each.compute for each in self) / len(self)
-
-    @property
-    def summary(self) -> str:
-        """Return how many there are, and what they cost, in words."""
-        return f"{len(self)} images, {100 * self.compute:.1f} % of the full network's MACs on average"
-
-    def __rich__(self) -> RenderableType:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table()
-        for name in ("file", "class", "confidence", "exit", "compute"):
-            table.add_column(name, justify="left" if name in ("file", "class") else "right", overflow="fold")
-        for each in self:
-            names = Text(each.file), Text(each.prediction)  # no markup
-            table.add_row(*names, f"{each.confidence:.3f}", str(each.exit), percent(each.compute))
-        return Group(table, self.summary)
+def _session(stage: Graph, threads: int | None) -> Any:
+    return open_session(stage.content, threads, stage.weights)

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.bundle import check_out
-from exitwise.deploy.monitor import Reference
-from exitwise.deploy.names import ANSWER, BEFORE, NEXT, STATE
+from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.manifest import Input
+from exitwise.deploy.names import LOGITS, NEXT, STATE
 from exitwise.errors import UserError
-from exitwise.exiting.measures import Measure, Reading
-from exitwise.exiting.policy import ExitPolicy
+from exitwise.kernels.inputs import batch_of, is_tokens, named
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.version import __version__
 
@@ -32,82 +32,114 @@ class ExportError(UserError):
 
 
 class StageGraph(nn.Module):
-    """A stage on a flat list of tensors, with the reading of its exit.
+    """A stage on a flat list of tensors.
 
     Args:
         stage: body and head.
         spec: how its state is made of tensors.
-        measure: reads its exit.
-        exit: which it is, 0-based.
         last: whether no stage follows.
-        carried: names of what the measure carried on at the exit before.
     """
 
-    def __init__(
-        self, stage: Stage, spec: TreeSpec, measure: Measure, exit: int, last: bool, carried: Sequence[str]
-    ) -> None:
+    def __init__(self, stage: Stage, spec: TreeSpec, last: bool) -> None:
         super().__init__()
-        self.stage, self.spec, self.measure = stage, spec, measure
-        self.exit, self.last, self.carried = exit, last, tuple(carried)
+        self.stage, self.spec, self.last = stage, spec, last
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        reading, state = self.step(*tensors)
-        return (*answers_of(reading).values(), *([] if self.last else tree_flatten(state)[0]))
+        logits, state = self.step(*tensors)
+        return (logits, *([] if self.last else tree_flatten(state)[0]))
 
-    def step(self, *tensors: Tensor) -> tuple[Reading, Any]:
-        """Return what the exit says, and the next state."""
-        count = len(tensors) - len(self.carried)
-        before = dict(zip(self.carried, tensors[count:], strict=True)) or None
-        state = self.stage.body(tree_unflatten(list(tensors[:count]), self.spec))
-        return self.measure.read(self.stage.head(state), self.exit, before), state
-
-
-def answers_of(reading: Reading) -> dict[str, Tensor]:
-    """Return what a graph gives of its exit, by name: the answer, and what its measure carries on."""
-    return {**dict(zip(ANSWER, reading[:2], strict=True)), **(reading.state or {})}
+    def step(self, *tensors: Tensor) -> tuple[Tensor, Any]:
+        """Return the exit's logits, and the next state."""
+        state = self.stage.body(tree_unflatten(list(tensors), self.spec))
+        return self.stage.head(state), state
 
 
 class FlatStage(NamedTuple):
     """A stage to export.
 
     Attributes:
-        graph: from the state, and what the measure carried on, to confidence, prediction, what it carries on now, and
-            the next state.
+        graph: from the state to logits and the next state.
         tensors: an example of its inputs, a batch of two.
+        axes: of each of these, which axes are free, by name.
         inputs, outputs: names (:mod:`exitwise.deploy.names`).
     """
 
     graph: StageGraph
     tensors: tuple[Tensor, ...]
+    axes: tuple[dict[int, str], ...]
     inputs: list[str]
     outputs: list[str]
 
 
-def flat_stages(model: StagedModel, measure: Measure) -> Iterator[FlatStage]:
+BATCH, TOKENS = "batch", "tokens"
+"""Names of free axes."""
+
+
+def input_names(model: StagedModel) -> list[str]:
+    """Return what a bundle calls the inputs of a network."""
+    names = named(model.example)
+    return list(names) if "" not in names else ["images" if names[""].dim() == 4 else "inputs"]
+
+
+def described_inputs(model: StagedModel, preprocessing: Preprocessing | None) -> list[Input]:
+    """Return what a bundle says of a network's inputs."""
+    example = batch_of(model.example, 2, next(model.parameters()))
+    return [
+        Input(
+            name,
+            str(tensor.dtype).removeprefix("torch."),
+            (BATCH, *([TOKENS] if is_tokens(tensor) else tensor.shape[1:])),
+            image_wish(preprocessing),
+        )
+        for name, tensor in zip(input_names(model), named(example).values(), strict=True)
+    ]
+
+
+def image_wish(preprocessing: Preprocessing | None) -> dict[str, Any] | None:
+    """Return what a bundle says of the way from an image file to an input; None: it takes tensors."""
+    if preprocessing is None:
+        return None
+    return {
+        "kind": "image",
+        "image_size": preprocessing.image_size,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": preprocessing.interpolation,
+        "shorter_side": preprocessing.shorter_side,
+    }
+
+
+def flat_stages(model: StagedModel) -> Iterator[FlatStage]:
     """Yield all stages in order."""
-    parameter = next(model.parameters())
-    state: Any = torch.randn(2, *model.input_shape, device=parameter.device)
-    carried: dict[str, Tensor] = {}
+    state: Any = batch_of(model.example, 2, next(model.parameters()))
+    longer: Any = tree_map(
+        lambda tensor: torch.cat([tensor, tensor[:, -1:]], 1) if is_tokens(tensor) else tensor, state
+    )
     for k, stage in enumerate(cast("list[Stage]", list(model.stages))):
         last = k == model.exits - 1
         tensors, spec = tree_flatten(state)
-        graph = StageGraph(stage, spec, measure, k, last, list(carried)).eval()
-        inputs = [*(f"{STATE}{i}" for i in range(len(tensors))), *(f"{BEFORE}{name}" for name in carried)]
-        tensors = [*tensors, *carried.values()]
-        reading, state = graph.step(*tensors)
+        graph = StageGraph(stage, spec, last).eval()
+        inputs = input_names(model) if k == 0 else [f"{STATE}{i}" for i in range(len(tensors))]
+        others = tree_flatten(longer)[0]
+        axes = tuple(_free_axes(one, other) for one, other in zip(tensors, others, strict=True))
+        _, state = graph.step(*tensors)
+        _, longer = graph.step(*others)
         following = [] if last else [f"{NEXT}{i}" for i in range(len(tree_flatten(state)[0]))]
-        yield FlatStage(graph, tuple(tensors), inputs, [*answers_of(reading), *following])
-        carried = reading.state or {}
+        yield FlatStage(graph, tuple(tensors), axes, inputs, [LOGITS, *following])
+
+
+def _free_axes(tensor: Tensor, longer: Tensor) -> dict[int, str]:
+    """Return the axes of a tensor that follow the batch and the number of tokens, from what there is of one more."""
+    sizes = zip(tensor.shape, longer.shape, strict=True)
+    return {0: BATCH, **{axis: TOKENS for axis, (size, other) in enumerate(sizes) if size != other}}
 
 
 def describe(
     model: StagedModel,
-    policy: ExitPolicy,
+    calibration: Calibration,
     classes: Sequence[str],
-    preprocessing: Preprocessing,
-    exit_macs: Sequence[int],
+    preprocessing: Preprocessing | None,
     name: str,
-    reference: Reference | None,
 ) -> dict[str, Any]:
     """Return what a manifest says besides its format and files."""
     return {
@@ -115,18 +147,8 @@ def describe(
         "model": name,
         "classes": list(classes),
         "num_classes": model.num_classes,
-        "input_shape": list(model.input_shape),
-        "preprocessing": {
-            "image_size": preprocessing.image_size,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "interpolation": preprocessing.interpolation,
-            "shorter_side": preprocessing.shorter_side,
-        },
-        "thresholds": list(policy.thresholds),
-        **policy.measure.to_json(),
-        "exit_macs": list(exit_macs),
-        "reference": reference and reference.to_dict(),
+        "inputs": [each.to_json() for each in described_inputs(model, preprocessing)],
+        "exit_macs": list(calibration.exit_macs),
     }
 
 
@@ -156,7 +178,8 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 def describe_file(path: Path) -> dict[str, str]:
     """Return name and SHA-256."""
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    with path.open("rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def deepest_cause(error: BaseException) -> str:

@@ -14,11 +14,11 @@ from exitwise.budgets import AUTHORS_BUDGETS, exit_proportions
 from exitwise.exiting.arrays import Array, as_numpy, largest
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.measures import Measure
+from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.kernels.inputs import Inputs, moved
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
-from exitwise.shown import macs, percent, shares
 
 EVALUATION_BATCH = 256
 """Images at a time, wherever no gradient is needed."""
@@ -65,28 +65,6 @@ class Outputs(NamedTuple):
         exits = policy.exit_of(self.confidences)
         confidences, predictions = (np.take_along_axis(each, exits[:, None], 1)[:, 0] for each in self[:2])
         return Left(predictions, exits, confidences)
-
-
-class OperatingPoint(NamedTuple):
-    """How a network does under one exit policy.
-
-    Attributes:
-        accuracy: share of samples classified correctly at the exit they take, in [0, 1].
-        macs: mean multiply-accumulates per sample.
-        shares: share of samples leaving at each exit, K numbers.
-    """
-
-    accuracy: float
-    macs: float
-    shares: tuple[float, ...]
-
-    def figures(self, full_macs: float) -> list[tuple[str, str]]:
-        """Return name and text of each, MACs also as a share of the full network's."""
-        return [
-            ("accuracy", percent(self.accuracy)),
-            ("mean MACs", f"{macs(self.macs)} ({percent(self.macs / full_macs)} of full)"),
-            ("leaving at each exit", shares(self.shares)),
-        ]
 
 
 class CurvePoint(NamedTuple):

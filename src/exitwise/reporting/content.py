@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from exitwise.evaluation.outputs import OperatingPoint
+from exitwise.deploy.calibration import Calibration
+from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.temperatures import bound_of
 from exitwise.reporting.lines import Line
 from exitwise.reporting.pictures import ClassFigures
 from exitwise.reporting.reliability import Reliability
-from exitwise.runs.records.calibration import Calibration
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.data import Split, Splits
+from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import EVALUATION_BATCH, OperatingPoint, Outputs, collect_logits, operate
+from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_logits, operate
 from exitwise.exiting.measures import create_measure
+from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models.staged import StagedModel
@@ -29,7 +31,6 @@ from exitwise.reporting.pictures import class_figures
 from exitwise.reporting.reliability import reliability
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.calibration import Calibration
 from exitwise.runs.records.environment import environment
 from exitwise.runs.records.evaluation import Evaluation
 from exitwise.version import __version__

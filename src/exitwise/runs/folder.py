@@ -25,10 +25,10 @@ import torch
 
 from exitwise.data import Splits
 from exitwise.data.ledger import ImageLedger
+from exitwise.deploy.calibration import CALIBRATION, Calibration
 from exitwise.errors import UserError
 from exitwise.models.staged import StagedModel
 from exitwise.runs import build
-from exitwise.runs.records.calibration import CALIBRATION, Calibration
 from exitwise.runs.records.data import DATA, IMAGES
 from exitwise.runs.records.environment import ENVIRONMENT, environment
 from exitwise.runs.records.evaluation import EVALUATION, Evaluation

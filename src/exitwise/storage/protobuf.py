@@ -3,12 +3,14 @@
 Reads the protocol buffer without onnx. Fields: ModelProto.graph 7, .metadata_props 14, .functions 25;
 GraphProto.node 1, .initializer 5, .sparse_initializer 15; FunctionProto.node 7; NodeProto.attribute 5;
 AttributeProto.t 5, .g 6, .tensors 10, .graphs 11, .sparse_tensor 22, .sparse_tensors 23; SparseTensorProto.values 1,
-.indices 2; TensorProto.external_data 13, .data_location 14; StringStringEntryProto.key 1, .value 2.
+.indices 2; TensorProto.dims 1, .data_type 2, .name 8, .external_data 13, .data_location 14; StringStringEntryProto.key
+1, .value 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from exitwise.errors import UserError
 
@@ -17,68 +19,120 @@ class BundleError(UserError):
     """A bundle is damaged, altered or of another kind."""
 
 
+class External(NamedTuple):
+    """A tensor whose data lies in another file, or that says so.
+
+    Attributes:
+        initializer: whether it is one of the main graph's, which alone can be given to who runs it.
+        name, type, shape: as TensorProto has them.
+        location: the other file.
+        offset, length: of the data there, in bytes; -1 where it does not say.
+    """
+
+    initializer: bool
+    name: str
+    type: int
+    shape: tuple[int, ...]
+    location: str
+    offset: int
+    length: int
+
+
 def metadata(model: bytes) -> dict[str, str]:
     """Return what an ONNX model says of itself, by key.
 
     Raises:
         BundleError: if it is no protocol buffer.
     """
-    found = {}
-    for number, entry in _fields(model):
-        if number == 14:
-            parts = {kind: value.decode(errors="replace") for kind, value in _fields(entry)}
-            found[parts.get(1, "")] = parts.get(2, "")
-    return found
+    return dict(_entry(value) for number, value in _messages(model) if number == 14)
 
 
-def external_data(model: bytes) -> Iterator[bool]:
-    """Return whether each tensor of an ONNX model keeps its data elsewhere.
+def external_data(model: bytes) -> Iterator[External]:
+    """Return the tensors of an ONNX model that keep their data elsewhere.
 
     Raises:
         BundleError: if it is no protocol buffer.
     """
-    for number, value in _fields(model):
+    for number, value in _messages(model):
         if number == 7:
-            yield from _in_graph(value)
+            yield from _in_graph(value, main=True)
         elif number == 25:
-            for inner, node in _fields(value):
+            for inner, node in _messages(value):
                 if inner == 7:
                     yield from _in_node(node)
 
 
-def _in_graph(graph: bytes) -> Iterator[bool]:
-    for number, value in _fields(graph):
+def _in_graph(graph: bytes, main: bool = False) -> Iterator[External]:
+    for number, value in _messages(graph):
         if number == 1:
             yield from _in_node(value)
         elif number == 5:
-            yield _is_external(value)
+            yield from _external(value, main)
         elif number == 15:
             yield from _in_sparse(value)
 
 
-def _in_node(node: bytes) -> Iterator[bool]:
-    for number, attribute in _fields(node):
+def _in_node(node: bytes) -> Iterator[External]:
+    for number, attribute in _messages(node):
         if number != 5:
             continue
-        for kind, value in _fields(attribute):
+        for kind, value in _messages(attribute):
             if kind in (5, 10):
-                yield _is_external(value)
+                yield from _external(value)
             elif kind in (6, 11):
                 yield from _in_graph(value)
             elif kind in (22, 23):
                 yield from _in_sparse(value)
 
 
-def _in_sparse(sparse: bytes) -> Iterator[bool]:
-    return (_is_external(value) for number, value in _fields(sparse) if number in (1, 2))
+def _in_sparse(sparse: bytes) -> Iterator[External]:
+    for number, value in _messages(sparse):
+        if number in (1, 2):
+            yield from _external(value)
 
 
-def _is_external(tensor: bytes) -> bool:
-    return any(number == 13 or (number == 14 and value != b"\0") for number, value in _fields(tensor))
+def _external(tensor: bytes, initializer: bool = False) -> Iterator[External]:
+    """Return a tensor if it keeps its data elsewhere."""
+    shape: list[int] = []
+    name, kind, elsewhere = "", 0, False
+    said: dict[str, str] = {}
+    for number, value in _fields(tensor):
+        if number == 13:
+            elsewhere = True
+            said.update([_entry(value)] if isinstance(value, bytes) else [])
+        elif number == 14:
+            elsewhere = elsewhere or value != 0
+        elif number == 1:
+            shape += _numbers(value) if isinstance(value, bytes) else [value]
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8 and isinstance(value, bytes):
+            name = value.decode(errors="replace")
+    if elsewhere:
+        where = (int(text) if (text := said.get(key, "")).isdecimal() else -1 for key in ("offset", "length"))
+        yield External(initializer, name, kind, tuple(shape), said.get("location", ""), *where)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Return number and content of each field of a protocol buffer message; numbers as their last byte.
+def _entry(message: bytes) -> tuple[str, str]:
+    """Return key and value."""
+    parts = {number: value.decode(errors="replace") for number, value in _messages(message)}
+    return parts.get(1, ""), parts.get(2, "")
+
+
+def _numbers(packed: bytes) -> Iterator[int]:
+    view, at = memoryview(packed), 0
+    while at < len(view):
+        number, at = _varint(view, at)
+        yield number
+
+
+def _messages(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return number and content of each field that has a length."""
+    return ((number, value) for number, value in _fields(message) if isinstance(value, bytes))
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Return number and content of each field of a protocol buffer message, those of fixed size left out.
 
     Raises:
         BundleError: if it is none.
@@ -92,7 +146,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         number, kind = key >> 3, key & 7
         if kind == 0:
             value, at = _varint(view, at)
-            yield number, bytes([value & 0x7F])
+            yield number, value
         elif kind == 2:
             size, at = _varint(view, at)
             if at + size > end:

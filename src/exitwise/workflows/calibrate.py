@@ -17,6 +17,7 @@ from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.data import Splits
 from exitwise.data.fingerprints import noted, unused
 from exitwise.data.loaders import pairs_of
+from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, collect_logits, operate
@@ -25,13 +26,13 @@ from exitwise.exiting.measures import create_measure
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.risk import Risk, control_risk, design_and_test
 from exitwise.exiting.search import ThresholdSearch
+from exitwise.exiting.table import budget_table
 from exitwise.exiting.temperatures import bound_of, fit_temperatures
 from exitwise.exiting.wish import check_wish
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.calibration import Calibration
 
 FEW = 100
 """Calibration images, below which chance moves shares and accuracy by ten points."""
@@ -166,6 +167,7 @@ def calibrate(
         exit_seconds,
         promise,
         Reference.of(left.exits, left.confidences, model.exits, policy.thresholds),
+        budget_table(outputs.confidences, outputs.correct, exit_macs, searched=thresholds == "searched"),
         samples,
     )
     if folder is not None:

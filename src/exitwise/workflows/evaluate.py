@@ -11,6 +11,7 @@ from torch import nn
 from exitwise.data import Splits
 from exitwise.data.fingerprints import unused
 from exitwise.data.loaders import pairs_of
+from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, budgeted_curve, collect_logits, operate
@@ -19,7 +20,6 @@ from exitwise.models.staged import StagedModel, check_staged
 from exitwise.reporting.figures import accuracy_against_macs
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.calibration import Calibration
 from exitwise.runs.records.evaluation import Evaluation
 
 

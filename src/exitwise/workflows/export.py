@@ -12,12 +12,12 @@ from torch import nn
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
 from exitwise.data import Preprocessing
+from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
-from exitwise.runs.records.calibration import Calibration
 from exitwise.shown import Shown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def export(
     out: str | Path,
     /,
     *,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     format: str = "onnx",
     overwrite: bool = False,
@@ -68,14 +68,15 @@ def export(
     Args:
         source: a calibrated run folder, or a network.
         rest: of a network its calibration, then the folder to write.
-        preprocessing: of a network, what is done to an image before it is run; a run knows.
+        preprocessing: of a network, what is done to an image before it is run; without it the export takes tensors. A
+            run knows.
         classes: of a network, names in the order of the logits; their numbers by default.
         format: a name of the catalogue.
         overwrite: whether an export that is there may be replaced.
 
     Raises:
-        UserError: without calibration or preprocessing, if something is at ``out`` (other than an export to
-            ``overwrite``), or if the network cannot be exported.
+        UserError: without calibration, for preprocessing of other inputs, if something is at ``out`` (other than an
+            export to ``overwrite``), or if the network cannot be exported.
     """
     write = find(FORMATS, format, "format").load()
     if isinstance(source, nn.Module):
@@ -84,32 +85,19 @@ def export(
             raise UserError("a network is exported as export(network, calibration, out); got other arguments")
         if rest[0].exit_macs != count_cost(source).macs:
             raise UserError("expected the calibration of this network; got that of one with other costs")
-        if not isinstance(preprocessing, Preprocessing):
-            raise UserError(
-                "an export says how images become tensors: expected preprocessing=Preprocessing(image_size, mean, std)"
-            )
         model, name, (calibration, out) = source, "", rest
         names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)
         if len(set(names)) != model.num_classes or not all(isinstance(each, str) for each in names):
             raise UserError(f"expected {model.num_classes} different names of classes; got {names}")
-        takes = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
-        if model.input_shape != takes or 0 in preprocessing.std or len(preprocessing.std) != preprocessing.channels:
-            raise UserError(f"expected preprocessing for inputs of {model.input_shape}; got {preprocessing}")
+        if preprocessing is not None:
+            takes = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
+            if model.input_shape != takes or 0 in preprocessing.std or len(preprocessing.std) != preprocessing.channels:
+                raise UserError(f"expected preprocessing for inputs of {model.input_shape}; got {preprocessing}")
     else:
         if len(rest) != 1 or preprocessing is not None or classes is not None:
             raise UserError("a run, which knows its classes and preprocessing, is exported as export(run, out)")
         run, (out,) = Run(source), rest
         calibration, model = run.read_calibration(), run.model("cpu")
         names, preprocessing, name = run.classes, preprocessing_of(run.settings), run.settings.model
-    write(
-        model,
-        calibration.policy,
-        out,
-        classes=names,
-        preprocessing=preprocessing,
-        exit_macs=calibration.exit_macs,
-        name=name,
-        reference=calibration.reference,
-        overwrite=overwrite,
-    )
+    write(model, calibration, out, classes=names, preprocessing=preprocessing, name=name, overwrite=overwrite)
     return Exported(Path(out), tuple(sorted(Path(out).iterdir())))

@@ -9,7 +9,8 @@ from typing import Any
 
 from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.monitor import Monitor
-from exitwise.deploy.onnx_runner import OnnxRunner, Prediction, Predictions
+from exitwise.deploy.onnx_runner import OnnxRunner
+from exitwise.deploy.predictions import Prediction, Predictions
 from exitwise.errors import UserError
 from exitwise.storage.files import expand
 
@@ -44,12 +45,12 @@ def _by_bundle(folder: Path, images: Sequence[Path]) -> Predictions:
 
     runner = OnnxRunner(folder)
     runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, len(images))
-    return _in_batches(
-        images,
-        lambda chunk: runner(np.stack([runner.read_image(file) for file in chunk])),
-        runner.classes,
-        runner.exit_macs[-1],
-    )
+
+    def classify(chunk: Sequence[Path]) -> Any:
+        read = [runner.read(file) for file in chunk]
+        return runner({name: np.stack([each[name] for each in read]) for name in read[0]})
+
+    return _in_batches(images, classify, runner.classes, runner.exit_macs[-1])
 
 
 def _by_run(folder: Path, images: Sequence[Path], device: str) -> Predictions:

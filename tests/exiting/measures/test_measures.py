@@ -159,6 +159,7 @@ def test_the_runner_reads_as_the_simulation_does(measure):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_bundle_decides_as_the_network(measure, tmp_path):
     pytest.importorskip("onnx")
+    from exitwise.deploy.calibration import Calibration
     from exitwise.deploy.formats.onnx import export_onnx
     from exitwise.deploy.onnx_runner import OnnxRunner
 
@@ -168,29 +169,14 @@ def test_a_bundle_decides_as_the_network(measure, tmp_path):
     policy = policy_between(Outputs.from_logits(logits, targets, reading).confidences, reading, [0.3, 0.0, 0.3, 0.4])
     out = tmp_path / "bundle"
     preprocessing, macs = Preprocessing(8, (0.5,), (0.5,)), count_cost(model).macs
-    export_onnx(model, policy, out, classes=list("abcd"), preprocessing=preprocessing, exit_macs=macs)
+    export_onnx(model, Calibration.of(policy, macs), out, classes=list("abcd"), preprocessing=preprocessing)
     wanted, onnx = EarlyExitRunner(model, policy)(images), OnnxRunner(out)
     for found in (onnx(images.numpy()), onnx.one_by_one(images.numpy())):
         np.testing.assert_array_equal(found.exit, wanted.exit.numpy())
         np.testing.assert_array_equal(found.prediction, wanted.prediction.numpy())
         np.testing.assert_allclose(found.confidence, wanted.confidence.numpy(), atol=1e-5)
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert measure_from_json(manifest) == reading
-    carried = list(reading.read(logits[:, 0], 0).state or {})
-    assert [name for name in manifest["stages"][1]["inputs"] if "state" not in name] == [f"before_{n}" for n in carried]
-    answers = dict.fromkeys(["confidence", "prediction", *carried])
-    assert manifest["stages"][-1]["outputs"] == list(answers)
-
-
-def test_names_in_a_bundle_are_what_they_were(tmp_path):
-    from exitwise.deploy.stages import flat_stages
-
-    model, _ = network()
-    with torch.no_grad():
-        first, second, *_, last = flat_stages(model, create_measure("patience"))
-    assert [name for name in second.inputs if "state" not in name] == ["before_prediction", "before_streak"]
-    assert first.outputs[:3] == last.outputs == ["confidence", "prediction", "streak"]
-    assert "before_streak" not in first.inputs
+    assert measure_from_json(json.loads((out / "calibration.json").read_text())) == reading
+    assert measure_from_json(json.loads((out / "manifest.json").read_text())["single"]) == reading
 
 
 def test_a_run_is_calibrated_by_a_measure_from_outside(digits_run):

@@ -1,62 +1,120 @@
-"""All stages in one ONNX graph for single images, made from the graphs of the stages; it skips what follows an exit."""
+"""All stages in one ONNX graph for single samples, made from the graphs of the stages and of what the measure reads;
+it skips what follows an exit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from exitwise.deploy.formats.onnx_rule import ANSWER, Part, answer_infos, decide
-from exitwise.deploy.names import source_of
-from exitwise.exiting.rule import Thresholds
+from exitwise.deploy.formats.onnx_rule import THRESHOLDS, Part, decide
+from exitwise.deploy.names import LOGITS, STATE, source_of
+
+ANSWER = ("prediction", "exit", "confidence", LOGITS)
+"""What the graph gives: class, exit taken (0-based), confidence there, of shape [1] each, and its logits."""
 
 
-def single_graph(onnx: Any, graphs: Sequence[Any], thresholds: Thresholds) -> Any:
-    """Return the ONNX model of all stages for a batch of one.
+def reading_names(exits: int) -> tuple[list[str], list[str]]:
+    """Return names of inputs and outputs of the graph that reads all exits: logits; confidence, prediction of each."""
+    return [f"{LOGITS}{k}" for k in range(exits)], [f"{name}{k}" for k in range(exits) for name in _READ]
+
+
+_READ = ("confidence", "prediction")
+
+
+def single_graph(onnx: Any, stages: Sequence[Any], reading: Any) -> Any:
+    """Return the ONNX model of all stages for a batch of one, which takes thresholds too.
 
     Args:
         onnx: the library.
-        graphs: of the stages, ONNX models.
-        thresholds: one per exit but the last.
+        stages: ONNX models.
+        reading: the ONNX model that reads all exits (:func:`reading_names`).
     """
-    helper = onnx.helper
-    whole = _from_stage(onnx, graphs, thresholds, 0)
-    renamed = [helper.make_node("Identity", [name], [last]) for name, last in zip(whole.answer, ANSWER, strict=True)]
-    image = onnx.compose.add_prefix_graph(graphs[0].graph, "s0/").input[0]
-    image.type.tensor_type.shape.dim[0].Clear()
-    image.type.tensor_type.shape.dim[0].dim_value = 1
-    outputs = answer_infos(onnx, list(ANSWER))
-    graph = helper.make_graph([*whole.nodes, *renamed], "early_exit", [image], outputs, whole.constants)
-    opsets = {entry.domain: entry.version for model in graphs for entry in model.opset_import}
+    helper, types = onnx.helper, onnx.TensorProto
+    exits = len(stages)
+    parts = [onnx.compose.add_prefix_graph(stage.graph, f"s{k}/") for k, stage in enumerate(stages)]
+    reads = onnx.compose.add_prefix_graph(reading.graph, "read/")
+    read_nodes = _by_exit(reads, exits)
+    classes = [dim.dim_value for dim in reading.graph.input[0].type.tensor_type.shape.dim]
+    infos = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in zip(
+            ANSWER, (types.INT64, types.INT64, types.FLOAT, types.FLOAT), ([1], [1], [1], classes), strict=True
+        )
+    ]
+    inputs = {info.name: info for stage in stages for info in stage.graph.input if not info.name.startswith(STATE)}
+    whole: Part | None = None
+    for k in reversed(range(exits)):
+        joins = [_joined(onnx, stages[k].graph.input, k), _read_from(onnx, k)]
+        nodes = [*joins[0], *parts[k].node, *joins[1], *read_nodes[k]]
+        here = _answer(onnx, k)
+        rest = here if whole is None else decide(onnx, k, f"read/confidence{k}", here, whole, infos)
+        whole = Part([*nodes, *rest.nodes], rest.answer)
+    assert whole is not None
+    ends = [helper.make_node("Identity", [name], [last]) for name, last in zip(whole.answer, ANSWER, strict=True)]
+    takes = [
+        *(_one_of(onnx, info) for info in inputs.values()),
+        helper.make_tensor_value_info(THRESHOLDS, types.FLOAT, [exits - 1]),
+    ]
+    constants = [tensor for part in [*parts, reads] for tensor in part.initializer]
+    graph = helper.make_graph([*whole.nodes, *ends], "early_exit", takes, infos, constants)
+    opsets = {entry.domain: entry.version for model in [*stages, reading] for entry in model.opset_import}
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    return helper.make_model(graph, opset_imports=imports, ir_version=graphs[0].ir_version)
+    return helper.make_model(graph, opset_imports=imports, ir_version=stages[0].ir_version)
 
 
-def _from_stage(onnx: Any, graphs: Sequence[Any], thresholds: Thresholds, k: int) -> Part:
-    """Return stage k and all that follows."""
-    stage = onnx.compose.add_prefix_graph(graphs[k].graph, f"s{k}/")
-    joins = [] if k == 0 else [_join(onnx, info.name, k) for info in stage.input]
-    nodes, constants = [*joins, *stage.node], list(stage.initializer)
-    here = _answer(onnx, k)
-    if k == len(graphs) - 1:
-        return Part([*nodes, *here.nodes], constants, here.answer)
-    after = _from_stage(onnx, graphs, thresholds, k + 1)
-    rest = decide(onnx, k, thresholds, f"s{k}/confidence", here, after)
-    return Part([*nodes, *rest.nodes], [*constants, *rest.constants], rest.answer)
+def _joined(onnx: Any, inputs: Iterable[Any], k: int) -> list[Any]:
+    """Return the nodes that feed the inputs of stage k: from the graph's own, and from the stage before."""
+    sources = {
+        info.name: f"s{k - 1}/{source_of(info.name)}" if info.name.startswith(STATE) else info.name for info in inputs
+    }
+    return [onnx.helper.make_node("Identity", [source], [f"s{k}/{name}"]) for name, source in sources.items()]
 
 
-def _join(onnx: Any, name: str, k: int) -> Any:
-    """Return the node that feeds an input of stage k from the stage before."""
-    source = source_of(name.removeprefix(f"s{k}/"))
-    return onnx.helper.make_node("Identity", [f"s{k - 1}/{source}"], [name])
+def _read_from(onnx: Any, k: int) -> list[Any]:
+    """Return the node that hands the logits of exit k to what reads them, as float32."""
+    cast = onnx.helper.make_node("Cast", [f"s{k}/{LOGITS}"], [f"read/{LOGITS}{k}"], to=onnx.TensorProto.FLOAT)
+    return [cast]
+
+
+def _by_exit(graph: Any, exits: int) -> list[list[Any]]:
+    """Return the nodes of the reading graph, each with the first exit that needs it."""
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output}
+    done: set[int] = set()
+    found = []
+    for k in range(exits):
+        needed: set[int] = set()
+        names = [f"read/{name}{k}" for name in _READ]
+        while names:
+            place = makers.get(names.pop())
+            if place is not None and place not in done and place not in needed:
+                needed.add(place)
+                names += graph.node[place].input
+        done |= needed
+        found.append([graph.node[place] for place in sorted(needed)])
+    return found
+
+
+def _one_of(onnx: Any, info: Any) -> Any:
+    """Return an input with a batch of one."""
+    one = onnx.ValueInfoProto()
+    one.CopyFrom(info)
+    batch = one.type.tensor_type.shape.dim[0]
+    batch.Clear()
+    batch.dim_value = 1
+    return one
 
 
 def _answer(onnx: Any, k: int) -> Part:
     """Return the answer of exit k."""
     helper = onnx.helper
-    prediction, exit, confidence = names = [f"at{k}/{name}" for name in ANSWER]
+    names = [f"at{k}/{name}" for name in ANSWER]
+    sources = [f"read/prediction{k}", None, f"read/confidence{k}", f"read/{LOGITS}{k}"]
+    number = helper.make_tensor(names[1], onnx.TensorProto.INT64, [1], [k])
     nodes = [
-        helper.make_node("Identity", [f"s{k}/prediction"], [prediction]),
-        helper.make_node("Constant", [], [exit], value=helper.make_tensor(exit, onnx.TensorProto.INT64, [1], [k])),
-        helper.make_node("Identity", [f"s{k}/confidence"], [confidence]),
+        helper.make_node("Constant", [], [name], value=number)
+        if source is None
+        else helper.make_node("Identity", [source], [name])
+        for name, source in zip(names, sources, strict=True)
     ]
-    return Part(nodes, [], names)
+    return Part(nodes, names)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from exitwise.runs.records.environment import environment
-from exitwise.runs.records.record import Record
 from exitwise.shown import Shown, percent
+from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exitwise.runs.records.record import Record
+from exitwise.storage.record import Record
 
 NEEDED = frozenset({"classes", "sizes", "sha256"})
 

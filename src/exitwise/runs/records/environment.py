@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torchvision
 
-from exitwise.runs.records.record import Record
+from exitwise.storage.record import Record
 from exitwise.version import __version__
 
 

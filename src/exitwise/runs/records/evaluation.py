@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from exitwise.evaluation.outputs import CurvePoint, OperatingPoint
+from exitwise.evaluation.outputs import CurvePoint
+from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.runs.records.record import Record
 from exitwise.shown import Shown, macs, percent, shares
+from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from exitwise.runs.records.record import Record
+from exitwise.storage.record import Record
 
 Rows = Sequence[dict[str, Any]]
 

@@ -1,16 +1,22 @@
-"""calibration.json: the exit policy of a run, what it was found for, and what it does on the calibration images."""
+"""What running a network early takes: thresholds, the measure that they are of, costs, and how calibration images left.
+
+A run folder and a bundle keep it as the same record. Imports no torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from exitwise.deploy.monitor import Reference
-from exitwise.evaluation.outputs import OperatingPoint
 from exitwise.exiting.measures import measure_from_json
+from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.runs.records.record import Record
+from exitwise.exiting.rule import Thresholds, finite_thresholds
+from exitwise.exiting.table import Budgeted, line_for
 from exitwise.shown import Shown
+from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,11 +31,12 @@ class Calibration(Shown):
         budget: what was asked for, such as ``{"macs": 2e7}`` or ``{"p": 0.75}``.
         proportions: the exit proportions that the thresholds were found for.
         exit_macs: cost of leaving at each exit.
-        expected: accuracy, macs and shares on the calibration split.
+        expected: accuracy, macs and shares on the calibration split; empty for thresholds that were not calibrated.
         checkpoint: name of the checkpoint whose outputs were calibrated.
         exit_seconds: measured time to leave at each exit, if the budget was a latency.
         guarantee: what holds with which probability, if one was asked for.
         reference: how the calibration images left, to compare others with.
+        table: thresholds for other budgets, by the same measure; empty in records of before it.
         samples: fingerprints of the samples of a loader that it was made on; they are not written.
     """
 
@@ -42,7 +49,21 @@ class Calibration(Shown):
     exit_seconds: tuple[float, ...] | None = None
     guarantee: dict[str, Any] | None = None
     reference: Reference | None = None
+    table: tuple[Budgeted, ...] = ()
     samples: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
+
+    @classmethod
+    def of(cls, policy: ExitPolicy, exit_macs: Sequence[int]) -> Calibration:
+        """Return thresholds that come from elsewhere, with what leaving at each exit costs."""
+        return cls(policy, {}, (), tuple(exit_macs), {}, "")
+
+    def thresholds_for(self, budget: float) -> Thresholds:
+        """Return the thresholds of the table for a share of the full network's MACs.
+
+        Raises:
+            UserError: where the table has none.
+        """
+        return line_for(self.table, budget).thresholds
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -53,6 +74,8 @@ class Calibration(Shown):
         """Return the thresholds, what they do on the calibration images, and what is guaranteed, in words."""
         thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in self.policy.thresholds)
         lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"] if self.policy.thresholds else []
+        if not self.expected:
+            return lines
         figures = OperatingPoint(**self.expected).figures(self.exit_macs[-1])
         lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
         if self.exit_seconds is not None:
@@ -90,6 +113,7 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
         "exit_seconds": calibration.exit_seconds,
         "guarantee": calibration.guarantee,
         "reference": calibration.reference and calibration.reference.to_dict(),
+        "table": [{**line._asdict(), "thresholds": list(line.thresholds)} for line in calibration.table],
     }
 
 
@@ -108,9 +132,15 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
         content["exit_seconds"],
         guarantee,
         Reference.from_dict(content["reference"]) if content.get("reference") else None,
+        tuple(_line(line) for line in content["table"]) if version >= 3 else (),
     )
 
 
+def _line(line: dict[str, Any]) -> Budgeted:
+    numbers = {name: float(line[name]) for name in ("budget", "accuracy", "macs")}
+    return Budgeted(thresholds=finite_thresholds(line["thresholds"]), **numbers)
+
+
 CALIBRATION = Record(
-    "calibration.json", "exitwise/calibration", _encode, _decode, expected="thresholds of exits", version=2
+    "calibration.json", "exitwise/calibration", _encode, _decode, expected="thresholds of exits", version=3
 )

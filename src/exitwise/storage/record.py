@@ -1,4 +1,4 @@
-"""One kind of JSON file in a run folder: it states its schema and version, and files of old versions stay readable."""
+"""One kind of JSON file: it states its schema and version, and files of old versions stay readable."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ class Record(Generic[T]):
 
     def write(self, folder: Path, value: T) -> None:
         """Write it, whole or not at all."""
-        write_json(self.path(folder), {"schema": self.schema, "version": self.version, **self.encode(value)})
+        write_json(self.path(folder), self.to_json(value))
+
+    def to_json(self, value: T) -> dict[str, Any]:
+        """Return it as plain JSON, which states schema and version."""
+        return {"schema": self.schema, "version": self.version, **self.encode(value)}
 
     def read(self, folder: Path) -> T:
         """Return what was written.
@@ -63,8 +67,15 @@ class Record(Generic[T]):
         Raises:
             UserError: if the file is missing, damaged, of another schema, or of a later version than this program's.
         """
-        path, again = self.path(folder), self.again.format(run=folder)
-        content = read_json(path)
+        path = self.path(folder)
+        return self.parse(read_json(path), path, self.again.format(run=folder))
+
+    def parse(self, content: Any, path: Path, again: str = "") -> T:
+        """Return what plain JSON says, which was read at ``path``; ``again`` is a command that makes it anew.
+
+        Raises:
+            UserError: if it is damaged, of another schema, or of a later version than this program's.
+        """
         try:
             schema, version = content.get("schema", self.schema), content.get("version", 1)
             if schema != self.schema:

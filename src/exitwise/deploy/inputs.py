@@ -1,0 +1,79 @@
+"""What a network is given: arrays that are checked, and image files that become arrays. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exitwise.deploy.manifest import Input
+from exitwise.errors import UserError
+
+ImageFile = str | Path
+
+
+def check_inputs(inputs: Sequence[Input], given: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays given by name, if they are what a network takes.
+
+    Raises:
+        UserError: if they are others, or hold no sample.
+    """
+    wanted = [each.name for each in inputs]
+    if set(given) != set(wanted):
+        raise UserError(f"expected inputs {', '.join(wanted)}; got {', '.join(map(str, given))}")
+    sizes: dict[str, int] = {}
+    for each in inputs:
+        _check(each, given[each.name], sizes)
+    if next(iter(sizes.values())) == 0:
+        raise UserError(f"expected at least one sample of {', '.join(wanted)}; got none")
+    return dict(given)
+
+
+def _check(each: Input, array: Any, sizes: dict[str, int]) -> None:
+    """Raise UserError unless an array is what an input takes; ``sizes`` are those of named axes so far."""
+    batch = sizes.get(str(each.shape[0]), "B")
+    right = (
+        isinstance(array, np.ndarray)
+        and array.dtype == each.type
+        and array.ndim == len(each.shape)
+        and all(
+            size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
+            for axis, size in zip(each.shape, array.shape, strict=True)
+        )
+    )
+    if not right:
+        wanted = "x".join(str(sizes.get(axis, axis) if isinstance(axis, str) else axis) for axis in each.shape[1:])
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise UserError(f"expected {each.type} {each.name} ({batch}, {wanted}); got {found}")
+
+
+def read_input(each: Input, file: ImageFile) -> npt.NDArray[np.float32]:
+    """Return an image as an input wants it: (channels, height, width).
+
+    Raises:
+        DataError: if it is no image.
+        UserError: if an image does not become this input.
+    """
+    from PIL import Image
+
+    from exitwise.storage.images import read_pixels
+
+    wish = each.preprocessing
+    if wish is None or wish["kind"] != "image":
+        raise UserError(f"expected an input that is made of image files; {each.name} is given as a tensor")
+    size, shorter = wish["image_size"], wish["shorter_side"]
+    upright = read_pixels(file, len(wish["mean"]))
+    width, height = upright.size
+    if min(width, height) != shorter:
+        scale = shorter / min(width, height)
+        target = (shorter, int(height * scale)) if width <= height else (int(width * scale), shorter)
+        upright = upright.resize(target, Image.Resampling[wish["interpolation"].upper()])
+    width, height = upright.size
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    pixels = np.asarray(upright.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    mean, std = (np.array(wish[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
+    return np.ascontiguousarray((pixels - mean) / std)
