@@ -36,7 +36,8 @@ import onnx
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file
-from sklearn.datasets import load_digits
+
+from exitwise.data.sources.digits import read_digits
 
 RENAMED = {"patience": "skipped_row", "confidence": "probability"}
 """Keys and columns of records: what the earlier version calls them, and what the later one does."""
@@ -203,8 +204,8 @@ def record(src: Path, out: Path) -> None:
 def make_images(folder: Path) -> None:
     """Write some digits as image files, grey and of their size, or else in colour and larger."""
     folder.mkdir(parents=True)
-    for number, pixels in enumerate(load_digits().images[:24]):
-        image = Image.fromarray((pixels * 255 / 16).astype(np.uint8))
+    for number, pixels in enumerate(read_digits().images[:24]):
+        image = Image.fromarray((pixels * (255 / 16)).astype(np.uint8))
         if number % 4 == 3:
             image = image.convert("RGB").resize((20, 13))
         image.save(folder / f"{number:02d}.png")

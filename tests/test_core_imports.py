@@ -5,7 +5,7 @@ import sys
 
 CORE = """
 import sys
-for name in ("pydantic", "cyclopts", "rich", "yaml", "sklearn", "plotly", "jinja2", "torchmetrics",
+for name in ("pydantic", "cyclopts", "rich", "yaml", "onnxruntime", "plotly", "jinja2", "torchmetrics",
              "jaxtyping", "beartype"):
     sys.modules[name] = None  # importing it fails
 import pkgutil, importlib, exitwise

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from exitwise import EarlyExitRunner, OnnxRunner, Run, evaluate
 from exitwise.cli import main
+from exitwise.data.sources.digits import read_digits
 
 CASES = Path(__file__).parent / "cases"
 ANSWERS = json.loads((CASES / "answers_v1.json").read_text())
@@ -32,8 +32,8 @@ def run(tmp_path):
 def digits(tmp_path_factory):
     """A folder of the first digits."""
     folder = tmp_path_factory.mktemp("digits")
-    for number, pixels in enumerate(load_digits().images[:12]):
-        Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(folder / f"{number:02d}.png")
+    for number, pixels in enumerate(read_digits().images[:12]):
+        Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).save(folder / f"{number:02d}.png")
     return folder
 
 
@@ -66,7 +66,7 @@ def first_row(folder):
 def test_run_loads(run):
     opened = Run(run)
     calibration = opened.read_calibration()
-    images = torch.from_numpy(load_digits().images[:12]).float()[:, None] / 16
+    images = torch.from_numpy(read_digits().images[:12]).float()[:, None] / 16
     images = (images - opened.settings.mean[0]) / opened.settings.std[0]
     result = EarlyExitRunner(opened.model(), calibration.policy, calibration.exit_macs)(images)
     assert calibration.policy.measure.name == "patience"

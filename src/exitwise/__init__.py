@@ -9,6 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from exitwise.catalogue.extras import needing_extras
 from exitwise.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each name
@@ -81,7 +82,8 @@ def __getattr__(name: str) -> Any:
         return __dir__()
     if name not in _homes():
         raise AttributeError(f"module 'exitwise' has no attribute {name!r}")
-    return getattr(import_module(_homes()[name]), name)
+    with needing_extras(f"exitwise.{name}"):
+        return getattr(import_module(_homes()[name]), name)
 
 
 def __dir__() -> list[str]:

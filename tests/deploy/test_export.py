@@ -108,7 +108,7 @@ def test_thresholds_can_be_changed_while_it_runs(run, bundle):
 
 WITHOUT_TORCH = """
 import sys
-for name in ("torch", "torchvision", "timm", "sklearn", "onnx", "pydantic"):
+for name in ("torch", "torchvision", "timm", "scipy", "onnx", "pydantic"):
     sys.modules[name] = None  # importing it fails
 import numpy as np
 from exitwise import OnnxRunner, predict

@@ -20,7 +20,7 @@ from exitwise.training.checkpoint import load_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["exitwise.cli", "exitwise.workflows.train", "sklearn.datasets"])
+CONTEXT.set_forkserver_preload(["exitwise.cli", "exitwise.workflows.train", "exitwise.data.sources.digits"])
 
 WEIGHTED = ["--method", "meta-weighted", "--wpn-hidden", "16"]
 SHARED = ["--method", "meta-weighted-shared", "--wpn-hidden", "16"]

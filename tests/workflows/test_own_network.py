@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import exitwise as ew
 from exitwise.data.sampling import EpochBatches
+from exitwise.data.sources.digits import read_digits
 from exitwise.errors import DataError, UserError
 from exitwise.training.fitting import fit_heads
 from exitwise.training.kept import keep
 from exitwise.training.on_kept import HeadsOnKept
 
-IMAGES = torch.from_numpy(load_digits().images).float()[:, None] / 16
-LABELS = torch.from_numpy(load_digits().target)
+IMAGES = torch.from_numpy(read_digits().images).float()[:, None] / 16
+LABELS = torch.from_numpy(read_digits().targets)
 PREPROCESSING = ew.Preprocessing(8, (0.0,), (1.0,))
 
 

@@ -11,7 +11,7 @@ Recipe = dict[str, Any]
 
 
 def digits() -> Recipe:
-    """8x8 digits bundled with scikit-learn: trains in under a minute on a laptop."""
+    """bundled 8x8 digits: trains in under a minute on a laptop."""
     return {
         "data": "digits",
         "model": "msdnet_small",

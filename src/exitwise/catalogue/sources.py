@@ -30,7 +30,7 @@ class NamedData(Entry):
 SOURCES = by_name(
     NamedData(
         "digits",
-        "1797 grey digits of 8x8 pixels, bundled with scikit-learn",
+        "1797 grey digits of 8x8 pixels, bundled with exitwise",
         "exitwise.data.sources.digits:open_digits",
         channels=1,
         side=8,

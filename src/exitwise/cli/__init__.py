@@ -16,6 +16,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from exitwise.catalogue.commands import COMMANDS
+from exitwise.catalogue.extras import missing
 from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
 from exitwise.version import __version__
 
@@ -67,6 +68,11 @@ def _run(app: App, tokens: Sequence[str], continues: str) -> None:
         _stop(_one_line(error), BAD_INPUT)
     except OSError as error:
         _stop(_one_line(error), FAILED)
+    except ModuleNotFoundError as error:
+        said = missing(error, f"exitwise {next(iter(tokens), '')}")
+        if said is None:
+            raise
+        _stop(str(said), BAD_INPUT)
     except PeerError as error:
         _stop(f"{error}; the same command continues from the last checkpoint", FAILED)
     except Interrupted as error:

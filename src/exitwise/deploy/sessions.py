@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.bundle import Weight
-from exitwise.errors import UserError
 from exitwise.storage.protobuf import BundleError
 
 LEAST = "1.20"
@@ -24,10 +24,8 @@ def open_session(content: bytes, threads: int | None = None, weights: Mapping[st
     Raises:
         UserError: if onnxruntime is missing, or cannot load the graph (:class:`BundleError`).
     """
-    try:
+    with needing_extras("running a bundle"):
         import onnxruntime
-    except ImportError as error:
-        raise UserError("running a bundle needs onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Else the threads of a stage that has run keep the cores from the next one's, which are others, for a while.

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner
@@ -54,12 +55,13 @@ def _by_bundle(folder: Path, images: Sequence[Path]) -> Predictions:
 
 
 def _by_run(folder: Path, images: Sequence[Path], device: str) -> Predictions:
-    import torch
+    with needing_extras("a run folder"):
+        import torch
 
-    from exitwise.data.sources import read_image
-    from exitwise.exiting.runner import EarlyExitRunner
-    from exitwise.runs.build import pick_device, preprocessing_of
-    from exitwise.runs.folder import Run
+        from exitwise.data.sources import read_image
+        from exitwise.exiting.runner import EarlyExitRunner
+        from exitwise.runs.build import pick_device, preprocessing_of
+        from exitwise.runs.folder import Run
 
     run = Run(folder)
     calibration = run.read_calibration()

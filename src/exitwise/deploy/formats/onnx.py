@@ -1,6 +1,6 @@
 """ONNX: a graph per stage for batches, and one graph for single samples in which an If skips what follows an exit.
 
-Needs onnx and onnxscript (``pip install 'exitwise[onnx]'``).
+Needs onnx and onnxscript (``pip install 'exitwise[train]'``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from exitwise.catalogue.extras import needing_extras
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.bundle import SINGLE, seal, stage_file, write_sealed
 from exitwise.deploy.calibration import Calibration
@@ -33,7 +34,6 @@ from exitwise.deploy.stages import (
     input_names,
     new_folder,
 )
-from exitwise.errors import UserError
 from exitwise.exiting.measures import Measure, State
 from exitwise.exiting.runner import EarlyExitRunner
 from exitwise.kernels.inputs import named, varied
@@ -156,15 +156,10 @@ def library() -> Any:
     Raises:
         UserError: if it is missing, or what goes with it.
     """
-    try:
+    with needing_extras("an export to ONNX"):
         import onnx
         import onnx.checker
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"export needs onnx, onnxscript and onnxruntime: pip install 'exitwise[onnx]' ({error})"
-        ) from error
     return onnx
 
 

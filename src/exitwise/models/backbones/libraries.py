@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from torch import Tensor, nn
 
+from exitwise.catalogue.extras import needing_extras
 from exitwise.errors import UserError, in_a_line, near_match
 from exitwise.models.backbones.weights import load_weights
 from exitwise.settings.checks import check_backbone
@@ -129,24 +130,22 @@ def _parts(name: str) -> tuple[_Library, str]:
     return _LIBRARIES[prefix], rest
 
 
-def _import(module: str, extra: str) -> Any:
-    try:
+def _import(module: str) -> Any:
+    with needing_extras("this model"):
         return __import__(module, fromlist=["_"])
-    except ImportError as error:
-        raise UserError(f"this model needs {module.split('.')[0]}: pip install 'exitwise[{extra}]'") from error
 
 
 # timm
 
 
 def _timm_check(name: str) -> None:
-    timm = _import("timm", "timm")
+    timm = _import("timm")
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"unknown model 'timm/{name}'; {near_match(name, timm.list_models())[:200]}")
 
 
 def _timm_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
-    timm = _import("timm", "timm")
+    timm = _import("timm")
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if shape is not None:
         options["in_chans"] = shape[0]
@@ -156,8 +155,8 @@ def _timm_create(name: str, classes: int | None, shape: Sequence[int] | None, pr
 
 
 def _timm_data(name: str) -> DataConfig:
-    data = _import("timm.data", "timm")
-    timm = _import("timm", "timm")
+    data = _import("timm.data")
+    timm = _import("timm")
     config = timm.get_pretrained_cfg(name)
     resolved = data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
     return DataConfig(
@@ -173,14 +172,14 @@ def _timm_data(name: str) -> DataConfig:
 
 
 def _torchvision_check(name: str) -> None:
-    models = _import("torchvision.models", "timm")
+    models = _import("torchvision.models")
     known = models.list_models(module=models)
     if name not in known:
         raise UserError(f"unknown model 'torchvision/{name}'; {near_match(name, known)[:200]}")
 
 
 def _torchvision_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
-    models = _import("torchvision.models", "timm")
+    models = _import("torchvision.models")
     builder = models.get_model_builder(name)
     options: dict[str, Any] = {"init_weights": True} if "init_weights" in inspect.signature(builder).parameters else {}
     if shape is not None and shape[0] != 3:
@@ -195,7 +194,7 @@ def _torchvision_create(name: str, classes: int | None, shape: Sequence[int] | N
 
 
 def _torchvision_data(name: str) -> DataConfig:
-    models = _import("torchvision.models", "timm")
+    models = _import("torchvision.models")
     preset = models.get_model_weights(name).DEFAULT.transforms()
     size, resized = preset.crop_size[0], preset.resize_size[0]
     return DataConfig(
@@ -207,13 +206,13 @@ def _torchvision_data(name: str) -> DataConfig:
 
 
 def _hf_check(name: str) -> None:
-    _import("transformers", "hf")
+    _import("transformers")
     if (name.startswith((".", "/")) or Path(name).is_dir()) and not (Path(name) / "config.json").is_file():
         raise UserError(f"expected a folder with config.json at {name}; found none")
 
 
 def _hf_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
-    transformers = _import("transformers", "hf")
+    transformers = _import("transformers")
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     if classes is not None:
         config.num_labels = classes
@@ -229,7 +228,7 @@ def _hf_create(name: str, classes: int | None, shape: Sequence[int] | None, pret
 
 
 def _hf_data(name: str) -> DataConfig:
-    transformers = _import("transformers", "hf")
+    transformers = _import("transformers")
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
     except (OSError, ValueError):
