@@ -111,8 +111,11 @@ def test_passes_are_taken_in_turn_and_may_be_kept_elsewhere(given, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"regime": "joint"}, "augmented_passes goes with regime heads; got regime joint"),
-        ({"regime": "joint", "augmented_passes": None, "keep_in": "x"}, "keep_in goes with regime heads"),
+        (
+            {"regime": "joint", "refit_heads": False},
+            "augmented_passes goes with regime heads or refit_heads; got regime",
+        ),
+        ({"regime": "joint", "refit_heads": False, "augmented_passes": None, "keep_in": "x"}, "keep_in goes with"),
         ({"augment": "none"}, "augmented_passes are alike without augmentation; got 3"),
         ({"compile": True}, "the backbone but once, which is not worth compiling"),
         ({"keep_as": "float8"}, "setting keep_as: input should be 'float32' or 'float16'; got 'float8'"),

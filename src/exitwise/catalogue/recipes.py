@@ -152,13 +152,14 @@ def finetune() -> Recipe:
         "lr": 1e-3,
         "weight_decay": 0.05,
         "label_smoothing": 0.1,
+        "refit_heads": True,
         "workers": 2,
     }
 
 
 def heads() -> Recipe:
     """finetune on a frozen backbone, whose features are kept: what `train --model timm/NAME --regime heads` uses."""
-    return finetune() | {"regime": "heads", "epochs": 40, "batch_size": 256, "lr": 3e-3}
+    return finetune() | {"regime": "heads", "refit_heads": False, "epochs": 40, "batch_size": 256, "lr": 3e-3}
 
 
 def _authors() -> Recipe:

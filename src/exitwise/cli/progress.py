@@ -73,7 +73,7 @@ class RichReporter:
 
     def on_keep(self, done: int, total: int) -> None:
         if self._is_due():
-            self._show(done, total, "batches through the frozen backbone")
+            self._show(done, total, "batches through the backbone, to keep features")
 
     def on_step(self, iteration: int, total: int, meters: Meters) -> None:
         if self._is_due():

@@ -74,15 +74,19 @@ class _DataAndModel(BaseModel):
     regime: Literal["joint", "heads", "mixed"] = Field(
         "joint", description="joint: all at once; heads: on a frozen backbone; mixed: the backbone alone first."
     )
+    refit_heads: bool = Field(
+        False,
+        description="Other regimes: at the end, fit a backbone's early exits anew, partly to the last one's answers.",
+    )
     augmented_passes: Count | None = Field(
         None,
-        description="Regime heads: passes over the augmented images whose features are kept, for epochs to take in "
-        f"turn; {AUGMENTED_PASSES} if unset, 1 without augmentation. As many as epochs: new features in each.",
+        description="Regime heads and refit_heads: passes over the augmented images whose features are kept, for "
+        f"epochs to take in turn; {AUGMENTED_PASSES} if unset, 1 without augmentation. As many as epochs: new in each.",
     )
     keep_in: str | None = Field(
-        None, description="Regime heads: folder for features beyond 2 GiB; the system's temporary one if unset."
+        None, description="Folder for such features beyond 2 GiB; the system's temporary one if unset."
     )
-    keep_as: Literal["float32", "float16"] = Field("float32", description="Regime heads: what features are kept as.")
+    keep_as: Literal["float32", "float16"] = Field("float32", description="What they are kept as.")
     backbone_epochs: Count | None = Field(None, description="Regime mixed: epochs of the backbone alone.")
     backbone_lr_factor: Positive = Field(1.0, description="Learning rate of all but the exits, as a multiple of lr.")
     head_lr_factor: Positive = Field(1.0, description="Learning rate of the exits, as a multiple of lr.")

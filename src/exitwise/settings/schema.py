@@ -81,7 +81,11 @@ class Settings(Fields):
             raise ValueError("sync_batchnorm cannot be compiled; leave out compile")
         if not is_backbone(self.model):
             given = [name for name in ("exits", "exits_at") if getattr(self, name) is not None]
-            given += [name for name, usual in (("regime", "joint"), ("skip", True)) if getattr(self, name) != usual]
+            given += [
+                name
+                for name, usual in (("regime", "joint"), ("skip", True), ("refit_heads", False))
+                if getattr(self, name) != usual
+            ]
             if given or self.pretrained != "none":
                 name = (given or ["pretrained"])[0]
                 raise ValueError(f"{name} is for backbones such as timm/resnet18; {self.model} has its own exits")
@@ -93,11 +97,13 @@ class Settings(Fields):
             raise ValueError(f"backbone_epochs goes with regime mixed; got regime {self.regime}")
         if self.regime == "heads" and self.pretrained == "none":
             raise ValueError("regime heads leaves the backbone as it is and needs pretrained weights; got none")
-        if self.regime != "heads":
+        if self.regime == "heads" and self.refit_heads:
+            raise ValueError("refit_heads goes with other regimes; regime heads fits them all along")
+        if self.regime != "heads" and not self.refit_heads:
             for name, usual in (("augmented_passes", None), ("keep_in", None), ("keep_as", "float32")):
                 if getattr(self, name) != usual:
-                    raise ValueError(f"{name} goes with regime heads; got regime {self.regime}")
-        elif self.compile:
+                    raise ValueError(f"{name} goes with regime heads or refit_heads; got regime {self.regime}")
+        if self.regime == "heads" and self.compile:
             raise ValueError("regime heads runs the backbone but once, which is not worth compiling; leave out compile")
         if self.augment == "none" and (self.augmented_passes or 1) > 1:
             raise ValueError(f"augmented_passes are alike without augmentation; got {self.augmented_passes}")

@@ -84,13 +84,15 @@ class Silent:
 
 @dataclass
 class Progress:
-    """Where a run stands: loaded batches done in all and in this epoch, rows of past epochs, best score so far."""
+    """Where a run stands: loaded batches done in all and in this epoch, rows of past epochs, best score so far, and
+    whether what came after the last epoch is done."""
 
     iteration: int = 0
     epoch: int = 0
     batch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: float = -1.0
+    concluded: bool = False
 
 
 class Trainer:
@@ -283,7 +285,7 @@ class Trainer:
         with self.stop.at_once() if alone else nullcontext(), uncompiled():
             accuracies = self.evaluate()
         row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
-        row |= {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}
+        row |= _by_exit(accuracies)
         progress.history.append(row)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         self.samples.end_epoch(progress.epoch)
@@ -295,6 +297,16 @@ class Trainer:
             self._save("best")
         self._save("last")
         self.reporter.on_epoch(progress.history)
+
+    def conclude(self) -> None:
+        """Take the network as it is now, changed after the last epoch, as the result of that epoch, and as the best."""
+        with uncompiled():
+            accuracies = self.evaluate()
+        self.progress.history[-1] |= _by_exit(accuracies)
+        self.progress.concluded = True
+        self._save("best")
+        self._save("last")
+        self.reporter.on_epoch(self.progress.history)
 
     def _save(self, kind: str) -> None:
         if self.checkpoints is not None:
@@ -332,3 +344,7 @@ class Trainer:
             restore_random_state({name: rows[self.ranks.rank].clone() for name, rows in states.items()})
         else:  # saved by another number of processes
             torch.manual_seed(derive_seed(torch.initial_seed(), self.progress.iteration))
+
+
+def _by_exit(accuracies: list[float]) -> dict[str, float]:
+    return {f"calibration_accuracy_{k}": value for k, value in enumerate(accuracies, start=1)}

@@ -33,7 +33,7 @@ from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler
 from exitwise.training.flags import training_flags
 from exitwise.training.trainer import Batches, Reporter, Silent, Trainer
-from exitwise.workflows.frozen import run_once
+from exitwise.workflows.frozen import refit, run_once
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -169,6 +169,9 @@ def _train(
         )
         resumed = trainer.resume()
         history = trainer.fit()
+        if settings.refit_heads and network.exits > 1 and not trainer.progress.concluded:
+            refit(parts.model, splits.train, settings, device, ranks, reporter)
+            trainer.conclude()
         if ranks.rank == 0:
             run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
             run.write_weights(trainer.samples.rows())
