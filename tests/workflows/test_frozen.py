@@ -108,6 +108,14 @@ def test_passes_are_taken_in_turn_and_may_be_kept_elsewhere(given, tmp_path):
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+def test_fast_paths_and_half_precision(given, tmp_path):
+    options = {"precision": "bf16", "channels_last": True, "keep_as": "float16", "sync_batchnorm": True, "epochs": 2}
+    theirs = ew.train(compose(None, flags={**given, "epochs": 2}), tmp_path / "plain")
+    ours = ew.train(compose(None, flags={**given, **options}), tmp_path / "fast")
+    for row, wanted in zip(ours.history, theirs.history, strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

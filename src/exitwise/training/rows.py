@@ -26,11 +26,16 @@ class Rows:
     Args:
         limit: bytes that are held in memory; more are in a file, all of them.
         folder: where that file lies; None: the system's temporary folder.
+
+    Raises:
+        UserError: where there is no such folder.
     """
 
     def __init__(self, limit: int = MEMORY_LIMIT, folder: str | Path | None = None) -> None:
         self.limit = limit
         self.folder = tempfile.gettempdir() if folder is None else folder
+        if not Path(self.folder).is_dir():
+            raise UserError(f"expected a folder as keep_in; there is none at {folder}")
         self._parts: deque[Tensor] = deque()
         self._dtype = torch.float32
         self._file: Any = None
