@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 CLASSES = 10
@@ -36,7 +37,7 @@ VIT_64 = {**VIT, "image_size": 64, "patch_size": 8}
 VISION = {"vision_config": VIT_64, "text_config": VIT}
 PYRAMID = {"hidden_sizes": [16, 32, 40, 64], "depths": [2, 2, 2, 2], "num_attention_heads": [1, 2, 4, 4]}
 SWIN = {"image_size": 64, "embed_dim": 16, "depths": [2, 2, 2], "num_heads": [1, 2, 4], "window_size": 4}
-RESNET = {"embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [2, 2, 2, 2]}
+RESNET = {"embedding_size": 16, "hidden_sizes": [64, 96, 160, 256], "depths": [2, 2, 2, 2]}
 PERCEIVER = {
     "num_latents": 16,
     "d_latents": 32,
@@ -123,8 +124,19 @@ def _timm(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     config = timm.get_pretrained_cfg(name)
     channels, *size = config.input_size if config else (3, 224, 224)
     if config and not config.fixed_input_size and min(config.min_input_size or size) <= SMALL:
-        size = [min(side, SMALL) for side in size]
+        small = [min(side, SMALL) for side in size]
+        size = small if _takes(timm.create_model(name, num_classes=CLASSES), (channels, *small)) else size
     return timm.create_model(name, num_classes=CLASSES), (channels, *size)
+
+
+def _takes(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Return whether a network takes images of this shape."""
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *shape))
+    except Exception:
+        return False
+    return True
 
 
 def _torchvision(name: str) -> tuple[nn.Module, tuple[int, int, int]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.kernels.flops import flop_counter
 from exitwise.kernels.inputs import Inputs, batch_of
 from exitwise.kernels.modes import evaluating
 
@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 
 def count_alone(model: StagedModel, exit: int) -> int:
     """MACs of one exit (0-based) for one sample, without those before it."""
-    with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), evaluating(model), flop_counter() as counter:
         model.forward_only(_sample(model), exit)
     return counter.get_total_flops() // 2
 
@@ -39,7 +39,7 @@ def count_cost(model: StagedModel) -> Cost:
     Counted by torch's flop counter, at two operations per MAC, on a pass in eval mode.
     """
     macs = []
-    with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), evaluating(model), flop_counter() as counter:
         for _ in model.run_stages(_sample(model)):
             macs.append(counter.get_total_flops() // 2)
     seen: dict[int, int] = {}

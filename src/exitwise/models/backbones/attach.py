@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +134,7 @@ def _count_classes(backbone: nn.Module, example: Inputs, expected: int | None) -
 
 def _check_same(backbone: nn.Module, model: StagedModel, inputs: Inputs) -> None:
     """Raise CannotSplitError unless the stages give the backbone's logits, at sizes other than the trace's."""
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), redirect_stderr(StringIO()):  # where torch.fx prints where a graph failed
         try:
             with unchanged(backbone):
                 expected = answer(backbone, inputs)

@@ -57,13 +57,13 @@ def logits_of(output: Any) -> Any:
     return getattr(output, "logits", output)
 
 
-def only_tensor(result: Any) -> Any:
-    """Return the only tensor in what a module returned, where it is one of a sequence of otherwise nothing; else all of
-    it."""
+def last_tensor(result: Any) -> Any:
+    """Return the last tensor in what a module returned, where that is a sequence, such as one of maps at several
+    scales, or of a tensor and its sizes; else what it returned."""
     if not isinstance(result, (tuple, list)):
         return result
-    found = [part for part in result if part is not None]
-    return found[0] if len(found) == 1 else result
+    found = [part for part in map(last_tensor, result) if isinstance(part, (Tensor, fx.Proxy))]
+    return found[-1] if found else None
 
 
 def answer(network: nn.Module, inputs: Inputs) -> Any:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
 from exitwise.kernels.inputs import MASK, Inputs
 from exitwise.models.backbones.exited import ExitedModel
-from exitwise.models.backbones.flow import cut_nodes, nodes_with_rows, varying_nodes
+from exitwise.models.backbones.flow import Flow
 from exitwise.models.backbones.places import ExitPoint, Place, looking_back
-from exitwise.models.backbones.tracing import Traced, value_of
+from exitwise.models.backbones.tracing import DRY_RUN_BATCH, Traced, value_of
 from exitwise.models.heads import HeadFactory, OnState, suited_head
 from exitwise.models.staged import Stage
 
@@ -30,7 +31,7 @@ def staged(
     cuts = [places[point.name].node for point in points]
     mask = _mask(traced) if any(point.feature.masked for point in points) else None
     classifier = _before_classifier(traced, cuts, num_classes)
-    parts = split(traced.module, cuts if classifier is None else [*cuts, classifier], mask)
+    parts = split(traced, cuts if classifier is None else [*cuts, classifier], mask)
     points = looking_back(points, parts[0].body, example, like)
     stages = []
     for part, point in zip(parts, points, strict=False):
@@ -61,7 +62,7 @@ def _before_classifier(traced: Traced, cuts: Sequence[fx.Node], num_classes: int
     ]
     if not scoring:
         return None
-    alone = cut_nodes(nodes, traced.macs)
+    alone = Flow(nodes, traced.macs, traced.fixed).cuts()
     after = max((nodes.index(cut) for cut in cuts), default=-1)
     between = [node for node in nodes[after + 1 : scoring[0]] if node in alone]
     return between[-1] if between else None
@@ -77,25 +78,26 @@ class Part(NamedTuple):
     hands_on: int
 
 
-def split(module: fx.GraphModule, cuts: Sequence[fx.Node], kept: fx.Node | None = None) -> list[Part]:
+def split(traced: Traced, cuts: Sequence[fx.Node], kept: fx.Node | None = None) -> list[Part]:
     """Return the parts of a network between cuts; they share its submodules.
 
     What has a row per sample and is needed later is handed on; the rest is made anew in each part that needs it.
 
     Args:
-        module: the network.
+        traced: the network.
         cuts: nodes that parts end at, in order.
         kept: a node to hand on, next after those, whether it is needed or not.
     """
+    module = traced.module
     nodes = list(module.graph.nodes)
-    rows, varying = nodes_with_rows(nodes), varying_nodes(nodes)
+    flow = Flow(nodes, traced.macs, traced.fixed)
     part: dict[fx.Node, int] = {}
     current, ends = 0, set(cuts)
     for node in nodes:
-        if node in rows or node.op in ("placeholder", "output") or (node in varying and not node.users):
+        if node in flow.rows or node.op in ("placeholder", "output") or (node in flow.varying and not node.users):
             part[node] = current
         current += node in ends
-    needed = _needed(nodes, part, len(cuts) + 1)
+    needed = _needed(nodes, part, len(cuts) + 1, flow.sizes)
     carried: list[list[fx.Node]] = []
     for index, cut in enumerate(cuts):
         later = set().union(*needed[index + 1 :])
@@ -105,41 +107,64 @@ def split(module: fx.GraphModule, cuts: Sequence[fx.Node], kept: fx.Node | None 
     for index in range(len(cuts) + 1):
         own = [node for node in nodes if part.get(node) == index]
         given = carried[index - 1] if index else []
-        graph = _graph(own, given, carried[index] if index < len(cuts) else [])
+        graph = _graph(own, given, carried[index] if index < len(cuts) else [], flow.sizes)
         body = fx.GraphModule(module, graph, type(module).__name__)
         parts.append(Part(body, len(carried[index]) if index < len(cuts) else 0))
     return parts
 
 
-def _needed(nodes: Sequence[fx.Node], part: dict[fx.Node, int], parts: int) -> list[set[fx.Node]]:
+def _needed(nodes: Sequence[fx.Node], part: dict[fx.Node, int], parts: int, sizes: set[fx.Node]) -> list[set[fx.Node]]:
     """Return what each part needs of others: nodes that belong to a part, straight or by way of those that do not."""
     sources: dict[fx.Node, frozenset[fx.Node]] = {}
     needed: list[set[fx.Node]] = [set() for _ in range(parts)]
     for node in nodes:
         straight = {source for source in node.all_input_nodes if source in part}
         by_way = (sources[source] for source in node.all_input_nodes if source not in part)
-        sources[node] = frozenset(straight.union(*by_way))
+        sources[node] = frozenset() if node in sizes else frozenset(straight.union(*by_way))
         if node in part:
             needed[part[node]] |= {source for source in sources[node] if part[source] < part[node]}
     return needed
 
 
-def _graph(own: Sequence[fx.Node], given: Sequence[fx.Node], handed_on: Sequence[fx.Node]) -> fx.Graph:
-    """Return the graph of a part: its own nodes, and what they need that belongs to none."""
+def _graph(
+    own: Sequence[fx.Node], given: Sequence[fx.Node], handed_on: Sequence[fx.Node], sizes: set[fx.Node]
+) -> fx.Graph:
+    """Return the graph of a part: its own nodes, and what they need that belongs to none.
+
+    Of ``sizes`` of a tensor that is not there, the batch's and the device are those of what is given, others are as in
+    the dry run.
+    """
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, Any] = {}
     if given:
         state = graph.placeholder("state")
         several = len(given) > 1
         for index, node in enumerate(given):
             copies[node] = graph.call_function(operator.getitem, (state, index)) if several else state
 
-    def put(node: fx.Node) -> fx.Node:
+    def size(value: int, dimension: int) -> Any:
+        if dimension or value % DRY_RUN_BATCH:
+            return value
+        batch = graph.call_method("size", (copies[given[0]], 0))
+        return batch if value == DRY_RUN_BATCH else graph.call_function(operator.mul, (batch, value // DRY_RUN_BATCH))
+
+    def sized(node: fx.Node) -> Any:
+        value = value_of(node)
+        if isinstance(value, torch.device):
+            return graph.call_function(getattr, (copies[given[0]], "device"))
+        if not any(isinstance(value_of(source), Tensor) for source in node.all_input_nodes):
+            return value
+        if isinstance(value, tuple):
+            return tuple(size(part, dimension) for dimension, part in enumerate(value))
+        return size(value, next((part for part in node.args[1:] if isinstance(part, int)), 1))
+
+    def put(node: fx.Node) -> Any:
+        if node in sizes and given and not all(source in copies for source in node.all_input_nodes):
+            copies[node] = sized(node)
         if node not in copies:
             for source in node.all_input_nodes:
                 put(source)
-            copies[node] = graph.node_copy(node, lambda source: copies[source])
-            copies[node].meta.clear()  # of the dry run
+            copies[node] = _copy(graph, node, copies)
         return copies[node]
 
     for node in own:
@@ -149,3 +174,10 @@ def _graph(own: Sequence[fx.Node], given: Sequence[fx.Node], handed_on: Sequence
         graph.output(results if len(results) > 1 else results[0])
     graph.lint()
     return graph
+
+
+def _copy(graph: fx.Graph, node: fx.Node, copies: Mapping[fx.Node, Any]) -> fx.Node:
+    """Return a copy of a node on copies of its sources, which may be plain values."""
+    args: Any = fx.node.map_arg(node.args, lambda source: copies[source])
+    kwargs: Any = fx.node.map_arg(node.kwargs, lambda source: copies[source])
+    return graph.create_node(node.op, node.target, args, kwargs, node.name, node.type)

@@ -5,6 +5,7 @@ Knows torch.fx graphs and feature shapes; neither where a backbone comes from no
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -13,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from exitwise.errors import UserError, near_match
+from exitwise.errors import ExitwiseWarning, UserError, near_match
 from exitwise.kernels.inputs import MASK, Inputs, batch_of, is_tokens, named
-from exitwise.models.backbones.flow import cut_nodes
+from exitwise.models.backbones.flow import Flow
 from exitwise.models.backbones.tracing import Traced, is_layer, value_of
 from exitwise.models.heads import Feature
 
@@ -39,6 +40,8 @@ class Place(NamedTuple):
     node: Any
     block: bool
     """Whether a submodule that ends here is one of a row of blocks."""
+    wide: bool = False
+    """Whether other tensors that cost something are needed later, too."""
 
 
 def find_places(traced: Traced, backbone: nn.Module, example: Inputs) -> dict[str, Place]:
@@ -48,10 +51,12 @@ def find_places(traced: Traced, backbone: nn.Module, example: Inputs) -> dict[st
     block_ends = {node for name, node in traced.outputs.items() if name in blocks}
     nodes = list(traced.module.graph.nodes)
     spent = dict(zip(nodes, accumulate(traced.macs.get(node, 0) for node in nodes), strict=True))
-    alone = cut_nodes(nodes, traced.macs)
+    flow = Flow(nodes, traced.macs, traced.fixed)
+    alone = flow.cuts()
+    possible = alone | (flow.wide_cuts() & block_ends)
     outermost: dict[fx.Node, str] = {}
     for name, node in traced.outputs.items():
-        if name and node in alone and (node not in outermost or len(name) < len(outermost[node])):
+        if name and node in possible and (node not in outermost or len(name) < len(outermost[node])):
             outermost[node] = name
     places = {}
     for node in nodes:
@@ -61,7 +66,7 @@ def find_places(traced: Traced, backbone: nn.Module, example: Inputs) -> dict[st
         feature = feature_at(backbone, name, value_of(node).shape, example)
         if feature is not None and not _is_overwritten(traced.module, node):
             point = ExitPoint(name, spent[node] / spent[nodes[-1]], feature)
-            places[name] = Place(point, node, node in block_ends)
+            places[name] = Place(point, node, node in block_ends, node not in alone)
     return places
 
 
@@ -172,15 +177,51 @@ def choose(places: dict[str, Place], exits: int, at: Sequence[str] | None, hint:
     if exits < 1:
         raise UserError(f"expected at least 1 exit, the network's own; got {exits}")
     useful = [place for place in places.values() if CHEAPEST <= place.point.share <= DEAREST]
-    blocks = [place.point for place in useful if place.block]
-    candidates = blocks if len(blocks) >= exits - 1 else [place.point for place in useful]
-    if len(candidates) < exits - 1:
+    if len(useful) < exits - 1:
         raise UserError(
-            f"expected at most {len(candidates) + 1} exits, for that many places between {100 * CHEAPEST:.0f} and "
+            f"expected at most {len(useful) + 1} exits, for that many places between {100 * CHEAPEST:.0f} and "
             f"{100 * DEAREST:.0f} % of the cost; got {exits}{hint} (skip=False evaluates all exits together, without "
             "skipping)"
         )
-    return _nearest(candidates, [k / exits for k in range(1, exits)])
+    sets = (  # the ends of blocks, and places where one tensor is all that goes on, if they do
+        [place.point for place in useful if place.block and not place.wide],
+        [place.point for place in useful if not place.wide],
+        [place.point for place in useful if place.block],
+        [place.point for place in useful],
+    )
+    targets = [k / exits for k in range(1, exits)]
+    choices = [_nearest(candidates, targets) for candidates in sets if len(candidates) >= exits - 1]
+    best = next((points for points in choices if not _useless(points, targets)), None)
+    if best is None:
+        best = min(choices, key=lambda points: _distance(points, targets))
+        warnings.warn(_useless(best, targets), ExitwiseWarning, stacklevel=3)
+    return best
+
+
+def _distance(points: Sequence[ExitPoint], targets: Sequence[float]) -> float:
+    return sum((point.share - target) ** 2 for point, target in zip(points, targets, strict=True))
+
+
+APART = 0.08
+"""Share of the cost that two exits should be apart, where there are few of them."""
+
+
+def _useless(points: Sequence[ExitPoint], targets: Sequence[float]) -> str:
+    """Return what is wrong with these places for exits near these shares of the cost; nothing if nothing is."""
+    spacing = 1 / (len(targets) + 1)
+    for point, target in zip(points, targets, strict=True):
+        if abs(point.share - target) > spacing / 2:
+            return (
+                f"the exit after {point.name} lies at {100 * point.share:.0f} % of the cost, for want of places near "
+                f"{100 * target:.0f} %"
+            )
+    for before, after in pairwise(points):
+        if after.share - before.share < min(APART, spacing / 2):
+            return (
+                f"the exits after {before.name} and {after.name} lie at {100 * before.share:.0f} and "
+                f"{100 * after.share:.0f} % of the cost: one of them will save little"
+            )
+    return ""
 
 
 CHEAPEST, DEAREST = 0.04, 0.96

@@ -11,17 +11,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_leaves, tree_map
 
-from exitwise.kernels.inputs import Inputs, batch_of
+from exitwise.kernels.flops import flop_counter
+from exitwise.kernels.inputs import Inputs, batch_of, has_tokens
 from exitwise.kernels.modes import evaluating
-from exitwise.models.backbones.backbone import CannotSplitError, answer, cannot_split, is_layer, only_tensor, unchanged
+from exitwise.models.backbones.backbone import CannotSplitError, answer, cannot_split, is_layer, unchanged
 
 _KNOWN = "exitwise_value"
 _MISSING = object()
@@ -36,11 +36,13 @@ class Traced:
         module: runs as the network does; shares its submodules, parameters and buffers.
         macs: multiply-accumulates of each node for one image.
         outputs: name of each submodule that was called once and returned a tensor, and the node of that.
+        fixed: whether all sizes but the batch's are as in the example.
         whole: name of the first submodule of each class that was kept whole because it asks what cannot be answered.
     """
 
-    def __init__(self, module: fx.GraphModule, tracer: _Tracer, whole: Sequence[str]) -> None:
+    def __init__(self, module: fx.GraphModule, tracer: _Tracer, whole: Sequence[str], fixed: bool) -> None:
         self.module = module
+        self.fixed = fixed
         self.whole = tuple(whole)
         self.macs = {node: macs // tracer.batch for node, macs in tracer.macs.items()}
         self.outputs = {
@@ -65,25 +67,52 @@ def trace(network: nn.Module, example: Inputs) -> Traced:
     names = {type(module): name for name, module in reversed(list(network.named_modules()))}
     whole: set[type] = set()
     batch = batch_of(example, DRY_RUN_BATCH, next(network.parameters()))
+
+    def run(training: bool) -> tuple[fx.GraphModule, _Tracer]:
+        while True:
+            with (
+                FakeTensorMode(allow_non_fake_inputs=True) as fake,
+                evaluating(network),
+                unchanged(network),
+                _without_cache(network),
+            ):
+                tracer = _Tracer(tree_map(fake.from_tensor, batch), fake, whole, training)
+                try:
+                    graph = tracer.trace(root)
+                except Exception as error:
+                    failed = type(network.get_submodule(tracer.failed)) if tracer.failed else None
+                    if failed is None or failed in whole:
+                        raise _undecidable(network, tracer.failed or "", error) from error
+                    whole.add(failed)  # its likes would fail alike
+                    continue
+            module = fx.GraphModule(tracer.attributes, graph, type(network).__name__)
+            module.graph.eliminate_dead_code()
+            return module, tracer
+
     while True:
-        with (
-            FakeTensorMode(allow_non_fake_inputs=True) as fake,
-            evaluating(network),
-            unchanged(network),
-            _without_cache(network),
-        ):
-            tracer = _Tracer(tree_map(fake.from_tensor, batch), fake, whole)
-            try:
-                graph = tracer.trace(root)
-            except Exception as error:
-                failed = type(network.get_submodule(tracer.failed)) if tracer.failed else None
-                if failed is None or failed in whole:
-                    raise _undecidable(network, tracer.failed or "", error) from error
-                whole.add(failed)  # its likes would fail alike
-                continue
-        module = fx.GraphModule(tracer.attributes, graph, type(network).__name__)
-        module.graph.eliminate_dead_code()
-        return Traced(module, tracer, [names[kind] for kind in whole])
+        module, tracer = run(training=False)
+        if not tracer.asked or _outline(module) == _outline(run(training=True)[0]):
+            return Traced(module, tracer, [names[kind] for kind in whole], not has_tokens(example))
+        asking = {type(network.get_submodule(name)) for name in tracer.asked if name}
+        if not asking - whole:
+            raise _undecidable(network, "", fx.proxy.TraceError("it computes otherwise in its training mode"))
+        whole |= asking
+
+
+def _outline(module: fx.GraphModule) -> list[Any]:
+    """Return what a graph computes, in a form to be compared with that of another trace of the same network."""
+    place = {node: index for index, node in enumerate(module.graph.nodes)}
+
+    def target(node: fx.Node) -> Any:
+        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(called, Value):
+            return id(called.value) if isinstance(called.value, nn.Parameter) else tuple(called.value.shape)
+        return type(called) if isinstance(called, Training) else node.target
+
+    def argument(part: Any) -> Any:
+        return fx.node.map_arg(part, lambda each: ("node", place[each]))
+
+    return [(node.op, target(node), argument(node.args), argument(node.kwargs)) for node in place]
 
 
 def _undecidable(network: nn.Module, name: str, error: Exception) -> CannotSplitError:
@@ -143,8 +172,10 @@ class _Known(fx.Proxy):
 
     def _answer(self) -> Any:
         value = value_of(self.node)
-        if isinstance(value, Tensor) or value is _MISSING:
-            raise fx.proxy.TraceError("it asks for values in a tensor or for its training mode")
+        if value is _MISSING:
+            return cast("_Tracer", self.tracer).answer_training()
+        if isinstance(value, Tensor):
+            raise fx.proxy.TraceError("it asks for values in a tensor")
         return value
 
     def __bool__(self) -> bool:
@@ -181,6 +212,8 @@ class _Tracer(fx.Tracer):
     """Traces with a dry run beside it; see the module's docstring.
 
     Attributes:
+        training: what is answered where a forward pass decides by its training mode.
+        asked: names of the modules whose forward pass does so.
         failed: name of the innermost submodule that could not be traced; empty where that is the network itself.
         returned: name of a submodule to the node that it returned; None where it was called several times.
         macs: multiply-accumulates of each node on the dry run's batch.
@@ -189,16 +222,19 @@ class _Tracer(fx.Tracer):
 
     batch = DRY_RUN_BATCH
 
-    def __init__(self, inputs: Inputs, fake: FakeTensorMode, whole: set[type]) -> None:
+    def __init__(self, inputs: Inputs, fake: FakeTensorMode, whole: set[type], training: bool) -> None:
         super().__init__()
         self.inputs = inputs
         self.fake = fake
         self.whole = frozenset(whole)
+        self.training = training
+        self.asked: list[str] = []
+        self._inside: list[str] = [""]
         self.failed: str | None = None
         self.returned: dict[str, fx.Node | None] = {}
         self.macs: dict[fx.Node, int] = {}
         self.attributes: dict[str, nn.Module] = {}
-        self.counter = FlopCounterMode(display=False)
+        self.counter = flop_counter()
         self._running = False
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> fx.Graph:
@@ -221,18 +257,24 @@ class _Tracer(fx.Tracer):
         except NameError:  # of a module that forward makes anew
             return forward(*args, **kwargs)
         _check_context()  # what is wrong here is so in the module that calls this one
+        self._inside.append(name)
         try:
             result = super().call_module(module, forward, args, kwargs)
-            if any(isinstance(held, fx.Proxy) for held in (*module._buffers.values(), *module.__dict__.values())):
-                raise fx.proxy.TraceError("it writes to a buffer or an attribute")
+            _settle_attributes(module)
         except Exception:
             if self.failed is None:
                 self.failed = name
             raise
-        only = only_tensor(result)
-        node = only.node if isinstance(only, fx.Proxy) else None
-        self.returned[name] = None if name in self.returned else node
+        finally:
+            self._inside.pop()
+        self.returned[name] = None if name in self.returned else self._last_computed(result)
         return result
+
+    def _last_computed(self, result: Any) -> fx.Node | None:
+        """Return the tensor in what a module returned that was computed last."""
+        nodes = [part.node for part in tree_leaves(result) if isinstance(part, fx.Proxy)]
+        tensors = {node for node in nodes if isinstance(value_of(node), Tensor)}
+        return next((node for node in reversed(self.graph.nodes) if node in tensors), None) if tensors else None
 
     def getattr(self, attr: str, value: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self._running or not isinstance(value, Tensor):
@@ -250,6 +292,11 @@ class _Tracer(fx.Tracer):
         target = f"{name}_{len(self.attributes)}"
         self.attributes[target] = module
         return self.create_proxy("call_module", target, (), {})
+
+    def answer_training(self) -> bool:
+        """Answer a module that decides by its training mode."""
+        self.asked.append(self._inside[-1])
+        return self.training
 
     @contextmanager
     def _training_is_asked(self) -> Iterator[None]:
@@ -286,7 +333,21 @@ class _Tracer(fx.Tracer):
             node.meta[_KNOWN] = self.inputs
         elif kind != "output":
             self._run(node)
+            return self._unpacked(proxy)
         return proxy
+
+    def _unpacked(self, proxy: fx.Proxy) -> Any:
+        """Return what came in a tuple or list one by one, and None as None, so that it can be asked whether it is."""
+        value = value_of(proxy.node)
+        if value is None and proxy.node.op == "call_module":  # what hands on nothing, such as Identity, does nothing
+            self.graph.erase_node(proxy.node)
+            return None
+        if type(value) not in (tuple, list) or not any(isinstance(part, Tensor) for part in tree_leaves(value)):
+            return proxy
+        return type(value)(
+            None if part is None else self.create_proxy("call_function", operator.getitem, (proxy, index), {})
+            for index, part in enumerate(value)
+        )
 
     def _run(self, node: fx.Node) -> None:
         def known(argument: fx.Node) -> Any:
@@ -317,6 +378,21 @@ class _Tracer(fx.Tracer):
         else:
             value = module(*args, **kwargs)
         return tree_map(lambda part: self.fake.from_tensor(part) if isinstance(part, Tensor) else part, value)
+
+
+def _settle_attributes(module: nn.Module) -> None:
+    """Make plain values of the sizes that a module has written to its attributes.
+
+    Raises:
+        TraceError: for anything else that it has written.
+    """
+    for held in (module._buffers, module.__dict__):
+        for name, value in held.items():
+            if isinstance(value, fx.Proxy):
+                known = value_of(value.node)
+                if not isinstance(known, (int, float, str)) or held is module._buffers:
+                    raise fx.proxy.TraceError("it writes to a buffer or an attribute")
+                held[name] = known  # type: ignore[assignment]
 
 
 def _check_context() -> None:

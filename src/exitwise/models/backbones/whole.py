@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from exitwise.kernels.flops import flop_counter
 from exitwise.kernels.inputs import MASK, Inputs, batch_of
 from exitwise.kernels.modes import evaluating
-from exitwise.models.backbones.backbone import answer, only_tensor
+from exitwise.models.backbones.backbone import answer, last_tensor
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.backbones.places import (
     CHEAPEST,
@@ -50,7 +50,7 @@ class _Together(nn.Module):
 
 def _record(seen: dict[str, Any], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        seen[name] = only_tensor(output)
+        seen[name] = last_tensor(output)
 
     return hook
 
@@ -94,12 +94,12 @@ def places_left_whole(backbone: nn.Module, example: Inputs) -> dict[str, Place]:
     seen: list[tuple[str, Any, int]] = []
 
     def watch(name: str) -> Any:
-        return lambda module, args, output: seen.append((name, only_tensor(output), counter.get_total_flops()))
+        return lambda module, args, output: seen.append((name, last_tensor(output), counter.get_total_flops()))
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in backbone.named_modules() if name]
     inputs = batch_of(example, 1, next(backbone.parameters()))
     try:
-        with torch.no_grad(), evaluating(backbone), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), evaluating(backbone), flop_counter() as counter:
             answer(backbone, inputs)
     finally:
         for hook in hooks:
