@@ -1,16 +1,19 @@
 """README, docs and examples name nothing but the public door, and what they show runs."""
 
 import ast
+import os
 import re
 import runpy
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 import exitwise as ew
 from exitwise.catalogue.commands import COMMANDS
+from images import make_folder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,10 +79,32 @@ def test_own_loop():
     assert result.stdout.count("meta loss") == 3
 
 
-def test_own_network():
-    result = run("own_network.py")
+def test_own_network(tmp_path):
+    photos = make_folder(tmp_path / "photos", count=40, size=(40, 36))
+    flags = ["--photos", photos, "--model", "resnet10t", "--image-size", 32, "--epochs", 1, "--seconds", 0.5]
+    result = run("own_network.py", *flags, "--out", tmp_path / "own.bundle")
     assert result.returncode == 0, result.stderr
-    assert "last exit unchanged: True" in result.stdout
+    assert "last exit unchanged to the bit: True" in result.stdout
+    assert (tmp_path / "own.bundle" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("EXITWISE_DATA" not in os.environ, reason="EXITWISE_DATA is not set")
+def test_own_network_on_real_photos(tmp_path):
+    """One epoch of fine-tuning, for time; the last exit is unchanged, and early exits beat chance by far."""
+    data = Path(os.environ["EXITWISE_DATA"])
+    with tarfile.open(data / "flowers128.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    flags = ["--photos", tmp_path / "flowers", "--weights", data / "tf_efficientnet_lite0.safetensors", "--epochs", 1]
+    result = run("own_network.py", *flags, "--seconds", 5, "--out", tmp_path / "own.bundle")
+    assert result.returncode == 0, result.stderr
+    assert "last exit unchanged to the bit: True" in result.stdout
+    alone = {k: float(a) for k, a in re.findall(r"all at exit (\d)\D+([\d.]+) %", result.stdout)}
+    assert alone["1"] > 55
+    assert alone["4"] > 65
+    calibrated = re.search(r"as calibrated\D+([\d.]+) %\D+[\d.]+M\D+([\d.]+) %", result.stdout)
+    assert calibrated is not None, result.stdout
+    assert float(calibrated[1]) > alone["4"] - 4
 
 
 def test_bundle_without_torch(digits_run, tmp_path):

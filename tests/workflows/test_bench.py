@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+import exitwise as ew
 from exitwise.benching.timing import ALWAYS, NEVER, measure_exit_seconds
 from exitwise.benching.verdict import verdict
 from exitwise.cli import main
+from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import anytime, operate
 from exitwise.exiting.calibration import calibrate_macs
@@ -32,11 +34,11 @@ def test_every_network_is_timed_in_every_form_and_size(result):
         assert row.images_per_second == pytest.approx(row.batch_size / row.mean)
         assert result.full(row).network.kind == "full"
     early = [f"early exits, {budget} %" for budget in (30, 50, 70)]
-    static = sorted({row.network.name for row in result.rows if "alone" in row.network.name})
-    assert len(static) <= 1
+    counts = [early[1], early[0], early[2]]
+    static = [f"exit {k} alone" for k in (1, 2, 3)]
     for size in (1, 8):
-        assert names["eager", size] == ["without exits", *early, *static, "msdnet_small"]
-        assert names["onnx", size] == ["without exits", early[1], *static]
+        assert names["eager", size] == ["without exits", *counts, *static, "msdnet_small"]
+        assert names["onnx", size] == ["without exits", *counts, *static]
     assert set(result.verdicts) == {1, 8}
 
 
@@ -52,11 +54,7 @@ def test_accuracies_are_of_test_images_at_thresholds_of_calibration_images(resul
     full = networks["without exits"]
     assert full.accuracy == anytime(test)[-1]
     assert early.macs < full.macs < costs[-1]
-    wanted = operate(calibration, policy, costs).accuracy
-    alone = [k for k, accuracy in enumerate(anytime(calibration)[:-1]) if accuracy >= wanted]
-    static = [name for name in networks if "alone" in name]
-    assert static == [f"exit {k + 1} alone" for k in alone[:1]]
-    assert [networks[name].accuracy for name in static] == [anytime(test)[k] for k in alone[:1]]
+    assert [networks[f"exit {k} alone"].accuracy for k in (1, 2, 3)] == anytime(test)[:-1]
     assert networks["msdnet_small"].accuracy is None
 
 
@@ -65,6 +63,30 @@ def test_it_is_recorded(result, digits_run):
     assert len(content["rows"]) == len(result.rows)
     assert content["verdicts"] == {str(size): text for size, text in result.verdicts.items()}
     assert content["machine"]["torch"]
+
+
+def test_a_network_is_timed_as_it_was_calibrated(digits_run):
+    model, splits = digits_run.run.model(), digits_run.splits
+    calibration = ew.calibrate(model, splits.calibration.batches(64), budget=0.6, measure="margin")
+    result = bench(model, calibration, splits.test.batches(50), forms="eager", batch_sizes=[1], seconds=0.3)
+    networks = [row.network for row in result.rows]
+    early = ["early exits, as calibrated", *(f"early exits, {share} %" for share in (30, 50, 70))]
+    assert [network.name for network in networks if network.kind == "early"] == early
+    evaluated = ew.evaluate(model, calibration, splits.test.batches(50))
+    assert (networks[1].accuracy, networks[1].macs) == evaluated.calibrated[:2]
+    assert networks[0].accuracy == evaluated.anytime[-1]
+    assert result.verdicts[1].split(": ")[1].startswith("early exits, as calibrated (eager)")
+
+
+def test_calls_that_mix_runs_and_networks_are_refused(digits_run):
+    model = digits_run.run.model()
+    with pytest.raises(UserError, match=r"a network is timed by bench\(network, calibration, test\); got other"):
+        bench(model)
+    with pytest.raises(UserError, match="a run has a calibration and test images of its own; got others too"):
+        bench(digits_run.run.path, test=[])
+    calibration = ew.calibrate(model, digits_run.splits.calibration.batches(64), budget=0.6)
+    with pytest.raises(UserError, match="expected the calibration of this network; got that of one with other costs"):
+        bench(create_model("msdnet_small", num_classes=4), calibration, [], seconds=0.1)
 
 
 def row(kind, mean, accuracy=0.9, macs=100.0, form="eager"):

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from exitwise.benching.networks import Call, Calls
+from exitwise.benching.networks import Call, Calls, Subject, rows_of
 from exitwise.benching.timing import interleaved_seconds
-from exitwise.data import Splits
 from exitwise.deploy.calibration import Calibration
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.rule import Thresholds
 from exitwise.exiting.runner import EarlyExitRunner, compiled
+from exitwise.kernels.inputs import Inputs, moved, samples_in
 from exitwise.models import count_cost
-from exitwise.models.staged import StagedModel
-from exitwise.runs.build import preprocessing_of
-from exitwise.runs.folder import Run
-from exitwise.runs.records.bench import FormName, Network, Row
+from exitwise.runs.records.bench import FormName, Row
 from exitwise.training.compiled import check_compiler
+
+if TYPE_CHECKING:
+    from exitwise.deploy.onnx_runner import OnnxRunner
 
 FORMS: tuple[FormName, ...] = get_args(FormName)
 REPEATS = 3
@@ -36,62 +38,69 @@ MOST_BATCHES, FEWEST_BATCHES = 64, 4
 
 
 @contextmanager
-def in_form(
-    form: FormName,
-    run: Run,
-    model: StagedModel,
-    networks: Sequence[Network],
-    policies: Mapping[Network, ExitPolicy],
-    cut: int,
-    place: torch.device,
-) -> Iterator[Calls]:
-    """What to call for each network in a form."""
-    middle = list(policies)[len(policies) // 2]
-    costs = count_cost(model).macs
-    cuts = {n: cut if n.kind == "static" else model.exits - 1 for n in networks if n.kind != "early"}
-    alone = {network: partial(model.forward_only, exit=exit) for network, exit in cuts.items()}
-    calls: Calls
-    if form == "onnx":
-        from exitwise.deploy.formats.onnx import export_onnx, onnx_of_exit
-        from exitwise.deploy.onnx_runner import OnnxRunner
-        from exitwise.deploy.sessions import open_session
-
-        with tempfile.TemporaryDirectory() as folder:
-            out, on_cpu = Path(folder) / "bundle", run.model("cpu")
-            preprocessing = preprocessing_of(run.settings)
-            calibration = Calibration.of(policies[middle], costs)
-            export_onnx(on_cpu, calibration, out, classes=run.classes, preprocessing=preprocessing)
-            calls = {middle: OnnxRunner(out)}
-        for network, exit in cuts.items():
-            session = open_session(onnx_of_exit(on_cpu, exit))
-            calls[network] = partial(_run_session, session)
-    elif form == "compiled":
-        check_compiler(place)
-        calls = {network: compiled(function) for network, function in alone.items()}
-        calls[middle] = EarlyExitRunner(model, policies[middle], costs, compile=True)
-    else:
-        calls = {**alone, **{n: EarlyExitRunner(model, policy, costs) for n, policy in policies.items()}}
+def in_form(form: FormName, subject: Subject) -> Iterator[Calls]:
+    """What to call for each network in a form: the full one, those that leave early, those cut at an exit."""
+    make = {"onnx": _onnx, "compiled": _compiled, "eager": _eager}[form]
+    calls = make(subject)
+    order = sorted(calls, key=lambda network: ("full", "early", "static").index(network.kind))
     with torch.inference_mode():
-        yield {network: calls[network] for network in networks if network in calls}
+        yield {network: calls[network] for network in order}
 
 
-def _run_session(session: Any, images: Any) -> object:
-    return session.run(None, {"images": images})
+def _eager(subject: Subject) -> Calls:
+    alone = {network: partial(subject.model.forward_only, exit=exit) for network, exit in subject.alone.items()}
+    runner = EarlyExitRunner(subject.model, next(iter(subject.early.values())))
+    return {**alone, **{network: partial(_under, runner, policy) for network, policy in subject.early.items()}}
 
 
-def test_images(splits: Splits, count: int) -> Tensor:
-    """Test images in random order, again from the start if there are too few."""
-    order = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0))[:count]
-    split = type(splits.test)(splits.test.source, splits.test.indices[order], splits.test.preprocessing)
-    images = torch.cat([images for images, _ in split.batches(64)])
-    return images[torch.arange(count) % len(images)]
+def _compiled(subject: Subject) -> Calls:
+    check_compiler(next(subject.model.parameters()).device)
+    alone = {
+        network: compiled(partial(subject.model.forward_only, exit=exit)) for network, exit in subject.alone.items()
+    }
+    runner = EarlyExitRunner(subject.model, next(iter(subject.early.values())), compile=True)
+    return {**alone, **{network: partial(_under, runner, policy) for network, policy in subject.early.items()}}
 
 
-def batches_of(form: FormName, images: Tensor, batch_size: int, place: torch.device) -> list[Any]:
-    batches = [batch for batch in images.split(batch_size) if len(batch) == batch_size]
+def _under(runner: EarlyExitRunner, policy: ExitPolicy, inputs: Any) -> object:
+    runner.policy = policy
+    return runner(inputs)
+
+
+def _onnx(subject: Subject) -> Calls:
+    from exitwise.deploy.formats.onnx import export_onnx, onnx_of_exit
+    from exitwise.deploy.onnx_runner import OnnxRunner
+    from exitwise.deploy.sessions import open_session
+
+    model = copy.deepcopy(subject.model).cpu()
+    calibration = Calibration.of(next(iter(subject.early.values())), count_cost(model).macs)
+    classes = [str(label) for label in range(model.num_classes)]
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(model, calibration, Path(folder) / "bundle", classes=classes, preprocessing=None)
+        runner = OnnxRunner(Path(folder) / "bundle")
+    calls: Calls = {network: partial(_within, runner, policy.thresholds) for network, policy in subject.early.items()}
+    for network, exit in subject.alone.items():
+        calls[network] = partial(_run_session, open_session(onnx_of_exit(model, exit)))
+    return calls
+
+
+def _within(runner: OnnxRunner, thresholds: Thresholds, inputs: Any) -> object:
+    runner.thresholds = thresholds
+    return runner(inputs)
+
+
+def _run_session(session: Any, inputs: Any) -> object:
+    named = inputs if isinstance(inputs, dict) else {session.get_inputs()[0].name: inputs}
+    return session.run(None, named)
+
+
+def batches_of(form: FormName, inputs: Inputs, batch_size: int, place: torch.device) -> list[Any]:
+    """Return the samples in batches of a size, as a form takes them; what is left over is left out."""
+    whole = torch.arange(samples_in(inputs)).split(batch_size)
+    batches = [rows_of(inputs, index) for index in whole if len(index) == batch_size]
     if form == "onnx":
-        return [np.ascontiguousarray(batch.numpy()) for batch in batches]
-    return [batch.to(place) for batch in batches]
+        return [tree_map(lambda part: np.ascontiguousarray(part.numpy()), batch) for batch in batches]
+    return [moved(batch, place) for batch in batches]
 
 
 def measure(form: FormName, calls: Calls, batches: Sequence[Any], batch_size: int, seconds: float) -> list[Row]:

@@ -6,14 +6,21 @@ Answers "is it worth it here?" from times, not from MACs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from exitwise.benching.forms import FORMS, MOST_BATCHES, batches_of, in_form, measure, test_images
-from exitwise.benching.networks import networks_of, other_network
+from torch import nn
+
+from exitwise.benching.forms import FORMS, MOST_BATCHES, batches_of, in_form, measure
+from exitwise.benching.networks import Subject, other_network, subject_of_network, subject_of_run
 from exitwise.benching.timing import warn_if_busy
 from exitwise.benching.verdict import verdict
+from exitwise.data.loaders import pairs_of
+from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
+from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.bench import BENCH, Bench, FormName, Row
@@ -22,7 +29,9 @@ BUDGETS, BATCH_SIZES = (0.3, 0.5, 0.7), (1, 8, 64)
 
 
 def bench(
-    path: str | Path,
+    source: str | Path | StagedModel,
+    calibration: Calibration | None = None,
+    test: Iterable[Any] | None = None,
     *,
     forms: str | Sequence[str] = FORMS,
     batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -32,25 +41,26 @@ def bench(
     device: str = "auto",
     tell: Callable[[str], object] = lambda message: None,
 ) -> Bench:
-    """Time a run's network on its test images and record the result in bench.json.
+    """Time a network on test samples: in full, leaving early, and cut at each exit, each in every form.
 
-    Compared are the full network without its early exits, the early-exit runner at each budget (the compiled and the
-    ONNX form at the middle one), and as static network the first exit that alone is as accurate on the calibration
-    images as leaving early at the middle budget.
+    What leaves early does so as it was calibrated, and at each budget of ``budgets`` by the same measure.
 
     Args:
-        path: the run folder.
+        source: a run folder, whose test images are used and whose bench.json is written; or a network.
+        calibration: of a network.
+        test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings.
         forms: of the network.
-        batch_sizes: images per call.
-        budgets: shares of the full network's MACs, ascending; those below the first exit's are left out.
+        batch_sizes: samples per call.
+        budgets: shares of the full network's MACs; those out of reach are left out.
         static: further networks to compare with: run folders, or names for :func:`create_model`, of which only the
             time is known.
         seconds: about how long to measure, compiling and exporting aside.
-        device: where; ONNX runs on the CPU.
+        device: where to time a run's network; a network itself is timed where it lies. ONNX runs on the CPU.
         tell: is told what is done next.
 
     Raises:
-        UserError: for unknown forms, a batch size below 1, budgets out of reach, or an unknown static network.
+        UserError: for unknown forms, a batch size below 1, budgets out of reach, an unknown static network, or a
+            network without calibration or test samples.
     """
     forms, static = ([each] if isinstance(each, str) else each for each in (forms, static))
     known: list[FormName] = [form for form in FORMS if form in forms]
@@ -61,28 +71,49 @@ def bench(
         raise UserError(f"expected a positive number of seconds; got {seconds:g}")
     if not batch_sizes or min(batch_sizes) < 1:
         raise UserError(f"expected batch sizes of at least 1; got {list(batch_sizes)}")
-    run, place = Run(path), pick_device(device)
+    samples = max(*batch_sizes, MOST_BATCHES)
+    run: Run | None = None
+    if isinstance(source, nn.Module):
+        check_staged(source)
+        if not isinstance(calibration, Calibration) or test is None:
+            raise UserError("a network is timed by bench(network, calibration, test); got other arguments")
+        place, classes = next(source.parameters()).device, [str(label) for label in range(source.num_classes)]
+        batches = pairs_of(test, source, "test loader")
+        prepare = partial(subject_of_network, source, calibration, batches, budgets, samples)
+    else:
+        if calibration is not None or test is not None:
+            raise UserError(f"a run has a calibration and test images of its own; got others too, with {source}")
+        run = Run(source)
+        place, classes = pick_device(device), run.classes
+        prepare = partial(subject_of_run, run, budgets, samples, place)
     warn_if_busy()
-    others = {name: other_network(name, run, place) for name in static}
-    model, splits = run.model(place), run.splits()
-    networks, policies, cut = networks_of(model, splits, budgets, place, run.settings.workers)
-    images = test_images(splits, max(*batch_sizes, MOST_BATCHES))
+    others = dict(other_network(name, classes, place) for name in static)
+    subject: Subject = prepare()
     rows: list[Row] = []
     left_out: dict[str, str] = {}
     per_form = seconds / len(known) / len(batch_sizes)
     for form in known:
         tell(f"{form} ..." if form != "compiled" else "compiled (torch.compile takes minutes) ...")
         try:
-            with in_form(form, run, model, networks, policies, cut, place) as calls:
-                if form == "eager":
-                    calls = {**calls, **dict(others.values())}
+            with in_form(form, subject) as calls:
+                calls = {**calls, **(others if form == "eager" else {})}
                 for batch_size in batch_sizes:
-                    rows += measure(form, calls, batches_of(form, images, batch_size, place), batch_size, per_form)
+                    sized = batches_of(form, subject.inputs, batch_size, place)
+                    rows += measure(form, calls, sized, batch_size, per_form)
         except UserError as error:
             left_out[form] = str(error)
     if not rows:
         raise UserError(f"none of the forms runs here: {'; '.join(left_out.values())}")
-    verdicts = {batch_size: verdict([r for r in rows if r.batch_size == batch_size]) for batch_size in batch_sizes}
-    result = Bench(rows, verdicts, left_out)
-    BENCH.write(run.path, result)
+    result = Bench(rows, _verdicts(rows, subject), left_out)
+    if run is not None:
+        BENCH.write(run.path, result)
     return result
+
+
+def _verdicts(rows: Sequence[Row], subject: Subject) -> dict[int, str]:
+    """Return a verdict for each batch size on what counts: the calibrated policy or, without one, the middle budget."""
+    aside = set(list(subject.early)[1:])
+    counted = [row for row in rows if row.network not in aside]
+    return {
+        size: verdict([row for row in counted if row.batch_size == size]) for size in {r.batch_size: None for r in rows}
+    }
