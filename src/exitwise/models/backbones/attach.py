@@ -77,6 +77,7 @@ def add_exits(
                 _check_same(backbone, model, batch)
         else:
             model = left_whole(backbone, exits, at, classes, head, example)
+    model.head = head if isinstance(head, str) else "own"
     own = {id(module) for module in backbone.modules()}
     for module in model.modules():
         if id(module) not in own:

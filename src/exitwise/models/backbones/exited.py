@@ -15,6 +15,7 @@ class ExitedModel(StagedModel):
     Attributes:
         points: where the early exits are; the last exit is the backbone's own classifier.
         skips: whether running it stage by stage saves what lies behind an exit.
+        head: kind of the early exits, ``auto`` or ``linear``; ``own`` where a function made them.
     """
 
     def __init__(
@@ -28,3 +29,4 @@ class ExitedModel(StagedModel):
         super().__init__(stages, num_classes, example=example)
         self.points = tuple(points)
         self.skips = skips
+        self.head = "auto"
