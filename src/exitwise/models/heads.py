@@ -45,7 +45,7 @@ class Feature(NamedTuple):
 
     Attributes:
         kind: ``map`` (channels, height, width), ``channels-last map`` (height, width, channels), ``row`` (channels,
-            length), ``tokens`` (tokens, channels) or ``vector`` (channels).
+            length), ``tokens`` (tokens, channels), ``vector`` (channels), or ``unknown``: of ``size`` in all.
         channels: its number of channels.
         size: (height, width) of a map; (length,) of a row; (tokens,) of tokens; () of a vector.
         prefix: how many of the tokens stand for no part of the image, such as a class token; they come first. Of a
@@ -54,7 +54,7 @@ class Feature(NamedTuple):
         causal: whether each token sees only those before it, as in decoders.
     """
 
-    kind: Literal["map", "channels-last map", "row", "tokens", "vector"]
+    kind: Literal["map", "channels-last map", "row", "tokens", "vector", "unknown"]
     channels: int
     size: tuple[int, ...]
     prefix: int = 0
@@ -265,10 +265,15 @@ def suited_head(feature: Feature, num_classes: int, head: str | HeadFactory = "a
             argument ``mask``.
 
     Raises:
-        UserError: for another name.
+        UserError: for another name, or a feature of unknown layout without a function.
     """
     if callable(head):
         return head(feature, num_classes)
+    if feature.kind == "unknown":
+        raise UserError(
+            "expected a place whose feature is a map, a row, tokens or a vector; got one of unknown layout, "
+            f"(B, {', '.join(map(str, feature.size))}): only a head of your own (head=function) can see it"
+        )
     if head not in ("auto", "linear"):
         raise UserError(f"head must be auto, linear or a function of (feature, num_classes); got {head!r}")
     return (MapHead if head == "auto" and "map" in feature.kind else LinearHead)(feature, num_classes)

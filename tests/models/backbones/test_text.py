@@ -62,6 +62,27 @@ def test_exits_costs_and_runner(kind):
     assert len(set(result.exit.tolist())) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_bundles_take_any_number_of_tokens(kind, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = ew.add_exits(network(kind), exits=3, example=texts([12, 7]))
+    for stage in list(model.stages)[:-1]:
+        torch.nn.init.normal_(stage.head.head.linear.weight)
+    held_out = varied(texts([9, 5, 9, 2], 9), 40, next(model.parameters()))
+    calibration = ew.calibrate(model, [(held_out, torch.arange(40) % 3)], budget=0.6)
+    ew.export(model, calibration, tmp_path / "bundle")
+    runner = ew.OnnxRunner(tmp_path / "bundle")
+    eager = ew.EarlyExitRunner(model, calibration.policy, calibration.exit_macs)
+    for longest in (5, 12, 30):
+        inputs = varied(texts([longest, 2, longest - 1], longest), 9, next(model.parameters()))
+        wanted = eager(inputs)
+        for rows in (slice(None), slice(1)):
+            found = runner({name: value[rows].numpy() for name, value in inputs.items()})
+            assert found.exit.tolist() == wanted.exit[rows].tolist()
+            assert found.prediction.tolist() == wanted.prediction[rows].tolist()
+
+
 @pytest.mark.parametrize("kind", ["bert", "qwen2"])
 @pytest.mark.parametrize("skip", [True, False])
 def test_filling_up_changes_no_answer_and_tokens_do(kind, skip):

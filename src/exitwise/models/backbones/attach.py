@@ -92,7 +92,8 @@ def exit_points(
     example = _checked(example, input_shape, backbone)
     with evaluating(backbone), unchanged(backbone):
         _count_classes(backbone, example, None)
-    return [place.point for place in find_places(trace(backbone, example), backbone, example).values()]
+    points = [place.point for place in find_places(trace(backbone, example), backbone, example).values()]
+    return [point for point in points if point.feature.kind != "unknown"]
 
 
 def _checked(example: Inputs | None, input_shape: tuple[int, ...], backbone: nn.Module) -> Inputs:

@@ -101,6 +101,12 @@ def block_names(backbone: nn.Module) -> set[str]:
 
 def feature_at(backbone: nn.Module, name: str, shape: Sequence[int], example: Inputs) -> Feature | None:
     """Return the kind of feature that a submodule gives as a tensor of this shape (batch first); None if it is none."""
+    if len(shape) < 2:
+        return None
+    return _known_feature(backbone, name, shape, example) or Feature("unknown", 0, tuple(shape[1:]))
+
+
+def _known_feature(backbone: nn.Module, name: str, shape: Sequence[int], example: Inputs) -> Feature | None:
     inputs = named(example)
     images = [tensor for tensor in inputs.values() if tensor.dim() == 4]
     if len(images) == 1:
@@ -176,7 +182,8 @@ def choose(places: dict[str, Place], exits: int, at: Sequence[str] | None, hint:
         return points
     if exits < 1:
         raise UserError(f"expected at least 1 exit, the network's own; got {exits}")
-    useful = [place for place in places.values() if CHEAPEST <= place.point.share <= DEAREST]
+    known = [place for place in places.values() if place.point.feature.kind != "unknown"]
+    useful = [place for place in known if CHEAPEST <= place.point.share <= DEAREST]
     if len(useful) < exits - 1:
         raise UserError(
             f"expected at most {len(useful) + 1} exits, for that many places between {100 * CHEAPEST:.0f} and "
