@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,9 @@ import exitwise as ew
 from exitwise.errors import DataError, UserError
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 
+NAMES = ("input_ids", "attention_mask")
 WORDS, LONGEST, CLASSES = 60, 24, 3
 
 
@@ -56,10 +59,10 @@ def network():
     return model.eval()
 
 
-def with_exits(network):
+def with_exits(network, exits=3):
     torch.manual_seed(1)
-    example = {name: tensor for name, tensor in batches(0, 2)[0].items() if name != "labels"}
-    return ew.add_exits(copy.deepcopy(network), exits=3, example=example)
+    example = {name: batches(0, 2)[0][name] for name in NAMES}
+    return ew.add_exits(copy.deepcopy(network), exits=exits, example=example)
 
 
 def test_calls_from_loaders_to_thresholds(network):
@@ -79,6 +82,86 @@ def test_calls_from_loaders_to_thresholds(network):
     exits = torch.cat([result.exit for result in runner.stream(batches(900, 1200))])
     shares = torch.bincount(exits, minlength=3) / len(exits)
     assert shares.tolist() == pytest.approx(evaluation.calibrated.shares)
+
+
+@pytest.fixture(scope="module")
+def calibrated(network):
+    model = with_exits(network, exits=2)
+    ew.fit_exits(model, batches(0, 600), epochs=10)
+    return model, ew.calibrate(model, batches(600, 900), budget=0.8)
+
+
+def tokenizer():
+    """One word for each id, beginning with [CLS]."""
+    words = {"[PAD]": 0, "[CLS]": 1, "[UNK]": 2, **{f"w{i}": i for i in range(3, WORDS)}}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A", special_tokens=[("[CLS]", 1)])
+    return made
+
+
+def test_a_bundle_answers_texts_of_mixed_length_as_the_network_does(calibrated, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model, calibration = calibrated
+    out = tmp_path / "texts.bundle"
+    ew.export(model, calibration, out, preprocessing=ew.Texts(tokenizer(), max_tokens=20))
+    assert (out / "tokenizer.json").is_file()
+    tests = [{name: batch[name][:, :20] for name in NAMES} for batch in (*batches(900, 1200), *batches(0, 200))]
+    ids = [row[row > 0][1:].tolist() for batch in tests for row in batch["input_ids"]]
+    texts = [" ".join(f"w{i}" for i in row) for row in ids]
+    assert len(texts) == 500
+    assert len({len(row) for row in ids}) > 10
+    eager = ew.EarlyExitRunner(model, calibration.policy, calibration.exit_macs)
+    exits, predictions = (
+        torch.cat(parts).numpy() for parts in zip(*((r.exit, r.prediction) for r in map(eager, tests)), strict=True)
+    )
+    assert 100 < exits.sum() < 400
+    runner = ew.OnnxRunner(out)
+    found = [runner(texts[start : start + 50]) for start in range(0, 500, 50)]
+    assert (np.concatenate([each.exit for each in found]) == exits).all()
+    assert (np.concatenate([each.prediction for each in found]) == predictions).all()
+    assert [int(runner([text]).exit[0]) for text in texts[:40]] == exits[:40].tolist()
+    for given, message in (
+        (["w3", 4], "expected texts; got a int among them"),
+        ({"input_ids": np.ones((1, 2), np.int64)}, "expected inputs input_ids, attention_mask; got input_ids"),
+        ("w3 w4", "expected a list of texts, or arrays by name; got str"),
+    ):
+        with pytest.raises(UserError, match=message):
+            runner(given)
+    (out / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer.json is not what the manifest says"):
+        ew.OnnxRunner(out)
+
+
+def test_tokenizers_that_will_not_do(calibrated, tmp_path):
+    model, calibration = calibrated
+    larger = tokenizer()
+    larger.add_tokens(["more", "and more"])
+    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
+    images = ew.Preprocessing(8, (0.0,), (1.0,))
+    for preprocessing, message in (
+        (larger, "expected a tokenizer of at most 60 ids, as the network has; got one of 62"),
+        (bare, r"a token to fill up with, such as \[PAD\]; it has none"),
+        (tmp_path / "none.json", r"or the path of a tokenizer.json; got .*none.json"),
+        (images, "expected preprocessing for inputs of input_ids, attention_mask"),
+        (3, "got int"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ew.export(model, calibration, tmp_path / "texts.bundle", preprocessing=preprocessing)
+    assert not (tmp_path / "texts.bundle").exists()
+    with pytest.raises(UserError, match="max_tokens of at least 1; got 0"):
+        ew.Texts(tokenizer(), 0)
+
+
+def test_a_tokenizer_of_transformers_says_how_to_cut_and_to_fill_up():
+    own = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(), pad_token="[PAD]", padding_side="left", model_max_length=4
+    )
+    made = tokenizers.Tokenizer.from_str(ew.Texts(own).content.decode())
+    long, short = made.encode_batch(["w3 w4 w5 w6 w7", "w8"])
+    assert long.ids == [1, 3, 4, 5]
+    assert short.ids == [0, 0, 1, 8]
+    assert short.attention_mask == [0, 0, 1, 1]
 
 
 def test_batches_that_will_not_do(network):

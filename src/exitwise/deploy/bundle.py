@@ -57,6 +57,7 @@ class Bundle(NamedTuple):
         single: the graph for single images, if there is one.
         read_by: the measure that is within the single graph; None: it has its thresholds within, too.
         calibration: thresholds and what belongs to them.
+        tokenizer: content of the tokenizer's file, if the bundle takes texts.
     """
 
     manifest: Manifest
@@ -64,6 +65,7 @@ class Bundle(NamedTuple):
     single: Graph | None
     read_by: Measure | None
     calibration: Calibration
+    tokenizer: bytes | None = None
 
 
 def seal(manifest: dict[str, Any], file: str) -> dict[str, str]:
@@ -92,7 +94,7 @@ def _is_export(path: Path) -> bool:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         entries = [*manifest["stages"], *([manifest["single"]] if manifest.get("single") else [])]
-        entries += manifest.get("data", [])
+        entries += [*manifest.get("data", []), *([manifest["tokenizer"]] if manifest.get("tokenizer") else [])]
         names = {MANIFEST, CALIBRATION.file, *(entry["file"] for entry in entries)}
         return str(manifest["format"]).startswith("exitwise-") and {each.name for each in path.iterdir()} <= names
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -133,7 +135,15 @@ def read_bundle(folder: Path) -> Bundle:
         read_by = measure_from_json(content["single"]) if single else None
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"expected the measure of {SINGLE} in {path}; {error}") from error
-    return Bundle(manifest, stages, single, read_by, calibration)
+    return Bundle(manifest, stages, single, read_by, calibration, _tokenizer(folder, content.get("tokenizer")))
+
+
+def _tokenizer(folder: Path, entry: dict[str, Any] | None) -> bytes | None:
+    if entry is None:
+        return None
+    content = _named(folder, entry).read_bytes()
+    _check_digest(content, folder, entry)
+    return content
 
 
 def _calibration_v1(content: dict[str, Any], path: Path) -> Calibration:

@@ -17,6 +17,12 @@ LARGEST = 8192
 TYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 """Of inputs, as NumPy calls them."""
 
+TOKENIZER = "tokenizer.json"
+"""Of bundles that take texts: what the tokenizers library reads."""
+
+TEXT_PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+"""Inputs that are made of a text, and what the tokenizers library calls them."""
+
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 _ALWAYS = {"classes", "exit_macs", "num_classes", "single", "stages"}
 _KEYS = {1: {*_ALWAYS, "input_shape", "preprocessing", "thresholds"}, 2: {*_ALWAYS, "inputs", "data", "onnxruntime"}}
@@ -30,7 +36,8 @@ class Input(NamedTuple):
         type: of its elements, one of :data:`TYPES`.
         shape: an axis each: its size, or the name of one whose size is free; the batch first.
         preprocessing: how it is made of an image file: ``kind`` ``image`` with ``image_size``, ``shorter_side``,
-            ``interpolation``, ``mean`` and ``std``; None for an input that is given as a tensor.
+            ``interpolation``, ``mean`` and ``std``; or of a text, by the bundle's tokenizer: ``kind`` ``text``; None
+            for an input that is given as a tensor.
     """
 
     name: str
@@ -104,6 +111,7 @@ def read_manifest(path: Path, file: Path) -> Manifest:
     }
     for each in inputs:
         rules |= _rules_of(each)
+    rules |= _text_rules(inputs, content.get("tokenizer"))
     wrong = [expected for expected, holds in rules.items() if not holds]
     if wrong:
         raise BundleError(f"expected {wrong[0]} in {path}; got something else")
@@ -154,8 +162,22 @@ def _rules_of(each: Input) -> dict[str, bool]:
     wish = each.preprocessing
     if wish is None:
         return {}
+    if wish == TEXT:
+        return {
+            f"{' or '.join(TEXT_PARTS)} as an input made of a text": each.name in TEXT_PARTS and len(each.shape) == 2
+        }
     kind = _KINDS.get(str(wish.get("kind")))
     return kind(each.shape[1:], wish) if kind else {f"a preprocessing of kind {' or '.join(_KINDS)}": False}
+
+
+TEXT = {"kind": "text"}
+
+
+def _text_rules(inputs: tuple[Input, ...], tokenizer: Any) -> dict[str, bool]:
+    """Return whether all inputs are made of a text where one is, and there is a tokenizer then."""
+    texts = [each.preprocessing == TEXT for each in inputs]
+    named = isinstance(tokenizer, dict) and tokenizer.get("file") == TOKENIZER
+    return {f"{TOKENIZER} where inputs are made of texts, all of them": all(texts) and named if any(texts) else True}
 
 
 def _image_rules(shape: tuple[Any, ...], wish: dict[str, Any]) -> dict[str, bool]:

@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from exitwise.deploy.bundle import Graph, read_bundle
 from exitwise.deploy.inputs import ImageFile, check_inputs, read_input
+from exitwise.deploy.manifest import TOKENIZER
 from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.deploy.names import LOGITS, NEXT, STATE, source_of
 from exitwise.deploy.sessions import open_session
+from exitwise.deploy.texts import TextReader, are_texts
 from exitwise.errors import UserError
 from exitwise.exiting.arrays import softmax
 from exitwise.exiting.measures import Reading, State, rows
@@ -57,12 +59,13 @@ class OnnxResult(NamedTuple):
         return classes, np.take_along_axis(probabilities, classes, 1)
 
 
-Tensors = npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]
-"""What a network is given: the array of its one input, or an array for each by name."""
+Tensors = npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | Sequence[str]
+"""What a network is given: the array of its one input, an array for each by name, or texts."""
 
 
 class OnnxRunner:
-    """Early-exit inference from a bundle; call it with a batch: of preprocessed images, or an array per input by name.
+    """Early-exit inference from a bundle; call it with a batch: of preprocessed images, an array per input by
+    name, or texts.
 
     Args:
         folder: what ``exitwise export`` wrote.
@@ -110,6 +113,7 @@ class OnnxRunner:
         self._takes = [[each.name for each in session.get_inputs()] for session in self._sessions]
         self._gives = [[each.name for each in session.get_outputs()] for session in self._sessions]
         self._check_chain()
+        self._reader: TextReader | None = None
         self._single: Any = None
         self._single_thresholds: Thresholds | None = None
         if bundle.manifest.version == 1:
@@ -268,7 +272,24 @@ class OnnxRunner:
         """Return an image as the network's first input wants it, (channels, height, width): see :meth:`read`."""
         return read_input(self.inputs[0], file)
 
+    def read_texts(self, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Return texts as the network wants them: an array (B, tokens) for each input, filled up to the longest.
+
+        Raises:
+            DataError: if they are no texts.
+            UserError: if the bundle has no tokenizer, or the library for it is missing.
+        """
+        if self._reader is None:
+            if self._bundle.tokenizer is None:
+                raise UserError(f"expected a bundle with a tokenizer; {self.folder} takes arrays, by name")
+            self._reader = TextReader(self._bundle.tokenizer, self.inputs, self.folder / TOKENIZER)
+        return self._reader(texts)
+
     def _check_inputs(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+        if are_texts(inputs):
+            inputs = self.read_texts(inputs)  # type: ignore[arg-type]
+        if isinstance(inputs, str):
+            raise UserError("expected a list of texts, or arrays by name; got str")
         named = inputs if isinstance(inputs, Mapping) else {self.inputs[0].name: inputs}
         return check_inputs(self.inputs, named)
 

@@ -19,8 +19,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.bundle import check_out
 from exitwise.deploy.calibration import Calibration
-from exitwise.deploy.manifest import Input
+from exitwise.deploy.manifest import TEXT, TOKENIZER, Input
 from exitwise.deploy.names import LOGITS, NEXT, STATE
+from exitwise.deploy.texts import Texts
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import batch_of, is_tokens, named
 from exitwise.models.staged import Stage, StagedModel
@@ -81,7 +82,7 @@ def input_names(model: StagedModel) -> list[str]:
     return list(names) if "" not in names else ["images" if names[""].dim() == 4 else "inputs"]
 
 
-def described_inputs(model: StagedModel, preprocessing: Preprocessing | None) -> list[Input]:
+def described_inputs(model: StagedModel, preprocessing: Preprocessing | Texts | None) -> list[Input]:
     """Return what a bundle says of a network's inputs."""
     example = batch_of(model.example, 2, next(model.parameters()))
     return [
@@ -89,7 +90,7 @@ def described_inputs(model: StagedModel, preprocessing: Preprocessing | None) ->
             name,
             str(tensor.dtype).removeprefix("torch."),
             (BATCH, *([TOKENS] if is_tokens(tensor) else tensor.shape[1:])),
-            image_wish(preprocessing),
+            TEXT if isinstance(preprocessing, Texts) else image_wish(preprocessing),
         )
         for name, tensor in zip(input_names(model), named(example).values(), strict=True)
     ]
@@ -138,10 +139,15 @@ def describe(
     model: StagedModel,
     calibration: Calibration,
     classes: Sequence[str],
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Texts | None,
     name: str,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Return what a manifest says besides its format and files."""
+    """Return what a manifest says besides its format and files; a tokenizer is written to the folder."""
+    tokenizer = None
+    if isinstance(preprocessing, Texts):
+        (folder / TOKENIZER).write_bytes(preprocessing.content)
+        tokenizer = {"tokenizer": describe_file(folder / TOKENIZER)}
     return {
         "exitwise": __version__,
         "model": name,
@@ -149,6 +155,7 @@ def describe(
         "num_classes": model.num_classes,
         "inputs": [each.to_json() for each in described_inputs(model, preprocessing)],
         "exit_macs": list(calibration.exit_macs),
+        **(tokenizer or {}),
     }
 
 

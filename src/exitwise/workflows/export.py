@@ -11,8 +11,8 @@ from torch import nn
 
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
-from exitwise.data import Preprocessing
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.preprocessing import preprocessing_for
 from exitwise.errors import UserError
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel, check_staged
@@ -47,7 +47,7 @@ def export(
     out: str | Path,
     /,
     *,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Any = None,
     classes: Sequence[str] | None = None,
     format: str = "onnx",
     overwrite: bool = False,
@@ -55,7 +55,7 @@ def export(
 def export(
     source: str | Path | StagedModel,
     *rest: Any,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Any = None,
     classes: Sequence[str] | None = None,
     format: str = "onnx",
     overwrite: bool = False,
@@ -68,8 +68,9 @@ def export(
     Args:
         source: a calibrated run folder, or a network.
         rest: of a network its calibration, then the folder to write.
-        preprocessing: of a network, what is done to an image before it is run; without it the export takes tensors. A
-            run knows.
+        preprocessing: of a network, what is done to an image or a text before it is run, as
+            :func:`~exitwise.deploy.preprocessing.preprocessing_for` takes it: a :class:`~exitwise.data.Preprocessing`,
+            an image processor or a tokenizer; without it the export takes tensors. A run knows.
         classes: of a network, names in the order of the logits; their numbers by default.
         format: a name of the catalogue.
         overwrite: whether an export that is there may be replaced.
@@ -89,15 +90,12 @@ def export(
         names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)
         if len(set(names)) != model.num_classes or not all(isinstance(each, str) for each in names):
             raise UserError(f"expected {model.num_classes} different names of classes; got {names}")
-        if preprocessing is not None:
-            takes = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
-            if model.input_shape != takes or 0 in preprocessing.std or len(preprocessing.std) != preprocessing.channels:
-                raise UserError(f"expected preprocessing for inputs of {model.input_shape}; got {preprocessing}")
+        prepared = preprocessing_for(model, preprocessing)
     else:
         if len(rest) != 1 or preprocessing is not None or classes is not None:
             raise UserError("a run, which knows its classes and preprocessing, is exported as export(run, out)")
         run, (out,) = Run(source), rest
         calibration, model = run.read_calibration(), run.model("cpu")
-        names, preprocessing, name = run.classes, preprocessing_of(run.settings), run.settings.model
-    write(model, calibration, out, classes=names, preprocessing=preprocessing, name=name, overwrite=overwrite)
+        names, prepared, name = run.classes, preprocessing_of(run.settings), run.settings.model
+    write(model, calibration, out, classes=names, preprocessing=prepared, name=name, overwrite=overwrite)
     return Exported(Path(out), tuple(sorted(Path(out).iterdir())))

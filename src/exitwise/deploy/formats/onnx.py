@@ -34,9 +34,11 @@ from exitwise.deploy.stages import (
     input_names,
     new_folder,
 )
+from exitwise.deploy.texts import Texts
 from exitwise.exiting.measures import Measure, State
+from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
-from exitwise.kernels.inputs import named, varied
+from exitwise.kernels.inputs import Inputs, has_tokens, named, shortened, varied
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
 from exitwise.storage.files import write_json
@@ -52,7 +54,7 @@ def export_onnx(
     folder: str | Path,
     *,
     classes: Sequence[str],
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Texts | None,
     name: str = "",
     overwrite: bool = False,
 ) -> None:
@@ -65,7 +67,7 @@ def export_onnx(
         model, calibration: what to export.
         folder: where to.
         classes: names, in the order of the logits.
-        preprocessing: of images; None: the bundle takes tensors.
+        preprocessing: of images or texts; None: the bundle takes tensors.
         name: of the network, for the record.
         overwrite: whether an export that is there may be replaced.
 
@@ -81,7 +83,7 @@ def export_onnx(
             for k, stage in enumerate(flat_stages(model)):
                 graph = _export(stage.graph, stage.tensors, stage.inputs, stage.outputs, f"stage {k + 1}", stage.axes)
                 graphs.append(weights.move_out(graph, f"stage_{k}.data"))
-        said = describe(model, calibration, classes, preprocessing, name)
+        said = describe(model, calibration, classes, preprocessing, name, temporary)
         write_bundle(temporary, graphs, weights.files, said, calibration)
         _check(model, calibration, temporary)
 
@@ -249,11 +251,18 @@ def _named(model: Any, outputs: Sequence[str]) -> Any:
 def _check(model: StagedModel, calibration: Calibration, folder: Path) -> None:
     """Raise ExportError unless the files answer as the network does, images near a threshold aside."""
     parameter = next(model.parameters())
-    policy = calibration.policy
-    inputs = varied(model.example, CHECKED, parameter)
-    given = {name: t.cpu().numpy() for name, t in zip(input_names(model), named(inputs).values(), strict=True)}
     runner = OnnxRunner(folder)
+    policy = calibration.policy
     run = EarlyExitRunner(model, policy, calibration.exit_macs)
+    inputs = varied(model.example, CHECKED, parameter)
+    for batch in (inputs, *([shortened(inputs)] if has_tokens(inputs) else [])):
+        _check_batch(model, policy, runner, run, batch)
+
+
+def _check_batch(
+    model: StagedModel, policy: ExitPolicy, runner: OnnxRunner, run: EarlyExitRunner, inputs: Inputs
+) -> None:
+    given = {name: t.cpu().numpy() for name, t in zip(input_names(model), named(inputs).values(), strict=True)}
     wanted = [part.cpu().numpy() for part in run(inputs)[:3]]
     thresholds = np.array([2.0 if t is None else t for t in policy.thresholds] + [0.0])
     near = np.abs(wanted[2] - thresholds[wanted[1]]) < TOLERANCE

@@ -21,6 +21,7 @@ from exitwise.deploy.stages import (
     flat_stages,
     new_folder,
 )
+from exitwise.deploy.texts import Texts
 from exitwise.kernels.inputs import Inputs, named, varied
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
@@ -36,7 +37,7 @@ def export_programs(
     folder: str | Path,
     *,
     classes: Sequence[str],
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Texts | None,
     name: str = "",
     overwrite: bool = False,
 ) -> None:
@@ -69,7 +70,7 @@ def export_programs(
             "format": "exitwise-pt2",
             "version": VERSION,
             "torch": torch.__version__,
-            **describe(model, calibration, classes, preprocessing, name),
+            **describe(model, calibration, classes, preprocessing, name, temporary),
             "stages": entries,
         }
         write_json(temporary / MANIFEST, manifest)
