@@ -14,7 +14,13 @@ from exitwise.storage.files import check_output, to_csv, write_text
 
 
 def predict(
-    run: Path, files: list[Path], *, output: Path | None = None, overwrite: bool = False, device: str = "auto"
+    run: Path,
+    files: list[Path],
+    *,
+    output: Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
 ) -> None:
     """Classify images with a calibrated run or an exported bundle, each as deep as it needs.
 
@@ -35,7 +41,9 @@ def predict(
     overwrite
         Replace that file if it exists.
     device
-        auto, cpu, cuda, ...
+        auto, cpu, cuda, ...; of a bundle also openvino, coreml, ..., where the installed ONNX Runtime has it
+    threads
+        Of a bundle on the CPU; by default as many as cores may be used.
     """
     if output is not None:
         if output.suffix not in (".csv", ".json"):
@@ -49,7 +57,7 @@ def predict(
 
     import exitwise as ew
 
-    predictions = ew.predict(run, files, device)
+    predictions = ew.predict(run, files, device, threads=threads)
     console = plain_console()
     if output is None:
         console.print(predictions)

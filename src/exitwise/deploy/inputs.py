@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import numpy.typing as npt
 
 from exitwise.deploy.manifest import Input
 from exitwise.errors import UserError
-
-ImageFile = str | Path
+from exitwise.storage.images import ImageLike, read_pixels
 
 
 def check_inputs(inputs: Sequence[Input], given: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
@@ -50,7 +48,7 @@ def _check(each: Input, array: Any, sizes: dict[str, int]) -> None:
         raise UserError(f"expected {each.type} {each.name} ({batch}, {wanted}); got {found}")
 
 
-def read_input(each: Input, file: ImageFile) -> npt.NDArray[np.float32]:
+def read_input(each: Input, image: ImageLike) -> npt.NDArray[np.float32]:
     """Return an image as an input wants it: (channels, height, width).
 
     Raises:
@@ -59,13 +57,11 @@ def read_input(each: Input, file: ImageFile) -> npt.NDArray[np.float32]:
     """
     from PIL import Image
 
-    from exitwise.storage.images import read_pixels
-
     wish = each.preprocessing
     if wish is None or wish["kind"] != "image":
         raise UserError(f"expected an input that is made of image files; {each.name} is given as a tensor")
     size, shorter = wish["image_size"], wish["shorter_side"]
-    upright = read_pixels(file, len(wish["mean"]))
+    upright = read_pixels(image, len(wish["mean"]))
     width, height = upright.size
     if min(width, height) != shorter:
         scale = shorter / min(width, height)

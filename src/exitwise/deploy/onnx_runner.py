@@ -6,7 +6,7 @@ Everything about the bundle is checked (:mod:`exitwise.deploy.bundle`) before a 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exitwise.deploy.bundle import Graph, read_bundle
-from exitwise.deploy.inputs import ImageFile, check_inputs, read_input
+from exitwise.deploy.inputs import check_inputs, read_input
 from exitwise.deploy.manifest import TOKENIZER
 from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.deploy.names import LOGITS, NEXT, STATE, source_of
@@ -24,6 +24,7 @@ from exitwise.errors import UserError
 from exitwise.exiting.arrays import softmax
 from exitwise.exiting.measures import Reading, State, rows
 from exitwise.exiting.rule import Thresholds, finite_thresholds, leaves
+from exitwise.storage.images import ImageLike
 from exitwise.storage.protobuf import BundleError
 
 
@@ -69,9 +70,12 @@ class OnnxRunner:
 
     Args:
         folder: what ``exitwise export`` wrote.
-        threads: of onnxruntime; its own choice if None.
+        threads: on the CPU; by default as many as cores may be used (:func:`exitwise.share_threads` lets several
+            runners share them).
         monitor: told of every call of the runner itself.
         budget: share of the full network's MACs to spend, by the calibration's table; by default its own thresholds.
+        provider: what runs the graphs: cpu, cuda, tensorrt, openvino, coreml, directml or rocm, where the installed
+            variant of ONNX Runtime has it.
 
     Attributes:
         classes: names, in the order of the logits.
@@ -82,8 +86,8 @@ class OnnxRunner:
             dial: a call keeps those it began with.
 
     Raises:
-        UserError: if onnxruntime is missing, the table has no such budget, or the bundle is not what its manifest says
-            (:class:`~exitwise.storage.protobuf.BundleError`).
+        UserError: if onnxruntime or the provider is missing, the table has no such budget, or the bundle is not what
+            its manifest says (:class:`~exitwise.storage.protobuf.BundleError`).
         ValueError: if the monitor is of another number of exits, or thresholds are set that are not finite numbers.
     """
 
@@ -94,6 +98,7 @@ class OnnxRunner:
         monitor: Monitor | None = None,
         *,
         budget: float | None = None,
+        provider: str = "cpu",
     ) -> None:
         self.folder = Path(folder)
         bundle = read_bundle(self.folder)
@@ -106,10 +111,10 @@ class OnnxRunner:
         if monitor is not None:
             monitor.check(len(self.exit_macs))
         self.monitor = monitor
-        self._threads = threads
+        self._how: dict[str, Any] = {"threads": threads, "provider": provider}
         self._bundle = bundle  # keeps the weights in memory
         self._first = {source_of(f"{STATE}0"): self.inputs[0].name} if bundle.manifest.version == 1 else {}
-        self._sessions = [_session(stage, threads) for stage in bundle.stages]
+        self._sessions = [self._open(stage) for stage in bundle.stages]
         self._takes = [[each.name for each in session.get_inputs()] for session in self._sessions]
         self._gives = [[each.name for each in session.get_outputs()] for session in self._sessions]
         self._check_chain()
@@ -118,6 +123,9 @@ class OnnxRunner:
         self._single_thresholds: Thresholds | None = None
         if bundle.manifest.version == 1:
             self._single_thresholds = bundle.calibration.policy.thresholds
+
+    def _open(self, graph: Graph) -> Any:
+        return open_session(graph.content, weights=graph.weights, **self._how)
 
     @property
     def input_shape(self) -> tuple[int | str, ...]:
@@ -172,6 +180,13 @@ class OnnxRunner:
             given |= self._run(k, given)
             found.append(given[LOGITS].astype(np.float32, copy=False))
         return np.stack(found, axis=1)
+
+    def before_stages(self, inputs: Tensors) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """Yield what each stage takes, by the names of its inputs, where nobody leaves."""
+        given = self._check_inputs(inputs)
+        for k, names in enumerate(self._takes):
+            yield {name: given[source_of(name)] for name in names}
+            given |= self._run(k, given)
 
     def _run(self, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a stage gives, from all that there is before it, by name."""
@@ -242,7 +257,7 @@ class OnnxRunner:
     def _one_by_one(self, given: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
         if self._single is None:
             assert self._bundle.single is not None
-            self._single = open_session(self._bundle.single.content, self._threads, self._bundle.single.weights)
+            self._single = self._open(self._bundle.single)
         takes = [each.name for each in self._single.get_inputs()]
         more = {}
         if self._single_thresholds is None:
@@ -259,18 +274,21 @@ class OnnxRunner:
         logits = self._scaled(found[LOGITS], exit) if LOGITS in found else None
         return OnnxResult(found["prediction"], exit, found["confidence"], self.exit_macs[exit], logits)
 
-    def read(self, file: ImageFile) -> dict[str, npt.NDArray[np.float32]]:
+    def read(self, image: ImageLike) -> dict[str, npt.NDArray[np.float32]]:
         """Return an image as the network wants it: an array for each input, by its own preprocessing.
+
+        The image is a path, the bytes of a file, a file that is open, or an array of pixels: uint8 (height, width) or
+        (height, width, 3).
 
         Raises:
             DataError: if it is no image.
             UserError: if the bundle does not say how an image becomes an input.
         """
-        return {each.name: read_input(each, file) for each in self.inputs}
+        return {each.name: read_input(each, image) for each in self.inputs}
 
-    def read_image(self, file: ImageFile) -> npt.NDArray[np.float32]:
+    def read_image(self, image: ImageLike) -> npt.NDArray[np.float32]:
         """Return an image as the network's first input wants it, (channels, height, width): see :meth:`read`."""
-        return read_input(self.inputs[0], file)
+        return read_input(self.inputs[0], image)
 
     def read_texts(self, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Return texts as the network wants them: an array (B, tokens) for each input, filled up to the longest.
@@ -336,7 +354,3 @@ _ONNX_TYPES = {"float32": "float", "float64": "double"}
 
 def _size(given: Mapping[str, npt.NDArray[Any]]) -> int:
     return len(next(iter(given.values())))
-
-
-def _session(stage: Graph, threads: int | None) -> Any:
-    return open_session(stage.content, threads, stage.weights)

@@ -4,7 +4,6 @@ written whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from exitwise.data.transforms import Preprocessing
-from exitwise.deploy.bundle import check_out
+from exitwise.deploy.bundle import check_out, sha256_of
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.manifest import TEXT, TOKENIZER, Input
 from exitwise.deploy.names import LOGITS, NEXT, STATE
@@ -185,8 +184,7 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 def describe_file(path: Path) -> dict[str, str]:
     """Return name and SHA-256."""
-    with path.open("rb") as file:
-        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"file": path.name, "sha256": sha256_of(path)}
 
 
 def deepest_cause(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from exitwise.deploy.sessions import allowed_cores
 from exitwise.doctor import Finding
 
 PACKAGES = ("exitwise", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
@@ -72,7 +73,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _threads(workers: int) -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     text = f"{cores} CPU cores, {torch.get_num_threads()} threads of torch, {workers} workers"
     if workers > cores:
         return Finding("warning", text, f"more workers than cores slow one another down; use --workers {cores}")

@@ -25,17 +25,23 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
-def expand(files: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
-    """Return the files, and the images in folders among them.
+def expand(files: Any) -> list[Any]:
+    """Return the files, and the images in folders among them. What is no path, such as the bytes of an image, is
+    returned as it is; such a one alone is a list of one.
 
     Raises:
         UserError: without any, or for a path that is not there.
     """
-    paths = [Path(files)] if isinstance(files, (str, PathLike)) else [Path(file) for file in files]
-    if not paths:
+    alone = isinstance(files, (str, PathLike, bytes)) or hasattr(files, "read") or hasattr(files, "dtype")
+    given = [files] if alone else list(files)
+    if not given:
         raise UserError("expected image files or folders to classify; got none")
-    images = []
-    for path in paths:
+    images: list[Any] = []
+    for each in given:
+        if not isinstance(each, (str, PathLike)):
+            images.append(each)
+            continue
+        path = Path(each)
         if path.is_dir():
             found = image_files(path)
             if not found:
@@ -96,6 +102,6 @@ def read_json(path: Path) -> Any:
         UserError: if the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"expected JSON at {path}; {error}") from error

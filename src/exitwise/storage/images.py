@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
+from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from exitwise.errors import DataError
@@ -25,6 +28,10 @@ MOST_ELONGATED = 100
 """The longest side over the shortest; resizing the shortest of a longer image would make a bomb of it."""
 
 _EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
+
+
+ImageLike = str | PathLike[str] | bytes | BinaryIO | npt.NDArray[Any]
+"""A file by its path, its bytes, a file that is open, or pixels: uint8 (height, width) or (height, width, 3)."""
 
 
 class BrokenImageError(DataError):
@@ -54,21 +61,24 @@ def read_header(path: str | Path) -> Header:
     Raises:
         BrokenImageError: if it cannot be used, as far as its header tells.
     """
-    with _opened(Path(path)) as image:
+    with _opened(path) as image:
         return Header(image.size, _conversions(image))
 
 
-def read_pixels(path: str | Path, channels: int) -> Image.Image:
+def read_pixels(image: ImageLike, channels: int) -> Image.Image:
     """Decode an image to mode L (1 channel) or RGB (3), turned as its EXIF data says.
 
     16-bit grey is scaled by 1/257, transparency is laid on white, of several frames the first is taken.
 
     Raises:
         BrokenImageError: if it cannot be used.
+        DataError: for an array of another kind.
     """
-    with _opened(Path(path)) as image:
-        is_transparent = image.has_transparency_data
-        upright: Image.Image = ImageOps.exif_transpose(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image).convert("L" if channels == 1 else "RGB")
+    with _opened(image) as opened:
+        is_transparent = opened.has_transparency_data
+        upright: Image.Image = ImageOps.exif_transpose(opened)
         if upright.mode.startswith("I"):
             pixels = np.asarray(upright, dtype=np.float64) / 257
             upright = Image.fromarray(np.rint(pixels).astype(np.uint8))
@@ -79,17 +89,29 @@ def read_pixels(path: str | Path, channels: int) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def _opened(source: str | PathLike[str] | bytes | BinaryIO) -> Iterator[ImageFile.ImageFile]:
+    path = Path(source) if isinstance(source, (str, PathLike)) else Path(getattr(source, "name", "bytes"))
     try:
-        if path.stat().st_size == 0:
+        file: Path | BytesIO = path
+        if not isinstance(source, (str, PathLike)):
+            file = BytesIO(source if isinstance(source, bytes) else source.read())
+        if (len(file.getbuffer()) if isinstance(file, BytesIO) else file.stat().st_size) == 0:
             raise BrokenImageError(path, "empty", "the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             _check(path, image)
             yield image
     except BrokenImageError:
         raise
     except Exception as error:  # a decoder may raise anything at a damaged file
         raise BrokenImageError(path, *_diagnosis(error)) from error
+
+
+def _from_array(pixels: npt.NDArray[Any]) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.size == 0 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise DataError(
+            f"expected pixels as uint8 (height, width) or (height, width, 3); got {pixels.dtype} {pixels.shape}"
+        )
+    return Image.fromarray(pixels)
 
 
 def _check(path: Path, image: ImageFile.ImageFile) -> None:

@@ -78,7 +78,7 @@ def load_checkpoint(folder: Path) -> Any:
     if not folder.is_dir():
         raise CheckpointError(f"expected a checkpoint at {folder}; found none")
     try:
-        state = json.loads((folder / _STATE).read_text())
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         if state["version"] != VERSION:
             raise CheckpointError(
                 f"expected a checkpoint of version {VERSION} at {folder}; got {state['version']}: use it with the "

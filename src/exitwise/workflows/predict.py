@@ -14,20 +14,27 @@ from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.predictions import Prediction, Predictions
 from exitwise.errors import UserError
 from exitwise.storage.files import expand
+from exitwise.storage.images import ImageLike
 
 BATCH = 64
 """Images at a time."""
 
 
 def predict(
-    source: str | PathLike[str], files: str | PathLike[str] | Iterable[str | PathLike[str]], device: str = "auto"
+    source: str | PathLike[str],
+    files: ImageLike | Iterable[ImageLike],
+    device: str = "auto",
+    *,
+    threads: int | None = None,
 ) -> Predictions:
     """Classify images, each as deep as it needs.
 
     Args:
         source: a calibrated run folder, or an exported bundle.
-        files: an image, a folder of images, or several of them.
-        device: where to run a run's network; a bundle runs on the CPU.
+        files: an image, a folder of images, or several of them. An image is a path, the bytes of a file, a file that is
+            open, or an array of pixels: uint8 (height, width) or (height, width, 3).
+        device: where to run a run's network; of a bundle ONNX Runtime's provider: cpu, cuda, openvino, coreml, ...
+        threads: of a bundle on the CPU; by default as many as cores may be used.
 
     Raises:
         ValueError: without calibration or images, or for a damaged bundle or a broken image.
@@ -35,26 +42,26 @@ def predict(
     images = expand(files)
     folder = Path(source)
     if is_bundle(folder):
-        if device not in ("auto", "cpu"):
-            raise UserError(f"expected device auto or cpu for a bundle, which runs by ONNX Runtime there; got {device}")
-        return _by_bundle(folder, images)
+        return _by_bundle(folder, images, "cpu" if device == "auto" else device, threads)
+    if threads is not None:
+        raise UserError(f"threads are those of a bundle; got {threads} with the run folder {folder}")
     return _by_run(folder, images, device)
 
 
-def _by_bundle(folder: Path, images: Sequence[Path]) -> Predictions:
+def _by_bundle(folder: Path, images: Sequence[ImageLike], provider: str, threads: int | None) -> Predictions:
     import numpy as np
 
-    runner = OnnxRunner(folder)
+    runner = OnnxRunner(folder, threads, provider=provider)
     runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, len(images))
 
-    def classify(chunk: Sequence[Path]) -> Any:
+    def classify(chunk: Sequence[ImageLike]) -> Any:
         read = [runner.read(file) for file in chunk]
         return runner({name: np.stack([each[name] for each in read]) for name in read[0]})
 
     return _in_batches(images, classify, runner.classes, runner.exit_macs[-1])
 
 
-def _by_run(folder: Path, images: Sequence[Path], device: str) -> Predictions:
+def _by_run(folder: Path, images: Sequence[ImageLike], device: str) -> Predictions:
     with needing_extras("a run folder"):
         import torch
 
@@ -71,7 +78,7 @@ def _by_run(folder: Path, images: Sequence[Path], device: str) -> Predictions:
     monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, len(images))
     runner = EarlyExitRunner(run.model(place), calibration.policy, calibration.exit_macs, monitor=monitor)
 
-    def classify(chunk: Sequence[Path]) -> Any:
+    def classify(chunk: Sequence[ImageLike]) -> Any:
         batch = torch.stack([transform(read_image(image, preprocessing.channels)) for image in chunk])
         return runner(batch.to(place))
 
@@ -79,7 +86,10 @@ def _by_run(folder: Path, images: Sequence[Path], device: str) -> Predictions:
 
 
 def _in_batches(
-    images: Sequence[Path], classify: Callable[[Sequence[Path]], Any], classes: Sequence[str], full_macs: float
+    images: Sequence[ImageLike],
+    classify: Callable[[Sequence[ImageLike]], Any],
+    classes: Sequence[str],
+    full_macs: float,
 ) -> Predictions:
     """Return the answers of a runner to all images; ``classify`` gives its result for some."""
     predictions = Predictions()
@@ -87,9 +97,15 @@ def _in_batches(
         chunk = images[start : start + BATCH]
         result = classify(chunk)
         columns = (result.prediction, result.confidence, result.exit, result.macs / full_macs)
-        rows = zip(chunk, *(column.tolist() for column in columns), strict=True)
+        names = (_name(image, number) for number, image in enumerate(chunk, start=start + 1))
+        rows = zip(names, *(column.tolist() for column in columns), strict=True)
         predictions += [
-            Prediction(str(file), classes[label], confidence, exit + 1, share)
+            Prediction(file, classes[label], confidence, exit + 1, share)
             for file, label, confidence, exit, share in rows
         ]
     return predictions
+
+
+def _name(image: ImageLike, number: int) -> str:
+    """Return what an answer calls an image: its path, or that it was the first, second, ... of those given."""
+    return str(image) if isinstance(image, (str, PathLike)) else str(getattr(image, "name", f"image {number}"))

@@ -13,7 +13,7 @@ from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources.base import ArraySource, Request, Source, Sources
 from exitwise.errors import DataError
 from exitwise.storage.files import IMAGE_SUFFIXES, image_files
-from exitwise.storage.images import BrokenImageError, read_header, read_pixels
+from exitwise.storage.images import BrokenImageError, ImageLike, read_header, read_pixels
 
 IN_MEMORY_BYTES = 2**30
 """Folders of equally sized images whose pixels fit into this are decoded once and kept."""
@@ -130,10 +130,10 @@ def class_folders(root: Path) -> list[str]:
     return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".") and image_files(e))
 
 
-def read_image(path: Path, channels: int) -> Tensor:
+def read_image(image: ImageLike, channels: int) -> Tensor:
     """Decode an image to uint8 (channels, height, width); see :func:`~exitwise.storage.images.read_pixels`.
 
     Raises:
         BrokenImageError: if it cannot be used.
     """
-    return pil_to_tensor(read_pixels(path, channels))
+    return pil_to_tensor(read_pixels(image, channels))
