@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exitwise.errors import UserError
-from exitwise.kernels.inputs import batch_of, example_of, mismatch, taken, varied
+from exitwise.kernels.inputs import batch_of, example_of, joined, mismatch, taken, varied
 
 LIKE = torch.zeros(1)
 IDS = torch.tensor([[5, 7, 9, 3], [5, 8, 0, 0]])
@@ -27,6 +27,15 @@ def test_varied_ids_stay_within_the_vocabulary_and_masks_as_they_are():
     full = varied({"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}, 3, LIKE)
     assert full["attention_mask"].tolist() == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
     assert float(varied(torch.zeros(1, 9), 9, LIKE).std()) > 0.5
+
+
+def test_batches_of_other_lengths_are_joined():
+    short = {name: value[:, :2] for name, value in TEXT.items()}
+    both = joined([short, TEXT])
+    assert both["input_ids"].tolist() == [[5, 7, 0, 0], [5, 8, 0, 0], [5, 7, 9, 3], [5, 8, 0, 0]]
+    assert both["attention_mask"][0].tolist() == [1, 1, 0, 0]
+    assert joined([torch.zeros(2, 3), torch.zeros(1, 3)]).shape == (3, 3)
+    assert joined([IDS]) is not None
 
 
 @pytest.mark.parametrize(

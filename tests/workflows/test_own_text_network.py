@@ -82,6 +82,8 @@ def test_calls_from_loaders_to_thresholds(network):
     exits = torch.cat([result.exit for result in runner.stream(batches(900, 1200))])
     shares = torch.bincount(exits, minlength=3) / len(exits)
     assert shares.tolist() == pytest.approx(evaluation.calibrated.shares)
+    timed = ew.bench(model, calibration, batches(900, 1200), forms="eager", batch_sizes=[1], seconds=0.2)
+    assert len(timed.rows) > 2
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, collect_logits, collect_outputs, operate
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.exiting.table import Budgeted, budget_table, line_for
-from exitwise.kernels.inputs import Inputs, samples_in
+from exitwise.kernels.inputs import Inputs, joined, samples_in
 from exitwise.models import count_cost, create_model
 from exitwise.models.cost import count_alone
 from exitwise.models.staged import StagedModel
@@ -93,7 +93,7 @@ def subject_of_network(
 
     tested = collect_logits(model, remembered(), next(model.parameters()).device)
     policies = _policies(calibration, calibration.table, budgets, calibration.policy.measure)
-    together = first[0] if len(first) == 1 else tree_map(lambda *parts: torch.cat(parts), *first)
+    together = joined(first)
     return _subject(model, policies, tested, _repeated(together, samples))
 
 

@@ -6,10 +6,11 @@ tokens is free; every other size but the batch's is as in the example. Knows no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -86,6 +87,20 @@ def batch_of(example: Inputs, samples: int, like: Tensor) -> Inputs:
         return rows.to(like.device, like.dtype if rows.is_floating_point() else rows.dtype)
 
     return tree_map(batch, example)
+
+
+def joined(batches: Sequence[Inputs]) -> Inputs:
+    """Return the rows of several batches in one; tokens are filled up with zeros, which masks read as not there, to the
+    longest."""
+
+    def join(*parts: Tensor) -> Tensor:
+        if is_tokens(parts[0]):
+            longest = max(part.shape[1] for part in parts)
+            parts = tuple(F.pad(part, (0, longest - part.shape[1])) for part in parts)
+        return torch.cat(parts)
+
+    joint: Inputs = tree_map(join, *batches)
+    return joint
 
 
 def shortened(inputs: Inputs) -> Inputs:

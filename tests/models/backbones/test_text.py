@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import exitwise as ew
+from exitwise.deploy.formats.onnx import onnx_of_exit
+from exitwise.deploy.sessions import open_session
 from exitwise.kernels.inputs import varied
 
 transformers = pytest.importorskip("transformers")
@@ -73,10 +75,15 @@ def test_bundles_take_any_number_of_tokens(kind, tmp_path):
     calibration = ew.calibrate(model, [(held_out, torch.arange(40) % 3)], budget=0.6)
     ew.export(model, calibration, tmp_path / "bundle")
     runner = ew.OnnxRunner(tmp_path / "bundle")
+    alone = open_session(onnx_of_exit(model, 1))
+    names = [each.name for each in alone.get_inputs()]
     eager = ew.EarlyExitRunner(model, calibration.policy, calibration.exit_macs)
     for longest in (5, 12, 30):
         inputs = varied(texts([longest, 2, longest - 1], longest), 9, next(model.parameters()))
         wanted = eager(inputs)
+        (logits,) = alone.run(None, {name: inputs[name].numpy() for name in names})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), model(inputs)[1], atol=1e-4, rtol=1e-4)
         for rows in (slice(None), slice(1)):
             found = runner({name: value[rows].numpy() for name, value in inputs.items()})
             assert found.exit.tolist() == wanted.exit[rows].tolist()

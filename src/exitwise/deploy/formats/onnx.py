@@ -26,6 +26,8 @@ from exitwise.deploy.manifest import MANIFEST, VERSION
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.sessions import LEAST
 from exitwise.deploy.stages import (
+    BATCH,
+    TOKENS,
     ExportError,
     deepest_cause,
     describe,
@@ -38,7 +40,7 @@ from exitwise.deploy.texts import Texts
 from exitwise.exiting.measures import Measure, State
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
-from exitwise.kernels.inputs import Inputs, has_tokens, named, shortened, varied
+from exitwise.kernels.inputs import Inputs, has_tokens, is_tokens, named, shortened, varied
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
 from exitwise.storage.files import write_json
@@ -172,12 +174,14 @@ class _One(nn.Module):
         super().__init__()
         self.model, self.exit = model, exit
 
-    def forward(self, *images: Tensor) -> Tensor:
-        return self.model.forward_only(images[0], self.exit)
+    def forward(self, *tensors: Tensor) -> Tensor:
+        example = self.model.example
+        inputs = dict(zip(example, tensors, strict=True)) if isinstance(example, dict) else tensors[0]
+        return self.model.forward_only(inputs, self.exit)
 
 
 def onnx_of_exit(model: StagedModel, exit: int) -> bytes:
-    """Return an ONNX graph from images (B, channels, height, width) to the logits of one exit (0-based) alone.
+    """Return an ONNX graph from a network's inputs to the logits of one exit (0-based) alone.
 
     Raises:
         UserError: if a library is missing, or an operator has no ONNX form (:class:`ExportError`).
@@ -185,10 +189,10 @@ def onnx_of_exit(model: StagedModel, exit: int) -> bytes:
     library()
     import onnx_ir as ir
 
-    parameter = next(model.parameters())
-    images = torch.randn(2, *model.input_shape, device=parameter.device)
+    tensors = tuple(named(varied(model.example, 2, next(model.parameters()))).values())
+    axes = [{0: BATCH, **({1: TOKENS} if is_tokens(each) else {})} for each in tensors]
     with torch.no_grad(), evaluating(model):
-        graph = _export(_One(model, exit), (images,), ["images"], ["logits"], f"exit {exit + 1}", [{0: "batch"}])
+        graph = _export(_One(model, exit), tensors, input_names(model), ["logits"], f"exit {exit + 1}", axes)
     return ir.to_proto(graph).SerializeToString()
 
 
