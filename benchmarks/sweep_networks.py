@@ -39,11 +39,11 @@ PYRAMID = {"hidden_sizes": [16, 32, 40, 64], "depths": [2, 2, 2, 2], "num_attent
 SWIN = {"image_size": 64, "embed_dim": 16, "depths": [2, 2, 2], "num_heads": [1, 2, 4], "window_size": 4}
 RESNET = {"embedding_size": 16, "hidden_sizes": [64, 96, 160, 256], "depths": [2, 2, 2, 2]}
 PERCEIVER = {
-    "num_latents": 16,
-    "d_latents": 32,
-    "num_self_attends_per_block": 4,
-    "image_size": 64,
-    "num_self_attention_heads": 2,
+    "num_latents": 128,
+    "d_latents": 128,
+    "num_self_attends_per_block": 12,
+    "image_size": 32,
+    "num_self_attention_heads": 4,
     "num_cross_attention_heads": 1,
 }
 TEXTNET = {

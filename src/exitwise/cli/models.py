@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from exitwise.catalogue.backbones import BACKBONE_EXITS
 from exitwise.catalogue.models import MODELS
 from exitwise.errors import UserError
 from exitwise.shown import macs, percent
@@ -49,19 +50,22 @@ def _exits_of(name: str, image_size: int | None) -> None:
     from exitwise.models import count_cost
     from exitwise.models.backbones.attach import add_exits, exit_points
     from exitwise.models.backbones.libraries import create_backbone, data_config
+    from exitwise.models.backbones.places import CHEAPEST, DEAREST
 
     size = image_size or data_config(name).image_size
     backbone = create_backbone(name, input_shape=(3, size, size))
     points = exit_points(backbone, (3, size, size))
+    if not points:
+        raise UserError(f"{name} has no place for an early exit (skip=False, --no-skip, evaluates all exits together)")
+    useful = sum(CHEAPEST <= point.share <= DEAREST for point in points)
+    exits = min(BACKBONE_EXITS, useful + 1)
     table = Table(title=f"{name}, images of {size}x{size}")
-    for column in ("after", "feature", "MACs", "4 exits", "params", "MACs to it"):
+    for column in ("after", "feature", "MACs", f"{exits} exits", "params", "MACs to it"):
         table.add_column(column, justify="left" if column in ("after", "feature") else "right", overflow="fold")
-    chosen = {}
-    if len(points) >= 3:
-        model = add_exits(backbone, exits=4, input_shape=(3, size, size))
-        cost = count_cost(model)
-        names = [*(point.name for point in model.points), None]
-        chosen = dict(zip(names, zip(range(1, 5), cost.params, cost.macs, strict=True), strict=True))
+    model = add_exits(backbone, exits=exits, input_shape=(3, size, size))
+    cost = count_cost(model)
+    names = [*(point.name for point in model.points), None]
+    chosen = dict(zip(names, zip(range(1, exits + 1), cost.params, cost.macs, strict=True), strict=True))
     for point in points:
         shape = [point.feature.channels, *point.feature.size]
         if point.feature.kind != "map":

@@ -1,14 +1,16 @@
 import copy
+import warnings
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from exitwise import EarlyExitRunner, ExitPolicy, add_exits, count_cost, exit_points, train_pass
-from exitwise.errors import UserError
+from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.models.backbones.backbone import CannotSplitError
 from exitwise.models.heads import Feature, LinearHead, MapHead, suited_head
 from exitwise.weighting.gradient import loss_tangents, trainable
@@ -404,3 +406,236 @@ def test_attention_is_fast_except_in_forward_mode():
     with Operators() as operators:
         loss_tangents(model, params, tangents, run)
     assert fast not in operators.seen
+
+
+class Annealed(nn.Module):
+    """A block whose forward pass reads numbers and switches from attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.tau = 30.0
+        self.adapter = True
+
+    def forward(self, x):
+        return x + torch.softmax(self.conv(x) / self.tau, 1) if self.adapter else x
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("tau", 1.0), ("adapter", False)])
+def test_attributes_that_change_are_refused_by_name_and_followed_by_networks_left_whole(attribute, value):
+    backbone = Stacked([Annealed() for _ in range(4)]).eval()
+    cut = copy.deepcopy(add_exits(backbone, exits=3, input_shape=SHAPE)).eval()
+    whole = add_exits(backbone, at=["blocks.0", "blocks.2"], input_shape=SHAPE, skip=False).eval()
+    images = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        assert torch.equal(cut(images)[-1], backbone(images))
+        setattr(backbone.blocks[1], attribute, value)
+        assert torch.equal(whole(images)[-1], backbone(images))
+        cut(images)  # a copy, of which nothing has changed
+        ours = add_exits(backbone, exits=3, input_shape=SHAPE).eval()
+        setattr(backbone.blocks[2], attribute, value)
+        with pytest.raises(
+            UserError, match=rf"expected blocks\.2\.{attribute} as it was .*add exits again, or with skip"
+        ):
+            ours(images)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_is_kept_or_refused(reentrant):
+    class Checkpointed(Stacked):
+        def forward(self, x):
+            x = self.stem(x)
+            for block in self.blocks:
+                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=reentrant)
+            return self.fc(x.mean((2, 3)))
+
+    class Within(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(self.block, x, use_reentrant=reentrant) if self.training else x + 1
+
+    with pytest.raises(CannotSplitError, match=r"it checkpoints gradients .*skip=False"):
+        add_exits(Checkpointed([Block() for _ in range(4)]), exits=3, input_shape=SHAPE)
+    model = add_exits(Stacked([nn.Sequential(Block(), Within()) for _ in range(4)]), exits=3, input_shape=SHAPE)
+    assert any(isinstance(module, Within) for module in model.modules())
+
+
+def test_a_forward_pass_that_asks_for_its_training_mode():
+    class Auxiliary(Stacked):
+        """Has a second classifier while it trains, as Inception has."""
+
+        def __init__(self):
+            super().__init__([Block() for _ in range(4)])
+            self.side = nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.blocks(self.stem(x))
+            aux = self.side(x.mean((2, 3))) if self.training else None
+            return Answer(self.fc(x.mean((2, 3))), aux)
+
+    class Otherwise(Stacked):
+        def forward(self, x):
+            x = self.stem(x) * 2 if self.training else self.stem(x)
+            return self.fc(self.blocks(x).mean((2, 3)))
+
+    class Answer:
+        def __init__(self, logits, side):
+            self.logits, self.side = logits, side
+
+    backbone = Auxiliary()
+    model = add_exits(backbone, exits=3, input_shape=SHAPE)
+    images = torch.randn(4, *SHAPE)
+    for mode in (True, False):
+        assert torch.equal(model.train(mode).forward_last(images), backbone.train(mode)(images).logits)
+    with pytest.raises(CannotSplitError, match="it computes otherwise in its training mode"):
+        add_exits(Otherwise([Block() for _ in range(4)]), exits=3, input_shape=SHAPE)
+
+
+class TwoScales(nn.Module):
+    """Blocks hand on two maps and their size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(TwoMaps() for _ in range(5))
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        fine, coarse, size = self.stem(x), None, x.shape[-2:]
+        coarse = nn.functional.avg_pool2d(fine, 2)
+        for block in self.blocks:
+            fine, coarse, size = block(fine, coarse, size)
+        batch, channels = fine.shape[:2]
+        return self.fc(torch.cat([fine.reshape(batch, channels, -1).mean(2), coarse.mean((2, 3))], 1))
+
+
+class TwoMaps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = Block(), Block()
+
+    def forward(self, fine, coarse, size):
+        height, width = size
+        tokens = self.fine(fine).flatten(2).view(fine.size(0), -1, height, width)
+        up = nn.functional.interpolate(coarse, size=(height, width))
+        return tokens + up, self.coarse(coarse) + nn.functional.avg_pool2d(fine, 2), size
+
+
+def test_several_tensors_and_sizes_between_blocks():
+    backbone = TwoScales().eval()
+    model = add_exits(backbone, exits=3, input_shape=SHAPE).eval()
+    assert len(names(model)) == 2
+    images = torch.randn(5, *SHAPE)
+    with torch.no_grad():
+        expected = backbone(images)
+        assert torch.equal(model(images)[-1], expected)
+        state, _ = model.stages[0](images)
+        assert len(state) == 2
+        rows = [3, 0]
+        state = [part[rows] for part in state]
+        for stage in model.stages[1:]:
+            state, logits = stage(state)
+    torch.testing.assert_close(logits, expected[rows])
+    result = EarlyExitRunner(model, ExitPolicy([0.4, 0.4]))(images)
+    assert len(result.exit) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("skip", [True, False])
+def test_heads_have_the_type_of_the_backbone(dtype, skip):
+    model = add_exits(Stacked([Block() for _ in range(4)]).to(dtype), exits=3, input_shape=SHAPE, skip=skip)
+    assert {param.dtype for param in model.parameters()} == {dtype}
+    assert [logits.dtype for logits in model(torch.randn(2, *SHAPE, dtype=dtype))] == [dtype] * 3
+
+
+def test_parameters_alone_that_several_stages_use():
+    class Shared(Stacked):
+        def __init__(self):
+            super().__init__([Block() for _ in range(6)])
+            self.bias = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+        def forward(self, x):
+            bias = self.bias * 2 + 1
+            bias = bias * bias
+            x = self.stem(x)
+            for block in self.blocks:
+                x = block(x) + bias
+            return self.fc(x.mean((2, 3)))
+
+    backbone = Shared().eval()
+    model = add_exits(backbone, exits=4, input_shape=SHAPE).eval()
+    images = torch.randn(2, *SHAPE)
+    assert torch.equal(model(images)[-1], backbone(images))
+
+
+def test_wrappers_are_taken_off():
+    inner = Stacked([Block() for _ in range(4)])
+    expected = names(add_exits(inner, exits=3, input_shape=SHAPE))
+    assert names(add_exits(nn.DataParallel(inner), exits=3, input_shape=SHAPE)) == expected
+    assert names(add_exits(torch.compile(inner), exits=3, input_shape=SHAPE)) == expected
+    assert names(add_exits(inner, at="blocks.1", input_shape=SHAPE)) == ["blocks.1"]
+
+
+def compiled_in_part():
+    backbone = Stacked([Block() for _ in range(4)])
+    backbone.blocks[1].compile()
+    return backbone
+
+
+def quantized():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(Stacked([Block() for _ in range(4)]), {nn.Linear}, torch.qint8)
+
+
+def with_adapters():
+    backbone = Stacked([Block()])
+    backbone.base_model, backbone.peft_config = Block(), {}
+    return backbone
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(Stacked([Block()]).eval(), torch.zeros(1, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (compiled_in_part, r"blocks\.1 is compiled in place \(compile the network with exits"),
+        (quantized, r"fc is quantised \(add exits first"),
+        (with_adapters, r"Stacked holds adapters beside Block \(network\.merge_and_unload"),
+        (scripted, r"is compiled by torch\.jit \(give the one before"),
+        (
+            lambda: type("Model", (Stacked,), {"__module__": "lightning.model"})([Block()]),
+            r"a Lightning module; got Model",
+        ),
+    ],
+)
+def test_networks_that_cannot_have_exits_are_named(make, message):
+    with pytest.raises(UserError, match=message):
+        add_exits(make(), exits=2, input_shape=SHAPE)
+
+
+def test_exits_that_would_save_little_are_warned_of():
+    class Front(nn.Module):
+        """All places lie at the front."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+            self.rest = nn.Conv2d(8, 64, 7, padding=3)
+            self.fc = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.fc(self.rest(self.b(self.a(x))).mean((2, 3)))
+
+    backbone = Front()
+    backbone.rest = nn.Conv2d(8, 16, 3, padding=1)
+    backbone.fc = nn.Linear(16, 3)
+    with pytest.warns(ExitwiseWarning, match=r"exits? after .* of the cost"):
+        add_exits(backbone, exits=3, input_shape=SHAPE)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import Inputs, batch_of, described, device_of, example_of, has_tokens, shortened, varied
 from exitwise.kernels.modes import evaluating
-from exitwise.models.backbones.backbone import answer, cannot_split, unchanged
+from exitwise.models.backbones.backbone import answer, cannot_split, check_whole_numbers, unchanged, unwrapped
 from exitwise.models.backbones.cut import staged
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.backbones.places import ExitPoint, choose, find_places
@@ -26,7 +26,7 @@ def add_exits(
     backbone: nn.Module,
     exits: int | None = None,
     *,
-    at: Sequence[str] | None = None,
+    at: str | Sequence[str] | None = None,
     num_classes: int | None = None,
     head: str | HeadFactory = "auto",
     example: Inputs | None = None,
@@ -39,10 +39,11 @@ def add_exits(
     bit for bit; in train mode dropout, stochastic depth and BatchNorm work as in the backbone.
 
     Args:
-        backbone: maps its inputs to logits (B, C), or to an object or mapping with ``logits``.
+        backbone: maps its inputs to logits (B, C), or to an object or mapping with ``logits``. Of a wrapper for several
+            devices or of torch.compile, the network in it. Heads have the type of the floats that they see.
         exits: number of exits K, the last one included (1: no early one); the others are put near equal shares of the
             backbone's multiply-accumulates. 4 if neither this nor ``at`` is given.
-        at: names of submodules to put exits after, in order; the last exit is added to them.
+        at: name or names of submodules to put exits after, in order; the last exit is added to them.
         num_classes: number of classes C; only to be checked against the backbone's.
         head: ``auto``: suited to the feature (see :func:`~exitwise.models.heads.suited_head`); ``linear``: pooling and
             one linear layer; or a function of (:class:`~exitwise.models.heads.Feature`, C) that returns a module.
@@ -58,8 +59,11 @@ def add_exits(
             inputs that the network does not take.
         CannotSplitError: if the network decides by what it computes; names the module.
     """
+    at = [at] if isinstance(at, str) else at
     if exits is not None and at is not None:
         raise UserError(f"expected exits or at, not both; got {exits} and {list(at)}")
+    backbone = unwrapped(backbone)
+    check_whole_numbers(backbone)
     exits = 4 if exits is None else exits
     if next(backbone.parameters(), None) is None:
         raise UserError(f"expected a network with parameters; {type(backbone).__name__} has none")
@@ -89,6 +93,7 @@ def exit_points(
     backbone: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224), *, example: Inputs | None = None
 ) -> list[ExitPoint]:
     """Return where exits can go, cheap to dear; see :func:`add_exits`."""
+    backbone = unwrapped(backbone)
     example = _checked(example, input_shape, backbone)
     with evaluating(backbone), unchanged(backbone):
         _count_classes(backbone, example, None)

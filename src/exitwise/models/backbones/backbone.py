@@ -71,6 +71,49 @@ def answer(network: nn.Module, inputs: Inputs) -> Any:
     return logits_of(network(**inputs) if isinstance(inputs, dict) else network(inputs))
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network that a wrapper for several devices, or of torch.compile, holds.
+
+    Raises:
+        UserError: for a network that no exits can be put on, by what it is.
+    """
+    while True:
+        if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            network = network.module
+        elif isinstance(held := getattr(network, "_orig_mod", None), nn.Module):
+            network = held
+        else:
+            break
+    kind = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
+        raise UserError(f"expected a network as it was written; {kind} is compiled by torch.jit (give the one before)")
+    if next((module for module in network.modules() if module._compiled_call_impl is not None), None) is not None:
+        inside = next(name for name, module in network.named_modules() if module._compiled_call_impl is not None)
+        raise UserError(
+            f"expected a network as it was written; {inside or kind} is compiled in place (compile the network with "
+            "exits instead)"
+        )
+    if (model := getattr(network, "base_model", None)) is not None and hasattr(network, "peft_config"):
+        raise UserError(
+            f"expected a network of its own; {kind} holds adapters beside {type(model).__name__} "
+            "(network.merge_and_unload() gives one)"
+        )
+    if any(kind.__module__.startswith(("lightning.", "pytorch_lightning.")) for kind in type(network).__mro__):
+        inside = next((name for name, _ in network.named_children()), "model")
+        raise UserError(f"expected the network in a Lightning module; got {kind} itself (give its .{inside})")
+    return network
+
+
+def check_whole_numbers(network: nn.Module) -> None:
+    """Raise UserError for a quantised network, whose products are not counted and whose layers are not trained."""
+    for name, module in network.named_modules():
+        if "quantized" in type(module).__module__:
+            raise UserError(
+                f"expected a network of floating-point layers; {name or type(network).__name__} is quantised (add "
+                "exits first, and quantise what is exported)"
+            )
+
+
 def is_layer(module: nn.Module) -> bool:
     """Return whether a module is one of torch's or timm's or torchvision's layers, containers aside."""
     home = type(module).__module__

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from exitwise.kernels.inputs import MASK, Inputs
-from exitwise.models.backbones.exited import ExitedModel
+from exitwise.models.backbones.exited import AsTraced, ExitedModel
 from exitwise.models.backbones.flow import Flow
 from exitwise.models.backbones.places import ExitPoint, Place, looking_back
 from exitwise.models.backbones.tracing import DRY_RUN_BATCH, Traced, value_of
@@ -35,9 +35,10 @@ def staged(
     points = looking_back(points, parts[0].body, example, like)
     stages = []
     for part, point in zip(parts, points, strict=False):
-        own = suited_head(point.feature, num_classes, head)
+        own = suited_head(point.feature, num_classes, head).to(value_of(places[point.name].node).dtype)
         masked = mask is not None and point.feature.masked
         stages.append(Stage(part.body, OnState(own, 1 if masked else None) if part.hands_on > 1 else own))
+    parts[0].body.register_forward_pre_hook(AsTraced(traced.read))
     rest = [part.body for part in parts[len(points) :]]
     stages.append(Stage(rest[0], rest[1] if len(rest) > 1 else nn.Identity()))
     return ExitedModel(stages, num_classes, example, points, skips=True)

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import torch
+from torch import nn
+
+from exitwise.errors import UserError
 from exitwise.kernels.inputs import Inputs
 from exitwise.models.backbones.places import ExitPoint
+from exitwise.models.backbones.tracing import ReadAttribute
 from exitwise.models.staged import Stage, StagedModel
+
+
+class AsTraced:
+    """A hook before a traced network's first part: raises UserError where a value that the trace has read from an
+    attribute is another now, and the network would no longer be the one that exits were put on."""
+
+    def __init__(self, read: Sequence[ReadAttribute]) -> None:
+        self.read = list(read)
+
+    def __call__(self, part: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for module, name, attribute, value in self.read:
+            now = module.__dict__.get(attribute)
+            if now is not value and now != value:
+                raise UserError(
+                    f"expected {f'{name}.{attribute}'.strip('.')} as it was when exits were added, {value!r}; got "
+                    f"{now!r} (add exits again, or with skip=False, which follows it)"
+                )
 
 
 class ExitedModel(StagedModel):

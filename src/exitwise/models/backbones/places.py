@@ -67,7 +67,12 @@ def find_places(traced: Traced, backbone: nn.Module, example: Inputs) -> dict[st
         if feature is not None and not _is_overwritten(traced.module, node):
             point = ExitPoint(name, spent[node] / spent[nodes[-1]], feature)
             places[name] = Place(point, node, node in block_ends, node not in alone)
-    return places
+    outer: dict[float, int] = {}
+    for name, place in places.items():
+        outer[place.point.share] = min(name.count("."), outer.get(place.point.share, name.count(".")))
+    return {  # of wide places at the same cost, the outermost, where the least is handed on
+        name: place for name, place in places.items() if not place.wide or name.count(".") == outer[place.point.share]
+    }
 
 
 def _is_overwritten(module: fx.GraphModule, node: fx.Node) -> bool:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_leaves, tree_map
@@ -29,6 +30,15 @@ DRY_RUN_BATCH = 2
 _CONCRETE = frozenset({"dtype", "ndim", "layout", "is_cuda", "is_sparse", "is_nested", "is_mps"})
 
 
+class ReadAttribute(NamedTuple):
+    """A plain value that a forward pass has read from a module."""
+
+    module: nn.Module
+    name: str
+    attribute: str
+    value: Any
+
+
 class Traced:
     """A traced network.
 
@@ -36,6 +46,7 @@ class Traced:
         module: runs as the network does; shares its submodules, parameters and buffers.
         macs: multiply-accumulates of each node for one image.
         outputs: name of each submodule that was called once and returned a tensor, and the node of that.
+        read: plain values of attributes that the forward pass has read, which the graph holds as they were.
         fixed: whether all sizes but the batch's are as in the example.
         whole: name of the first submodule of each class that was kept whole because it asks what cannot be answered.
     """
@@ -44,6 +55,9 @@ class Traced:
         self.module = module
         self.fixed = fixed
         self.whole = tuple(whole)
+        self.read = [
+            ReadAttribute(module, name, attribute, value) for (name, attribute), (module, value) in tracer.read.items()
+        ]
         self.macs = {node: macs // tracer.batch for node, macs in tracer.macs.items()}
         self.outputs = {
             name: node
@@ -65,6 +79,7 @@ def trace(network: nn.Module, example: Inputs) -> Traced:
     """
     root = _Call(network, list(example) if isinstance(example, dict) else [])
     names = {type(module): name for name, module in reversed(list(network.named_modules()))}
+    every = {module: name for name, module in network.named_modules()}
     whole: set[type] = set()
     batch = batch_of(example, DRY_RUN_BATCH, next(network.parameters()))
 
@@ -76,7 +91,7 @@ def trace(network: nn.Module, example: Inputs) -> Traced:
                 unchanged(network),
                 _without_cache(network),
             ):
-                tracer = _Tracer(tree_map(fake.from_tensor, batch), fake, whole, training)
+                tracer = _Tracer(tree_map(fake.from_tensor, batch), fake, whole, training, every)
                 try:
                     graph = tracer.trace(root)
                 except Exception as error:
@@ -91,7 +106,11 @@ def trace(network: nn.Module, example: Inputs) -> Traced:
 
     while True:
         module, tracer = run(training=False)
-        if not tracer.asked or _outline(module) == _outline(run(training=True)[0]):
+        before = len(whole)
+        same = not tracer.asked or _outline(module) == _outline(run(training=True)[0])
+        if len(whole) > before:  # what could not be traced in training mode
+            continue
+        if same:
             return Traced(module, tracer, [names[kind] for kind in whole], not has_tokens(example))
         asking = {type(network.get_submodule(name)) for name in tracer.asked if name}
         if not asking - whole:
@@ -118,6 +137,26 @@ def _outline(module: fx.GraphModule) -> list[Any]:
 def _undecidable(network: nn.Module, name: str, error: Exception) -> CannotSplitError:
     what = f"module {name}" if name else "its own forward"
     return cannot_split(network, f"{what} cannot be traced, {str(error).strip() or type(error).__name__}")
+
+
+@contextmanager
+def _no_checkpointing() -> Iterator[None]:
+    """Within this context, gradient checkpointing, of which a graph knows nothing, ends the trace of what does it."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise fx.proxy.TraceError("it checkpoints gradients (with that turned off it can be)")
+
+    generators = ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl")
+    kept = {name: value for name in generators if (value := getattr(torch.utils.checkpoint, name, None)) is not None}
+    kept["CheckpointFunction"] = torch.utils.checkpoint.CheckpointFunction
+    for name in kept:
+        setattr(torch.utils.checkpoint, name, refuse)
+    refuse.apply = refuse  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(torch.utils.checkpoint, name, value)
 
 
 @contextmanager
@@ -214,6 +253,7 @@ class _Tracer(fx.Tracer):
     Attributes:
         training: what is answered where a forward pass decides by its training mode.
         asked: names of the modules whose forward pass does so.
+        read: name of a module and of its attribute to that module and the plain value that was read.
         failed: name of the innermost submodule that could not be traced; empty where that is the network itself.
         returned: name of a submodule to the node that it returned; None where it was called several times.
         macs: multiply-accumulates of each node on the dry run's batch.
@@ -222,13 +262,17 @@ class _Tracer(fx.Tracer):
 
     batch = DRY_RUN_BATCH
 
-    def __init__(self, inputs: Inputs, fake: FakeTensorMode, whole: set[type], training: bool) -> None:
+    def __init__(
+        self, inputs: Inputs, fake: FakeTensorMode, whole: set[type], training: bool, names: dict[nn.Module, str]
+    ) -> None:
         super().__init__()
+        self._names = names
         self.inputs = inputs
         self.fake = fake
         self.whole = frozenset(whole)
         self.training = training
         self.asked: list[str] = []
+        self.read: dict[tuple[str, str], tuple[nn.Module, Any]] = {}
         self._inside: list[str] = [""]
         self.failed: str | None = None
         self.returned: dict[str, fx.Node | None] = {}
@@ -238,7 +282,13 @@ class _Tracer(fx.Tracer):
         self._running = False
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> fx.Graph:
-        with self._training_is_asked(), torch.enable_grad(), self.counter:
+        with (
+            self._training_is_asked(),
+            self._attributes_are_noted(),
+            _no_checkpointing(),
+            torch.enable_grad(),
+            self.counter,
+        ):
             return super().trace(root, concrete_args)
 
     # What becomes a node of its own.
@@ -313,6 +363,25 @@ class _Tracer(fx.Tracer):
             yield
         finally:
             del nn.Module.training
+
+    @contextmanager
+    def _attributes_are_noted(self) -> Iterator[None]:
+        """Within this context, plain values that forward passes read from modules are noted."""
+
+        def read(module: nn.Module, attribute: str) -> Any:
+            value = object.__getattribute__(module, attribute)
+            plain = value is None or type(value) in (bool, int, float, str)
+            if plain and not self._running and not attribute.startswith("_") and attribute != "training":
+                own = object.__getattribute__(module, "__dict__")
+                if attribute in own and (name := self._names.get(module)) is not None:
+                    self.read.setdefault((name, attribute), (module, value))
+            return value
+
+        nn.Module.__getattribute__ = read  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            del nn.Module.__getattribute__
 
     # The dry run.
 

@@ -81,8 +81,10 @@ def left_whole(
     masked = any(point.feature.masked for point in points)
     first = _Together(backbone, [point.name for point in points], masked)
     points = looking_back(points, first, example, next(backbone.parameters()))
+    like = next(backbone.parameters())
     heads = [
-        OnState(suited_head(point.feature, num_classes, head), -1 if point.feature.masked else None) for point in points
+        OnState(suited_head(point.feature, num_classes, head).to(like.dtype), -1 if point.feature.masked else None)
+        for point in points
     ]
     bodies: list[nn.Module] = [first, *(_Drop() for _ in points)]
     stages = [Stage(body, each) for body, each in zip(bodies, [*heads, OnState(nn.Identity())], strict=True)]
