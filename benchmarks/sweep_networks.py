@@ -1,7 +1,8 @@
 """The networks that the sweep tries, and how each is built: small, with random weights.
 
 timm: the smallest variant of every family, as far as it has at most 60 M parameters; a family is what stands before the
-first underscore. torchvision: its classifiers. Hugging Face: its image classifiers with tiny configurations.
+first underscore. torchvision: its classifiers. Hugging Face: its image classifiers, and some of its text classifiers,
+with tiny configurations.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SMALL = 128
 
 class Built(NamedTuple):
     network: nn.Module
-    input_shape: tuple[int, int, int]
+    example: Any
 
 
 TIMM = (Path(__file__).parent / "sweep_timm.txt").read_text().split()
@@ -112,10 +113,28 @@ Left out: shieldgemma2 (a language model that answers yes or no), dinat (needs a
 """
 
 
+HF_TEXTS: dict[str, dict[str, Any]] = {
+    "Albert": {**VIT, "embedding_size": 16},
+    "Bert": VIT,
+    "DebertaV2": VIT,
+    "DistilBert": {"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 64},
+    "Electra": {**VIT, "embedding_size": 16},
+    "GPT2": {"n_embd": 32, "n_layer": 4, "n_head": 2},
+    "Llama": {**VIT, "num_key_value_heads": 1},
+    "MPNet": VIT,
+    "ModernBert": {**VIT, "global_attn_every_n_layers": 2},
+    "Qwen2": {**VIT, "num_key_value_heads": 1},
+    "Roberta": VIT,
+    "XLMRoberta": VIT,
+}
+TOKENS = {"vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
 def build(part: str, name: str) -> Built:
-    """Return a network of the sweep and the shape of its images."""
+    """Return a network of the sweep and example inputs."""
+    torch.manual_seed(0)
     network, shape = BUILDERS[part](name)
-    return Built(network.eval(), shape)
+    return Built(network.eval(), torch.zeros(1, *shape) if isinstance(shape, tuple) else shape)
 
 
 def _timm(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -147,27 +166,45 @@ def _torchvision(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     return torchvision.models.get_model(name, num_classes=CLASSES, **options), (3, size, size)
 
 
-def _hf_images(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+def _hf_texts(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    import transformers
+
+    config = getattr(transformers, f"{name}Config")(num_labels=CLASSES, **TOKENS, **HF_TEXTS[name])
+    network = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    ids = torch.randint(3, 100, (2, 16), generator=torch.Generator().manual_seed(0))
+    return network, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _hf_images(name: str) -> tuple[nn.Module, Any]:
     import transformers
 
     base, _, ending = name.partition("/")
     config = getattr(transformers, f"{base}Config")(num_labels=CLASSES, **HF_IMAGES[name])
     network = getattr(transformers, f"{base}{ending or 'ForImageClassification'}")(config)
+    if name == "ImageGPT":  # takes colours by number, pixel by pixel
+        return network, {"input_ids": torch.randint(3, 500, (2, 64), generator=torch.Generator().manual_seed(0))}
     size = getattr(getattr(config, "vision_config", config), "image_size", 64)
     size = size if isinstance(size, int) else size[0]
     return network, (3, size, size)
 
 
-BUILDERS: dict[str, Callable[[str], tuple[nn.Module, tuple[int, int, int]]]] = {
+BUILDERS: dict[str, Callable[[str], tuple[nn.Module, Any]]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "hf-images": _hf_images,
+    "hf-texts": _hf_texts,
 }
 
-PARTS: dict[str, tuple[str, ...]] = {"timm": tuple(TIMM), "torchvision": TORCHVISION, "hf-images": tuple(HF_IMAGES)}
+PARTS: dict[str, tuple[str, ...]] = {
+    "timm": tuple(TIMM),
+    "torchvision": TORCHVISION,
+    "hf-images": tuple(HF_IMAGES),
+    "hf-texts": tuple(HF_TEXTS),
+}
 QUICK: dict[str, tuple[str, ...]] = {
-    "timm": ("resnet10t", "vit_srelpos_small_patch16_224"),
-    "torchvision": ("mobilenet_v3_small",),
-    "hf-images": ("ResNet", "ViT"),
+    "timm": ("resnet10t", "pit_ti_224"),
+    "torchvision": ("mobilenet_v3_small", "googlenet"),
+    "hf-images": ("ResNet", "Swin", "Data2VecVision"),
+    "hf-texts": ("DistilBert", "Qwen2"),
 }
 """One of each kind that needs something of its own."""

@@ -51,7 +51,8 @@ def logits_of(output: Any) -> Any:
     if isinstance(output, (Tensor, fx.Proxy)):
         return output
     if isinstance(output, Mapping):
-        return output.get("logits", output)
+        several = "logits" in output or len(output) != 1
+        return output.get("logits", output) if several else next(iter(output.values()))
     if isinstance(output, (tuple, list)) and len(output) == 1:
         return output[0]
     return getattr(output, "logits", output)
