@@ -195,19 +195,31 @@ def choose(places: dict[str, Place], exits: int, at: Sequence[str] | None, hint:
             f"{100 * DEAREST:.0f} % of the cost; got {exits}{hint} (skip=False evaluates all exits together, without "
             "skipping)"
         )
-    sets = (  # the ends of blocks, and places where one tensor is all that goes on, if they do
-        [place.point for place in useful if place.block and not place.wide],
-        [place.point for place in useful if not place.wide],
-        [place.point for place in useful if place.block],
-        [place.point for place in useful],
-    )
     targets = [k / exits for k in range(1, exits)]
-    choices = [_nearest(candidates, targets) for candidates in sets if len(candidates) >= exits - 1]
-    best = next((points for points in choices if not _useless(points, targets)), None)
+
+    def choices(wide: bool) -> list[list[ExitPoint]]:
+        """Of the ends of blocks, and of all places; of all that go on with several tensors only if ``wide``."""
+        found = [place for place in useful if wide or not place.wide]
+        sets = [[place.point for place in found if place.block], [place.point for place in found]]
+        return [_nearest(candidates, targets) for candidates in sets if len(candidates) >= exits - 1]
+
+    possible = choices(wide=False)
+    if not any(_saves(points) for points in possible):
+        possible = [*possible, *choices(wide=True)]
+    best = next((points for points in possible if not _useless(points, targets)), None)
     if best is None:
-        best = min(choices, key=lambda points: _distance(points, targets))
+        best = min(possible, key=lambda points: _distance(points, targets))
         warnings.warn(_useless(best, targets), ExitwiseWarning, stacklevel=3)
     return best
+
+
+def _saves(points: Sequence[ExitPoint]) -> bool:
+    """Return whether there is nothing to ask of these places, or one of them is apart from its neighbours."""
+    shares = [0.0, *(point.share for point in points), 1.0]
+    return not points or any(
+        min(share - before, after - share) >= APART
+        for before, share, after in zip(shares, shares[1:], shares[2:], strict=False)
+    )
 
 
 def _distance(points: Sequence[ExitPoint], targets: Sequence[float]) -> float:
