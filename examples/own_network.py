@@ -38,7 +38,8 @@ size, mean, std = options.image_size, [0.5] * 3, [0.5] * 3
 to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
 crop = [v2.RandomResizedCrop(size, scale=(0.4, 1)), v2.RandomHorizontalFlip()]
 augmented = ImageFolder(options.photos, v2.Compose([*crop, *to_tensor]))
-plain = ImageFolder(options.photos, v2.Compose([v2.Resize(size), v2.CenterCrop(size), *to_tensor]))
+centre = [v2.Resize(round(size / 0.875)), v2.CenterCrop(size)]
+plain = ImageFolder(options.photos, v2.Compose([*centre, *to_tensor]))
 parts: dict[str, list[int]] = {"test": [], "held out": [], "train": []}
 for label in range(len(plain.classes)):
     members = (torch.tensor(plain.targets) == label).nonzero().squeeze(1)
@@ -81,7 +82,7 @@ with torch.no_grad():
     print("last exit unchanged to the bit:", torch.equal(model(images)[-1], network(images)))
 calibration = ew.calibrate(model, held_out, max_accuracy_drop=0.01)
 print(ew.evaluate(model, calibration, test))
-preprocessing = ew.Preprocessing(size, tuple(mean), tuple(std))
+preprocessing = ew.Preprocessing(size, tuple(mean), tuple(std), augment="resize", crop=0.875)
 print(ew.export(model, calibration, options.out, preprocessing=preprocessing, classes=plain.classes, overwrite=True))
 print(ew.bench(model, calibration, test, forms=["eager", "onnx"], batch_sizes=[1, 64], seconds=options.seconds))
 print(f"{time.perf_counter() - start:.0f} s after the fine-tuning")

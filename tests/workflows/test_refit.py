@@ -96,3 +96,15 @@ def test_regimes_and_networks_that_it_does_not_go_with(given):
         compose(None, flags={**given, "regime": "heads", "pretrained": "hub", "refit_heads": True})
     with pytest.raises(UserError, match="refit_heads is for backbones such as timm/resnet18; msdnet_small has its own"):
         compose("digits", flags={"refit_heads": True})
+
+
+def test_a_run_keeps_its_exits_where_they_are(refitted, monkeypatch):
+    """Even where the places that are chosen by default have changed since."""
+    from exitwise.models.backbones import attach
+
+    before, original = refitted.run.model(), attach.choose
+    monkeypatch.setattr(
+        attach, "choose", lambda places, exits, at, hint: original(places, exits, at or ["conv1"], hint)
+    )
+    assert [point.name for point in ew.Run(refitted.run.path).model().points] == [p.name for p in before.points]
+    assert ew.train(refitted.run.settings, refitted.run.path).resumed

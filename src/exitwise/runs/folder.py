@@ -10,7 +10,7 @@
       images.json         image files by what became   skipped_images.csv the broken ones; both only for folders
       .lock               held while training          figures/
       calibration.json    budget, thresholds           evaluation.json    test results
-      bench.json          measured times
+      bench.json          measured times               network.json       places of a backbone's exits
 
 Each JSON file states its schema and version (:mod:`exitwise.runs.records`).
 """
@@ -27,12 +27,14 @@ from exitwise.data import Splits
 from exitwise.data.ledger import ImageLedger
 from exitwise.deploy.calibration import CALIBRATION, Calibration
 from exitwise.errors import UserError
+from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.staged import StagedModel
 from exitwise.runs import build
 from exitwise.runs.records.data import DATA, IMAGES
 from exitwise.runs.records.environment import ENVIRONMENT, environment
 from exitwise.runs.records.evaluation import EVALUATION, Evaluation
 from exitwise.runs.records.metrics import METRICS, write_metrics
+from exitwise.runs.records.network import NETWORK
 from exitwise.runs.records.skipped import SKIPPED, read_skipped, write_skipped
 from exitwise.runs.records.weights import WEIGHTS
 from exitwise.settings.checks import check_run_folder
@@ -155,7 +157,7 @@ class Run:
             UserError: without a checkpoint, or if it is of another network.
         """
         best = self.best()
-        model = build.build_model(self.settings, len(self.classes))
+        model = build.build_model(as_built(self.settings, self.path), len(self.classes))
         try:
             state = load_checkpoint(best)["model"]
         except CheckpointError as error:
@@ -168,6 +170,11 @@ class Run:
                 f"{best} is a checkpoint of another model than {self.settings.model}: {detail}"
             ) from error
         return model.eval().to(device)
+
+    def write_network(self, model: StagedModel) -> None:
+        """Write network.json, once: where the early exits of a backbone are."""
+        if isinstance(model, ExitedModel) and not NETWORK.exists(self.path):
+            NETWORK.write(self.path, [point.name for point in model.points])
 
     def write_metrics(self, history: Sequence[dict[str, float]]) -> None:
         """Write metrics.csv anew from all rows so far."""
@@ -235,9 +242,16 @@ class Run:
         return evaluation
 
 
+def as_built(settings: Settings, path: Path) -> Settings:
+    """Return a run's settings with the exits where they are; as they are if there is no record of that."""
+    if not NETWORK.exists(path):
+        return settings
+    return settings.model_copy(update={"exits": None, "exits_at": NETWORK.read(path)})
+
+
 def _tidy(path: Path) -> None:
     """Remove what a killed training was writing, the calibration at its end included."""
-    records = (DATA, ENVIRONMENT, CALIBRATION, WEIGHTS, IMAGES)
+    records = (DATA, ENVIRONMENT, NETWORK, CALIBRATION, WEIGHTS, IMAGES)
     for name in ("config.yaml", METRICS, SKIPPED, *(record.file for record in records)):
         for temporary in path.glob(f".{name}.*"):
             temporary.unlink()

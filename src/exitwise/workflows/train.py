@@ -25,7 +25,7 @@ from exitwise.processes.distributed import first, joined, launched, own_device
 from exitwise.processes.ranks import Ranks
 from exitwise.runs import build
 from exitwise.runs.build import pick_device
-from exitwise.runs.folder import Resume, Run, check_vacant
+from exitwise.runs.folder import Resume, Run, as_built, check_vacant
 from exitwise.settings.schema import Settings
 from exitwise.shown import Shown, percent
 from exitwise.storage.lock import check_unlocked, locked
@@ -120,7 +120,7 @@ def _train(
     device: torch.device,
     ranks: Ranks,
 ) -> TrainingResult:
-    parts = build.build(settings, splits, device, ranks)
+    parts = build.build(as_built(settings, out), splits, device, ranks)
     network: StagedModel = parts.model
     batches: Batches = parts.batches
     method, optimizer = parts.method, parts.optimizer
@@ -133,6 +133,7 @@ def _train(
             run = Run.create(out, settings, splits, sys.argv, resume) if ranks.rank == 0 else Run(out)
         if ranks.rank == 0:
             run.follow(splits.ledger)
+            run.write_network(parts.model)
 
         reporter = _MetricsWriter(run, reporter) if ranks.rank == 0 else Silent()
         collected: Callable[[], Outputs] = partial(
