@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.workflows.predict import predict
     from exitwise.workflows.report import report
     from exitwise.workflows.train import TrainingResult, train
+    from exitwise.workflows.write_run import write_run
 
 
 @cache
