@@ -110,7 +110,7 @@ def test_the_same_network_without_early_exits(photos, tmp_path, capsys):
         calibration = ew.calibrate(out, budget=0.5)
     assert calibration.policy.thresholds == ()
     ew.export(out, tmp_path / "bundle")
-    assert sorted(file.name for file in (tmp_path / "bundle").glob("stage_*")) == ["stage_0.onnx"]
+    assert sorted(file.name for file in (tmp_path / "bundle").glob("stage_*.onnx")) == ["stage_0.onnx"]
     result = ew.OnnxRunner(tmp_path / "bundle")(torch.randn(3, 3, 32, 32).numpy())
     assert result.exit.tolist() == [0, 0, 0]
 

@@ -191,5 +191,5 @@ def test_compile_without_a_compiler_is_refused(monkeypatch):
 )
 def test_combinations_that_cannot_be_are_refused(values, message):
     with pytest.raises(UserError, match=message):
-        resolve(values)
+        resolve({**values, "method": "meta-weighted"})
     resolve({key: value for key, value in values.items() if key != "gradient"} | {"method": "uniform"})

@@ -1,6 +1,7 @@
 """The comparison on this machine: what is compared, what the verdict follows from, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,9 +21,17 @@ from exitwise.workflows.bench import bench
 
 
 @pytest.fixture(scope="module")
-def result(digits_run):
+def run(digits_run, tmp_path_factory):
+    """The run as it was trained: other tests calibrate it."""
+    folder = shutil.copytree(digits_run.run.path, tmp_path_factory.mktemp("runs") / "run")
+    (folder / "calibration.json").unlink(missing_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(run):
     pytest.importorskip("onnxruntime")
-    return bench(digits_run.run.path, forms=["eager", "onnx"], batch_sizes=[1, 8], static=["msdnet_small"], seconds=1)
+    return bench(run, forms=["eager", "onnx"], batch_sizes=[1, 8], static=["msdnet_small"], seconds=1)
 
 
 def test_every_network_is_timed_in_every_form_and_size(result):
@@ -58,8 +67,8 @@ def test_accuracies_are_of_test_images_at_thresholds_of_calibration_images(resul
     assert networks["msdnet_small"].accuracy is None
 
 
-def test_it_is_recorded(result, digits_run):
-    content = json.loads((digits_run.run.path / "bench.json").read_text())
+def test_it_is_recorded(result, run):
+    content = json.loads((run / "bench.json").read_text())
     assert len(content["rows"]) == len(result.rows)
     assert content["verdicts"] == {str(size): text for size, text in result.verdicts.items()}
     assert content["machine"]["torch"]
@@ -132,9 +141,9 @@ def test_the_verdict_follows_from_the_times(rows, says):
         (["--static", "{folder}"], "expected a run folder with config.yaml at"),
     ],
 )
-def test_bad_input_is_refused_in_a_line(digits_run, tmp_path, capsys, flags, message):
+def test_bad_input_is_refused_in_a_line(run, tmp_path, capsys, flags, message):
     with pytest.raises(SystemExit) as stop:
-        main(["bench", str(digits_run.run.path), *(flag.format(folder=tmp_path) for flag in flags)])
+        main(["bench", str(run), *(flag.format(folder=tmp_path) for flag in flags)])
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert message in errors

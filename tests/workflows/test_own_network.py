@@ -200,6 +200,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(network, tmp_path):
     ("batches", "message"),
     [
         (iter(()), "expected at least one batch in the training loader; it ended at once"),
+        ([(IMAGES[:4], LABELS[:4] - 1)], "expected targets from 0 to 9 in the training loader; got -1 to "),
         ([(IMAGES[:4], LABELS[:4] + 10)], "expected targets from 0 to 9 in the training loader; got 1"),
         ([(IMAGES[:4], LABELS[:3])], "expected 4 class indices in batch 0"),
         ([(IMAGES[:4], LABELS[:4].float())], "expected 4 class indices in batch 0 .*float32"),

@@ -186,7 +186,7 @@ def test_networks_that_will_not_do(network):
 
     class Odd(torch.nn.Linear):
         def forward(self, x):
-            return {"scores": super().forward(x)}
+            return {"scores": super().forward(x), "others": x}
 
-    with pytest.raises(UserError, match=r"Odd gives scores torch.float32 \(2, 3\)"):
+    with pytest.raises(UserError, match="Odd gives scores"):
         ew.add_exits(Odd(4, 3), exits=2, example=torch.zeros(1, 4))

@@ -54,7 +54,8 @@ def pairs_of(loader: Iterable[Any], network: Network, name: str = "loader") -> I
                 f"expected {count} class indices in batch {number} of the {name}; got {targets.dtype} "
                 f"{tuple(targets.shape)}"
             )
-        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < (classes := network.num_classes):
+        classes = network.num_classes
+        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
             seen = f"{int(targets.min())} to {int(targets.max())}"
             raise DataError(f"expected targets from 0 to {classes - 1} in the {name}; got {seen} in batch {number}")
         yield inputs, targets.long()

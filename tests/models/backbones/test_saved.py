@@ -1,5 +1,6 @@
 """Exits in a file of their own: what is put back is what was saved, and other files and networks are refused."""
 
+import re
 import warnings
 
 import pytest
@@ -48,6 +49,31 @@ def test_what_is_put_back_answers_bit_for_bit(options, tmp_path):
         assert all(map(torch.equal, again(images), model(images)))
     assert again.points == model.points
     assert again.skips == model.skips
+
+
+def test_samples_that_exits_were_fitted_on_are_still_known(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    train = [(torch.randn(40, 3, 32, 32, generator=generator), torch.arange(40) % 3)]
+    model = exited(small())
+    ew.fit_exits(model, train, epochs=1)
+    ew.save(model, tmp_path / "exits.safetensors")
+    again = ew.load(small(), tmp_path / "exits.safetensors").eval()
+    assert again.fitted_on == model.fitted_on != set()
+    with pytest.raises(ew.DataError, match="expected samples in the held-out loader that nothing was fitted on; 40 of"):
+        ew.calibrate(again, train, budget=0.7)
+
+
+def test_names_of_earlier_versions_are_known():
+    model, other = exited(small()), exited(small())
+    nn.init.ones_(model.stages[0].body.get_submodule("conv1.0").weight)
+    former = {
+        re.sub(r"(?<=body\.)(.*)(?=\.)", lambda m: m[0].replace(".", "_"), k): v for k, v in model.state_dict().items()
+    }
+    assert "stages.0.body.conv1_0.weight" in former
+    other.load_state_dict(former)
+    assert all(map(torch.equal, other.state_dict().values(), model.state_dict().values()))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        other.load_state_dict({**former, "stages.9.odd": torch.zeros(1)})
 
 
 def test_inputs_with_names(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,3 +55,10 @@ class ExitedModel(StagedModel):
         self.points = tuple(points)
         self.skips = skips
         self.head = "auto"
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As of any module; the names that earlier versions gave to layers within a stage, ``conv1_0``, are known."""
+        own = {name.replace(".", "_"): name for name in self.state_dict()}
+        if not state_dict.keys() <= set(own.values()):
+            state_dict = {own.get(name.replace(".", "_"), name): value for name, value in state_dict.items()}
+        return super().load_state_dict(state_dict, *args, **kwargs)

@@ -22,11 +22,12 @@ from exitwise.models.heads import HeadFactory
 from exitwise.storage.files import write_bytes
 
 SCHEMA, VERSION = "exitwise/exits", 1
-_EXAMPLE = "example/"
+_EXAMPLE, _FITTED = "example/", "fitted on"
 
 
 def save(model: ExitedModel, path: str | Path) -> None:
-    """Write the early exits of a network: their weights, and where they are. The network itself is not in the file.
+    """Write the early exits of a network: their weights, where they are, and fingerprints of the samples that they were
+    fitted on. The network itself is not in the file.
 
     Args:
         model: from :func:`~exitwise.add_exits`.
@@ -48,6 +49,7 @@ def save(model: ExitedModel, path: str | Path) -> None:
         "classes": model.num_classes,
         "network": _digest(rest),
     }
+    inputs[_FITTED] = torch.tensor(sorted(model.fitted_on), dtype=torch.uint64)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**heads, **inputs}.items()}
     write_bytes(Path(path), to_bytes(tensors, {"exitwise": json.dumps(said)}))
 
@@ -78,13 +80,14 @@ def load(network: nn.Module, path: str | Path, *, head: HeadFactory | None = Non
         network, at=said["at"], num_classes=said["classes"], head=made, example=example, skip=said["skip"]
     )
     heads, rest = _parts(model)
-    found = {name: tensor for name, tensor in tensors.items() if name not in inputs}
+    found = {name: tensor for name, tensor in tensors.items() if name not in inputs and name != _FITTED}
     wanted = {name: tuple(tensor.shape) for name, tensor in heads.items()}
     if {name: tuple(tensor.shape) for name, tensor in found.items()} != wanted:
         raise UserError(f"expected exits of {type(network).__name__} at {', '.join(said['at'])} in {path}; got others")
     with torch.no_grad():
         for name, tensor in heads.items():
             tensor.copy_(found[name])
+    model.fitted_on.update(tensors[_FITTED].tolist())
     if _digest(rest) != said["network"]:
         warnings.warn(
             f"the exits in {path} were saved with other weights of the network: fit and calibrate them anew",
@@ -118,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if said["schema"] != SCHEMA or said["version"] != VERSION:
             raise UserError(f"expected {SCHEMA} of version {VERSION} in {path}; got {said['schema']} {said['version']}")
         kinds = {"at": list, "head": str, "skip": bool, "classes": int, "network": str}
-        if not all(isinstance(said[key], kind) for key, kind in kinds.items()):
+        if not all(isinstance(said[key], kind) for key, kind in kinds.items()) or _FITTED not in tensors:
             raise TypeError("something else")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
