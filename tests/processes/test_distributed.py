@@ -200,7 +200,7 @@ def test_a_gpu_for_each_process(monkeypatch):
     ("values", "message"),
     [
         ({"sync_batchnorm": True, "compile": True}, "sync_batchnorm cannot be compiled"),
-        ({"accumulate": 2}, "accumulate goes with method uniform.*; got meta-weighted"),
+        ({"accumulate": 2, "method": "meta-weighted"}, "accumulate goes with method uniform.*; got meta-weighted"),
         ({"accumulate": 2, "method": "uniform", "sync_batchnorm": True}, "accumulate and sync_batchnorm exclude"),
         ({"process_timeout": 0}, "process_timeout: input should be greater than 0; got 0"),
         ({"allocation": "globl"}, "allocation: input should be 'local' or 'global'; got 'globl'"),
@@ -214,5 +214,5 @@ def test_settings_that_cannot_be_are_refused(values, message):
 def test_double_backward_is_for_one_process(monkeypatch, tmp_path):
     monkeypatch.setattr("exitwise.workflows.train.launched", lambda: (0, 2))
     with pytest.raises(UserError, match="double-backward is for one process"):
-        ew.train(resolve({"gradient": "double-backward", "device": "cpu"}), tmp_path / "run")
+        ew.train(resolve({"method": "meta-weighted", "gradient": "double-backward", "device": "cpu"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +38,8 @@ def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks
 
     In regime ``heads`` the batches are in order, to be kept (see :mod:`exitwise.workflows.frozen`).
 
-    torch's generator is set to the settings' seed, from which the network's and the method's first weights are drawn.
+    The generators of torch, Python and NumPy are set to the settings' seed. The first weights of the network and the
+    method are drawn from torch's.
 
     Args:
         settings: what to train, and how.
@@ -45,6 +48,8 @@ def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks
         ranks: the processes that train together; the first loads pretrained weights before the others do.
     """
     torch.manual_seed(settings.seed)
+    random.seed(settings.seed)
+    np.random.seed(settings.seed % 2**32)
     with first(ranks):
         model = build_model(settings, len(splits.classes), pretrained=True).to(device)
     if settings.compile:
