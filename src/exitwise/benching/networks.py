@@ -81,8 +81,7 @@ def subject_of_network(
     Raises:
         UserError: for the calibration of another network.
     """
-    if calibration.exit_macs != count_cost(model).macs:
-        raise UserError("expected the calibration of this network; got that of one with other costs")
+    calibration.check_costs(count_cost(model).macs)
     first: list[Inputs] = []
 
     def remembered() -> Iterable[tuple[Inputs, Tensor]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from exitwise.deploy.monitor import Reference
+from exitwise.errors import UserError
 from exitwise.exiting.measures import measure_from_json
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
@@ -56,6 +57,11 @@ class Calibration(Shown):
     def of(cls, policy: ExitPolicy, exit_macs: Sequence[int]) -> Calibration:
         """Return thresholds that come from elsewhere, with what leaving at each exit costs."""
         return cls(policy, {}, (), tuple(exit_macs), {}, "")
+
+    def check_costs(self, exit_macs: Sequence[int]) -> None:
+        """Raise UserError unless it is of a network whose exits cost this much."""
+        if self.exit_macs != tuple(exit_macs):
+            raise UserError("expected the calibration of this network; got that of one with other costs")
 
     def thresholds_for(self, budget: float) -> Thresholds:
         """Return the thresholds of the table for a share of the full network's MACs.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.manifest import TEXT_PARTS, Input
 from exitwise.errors import DataError, UserError
 
@@ -18,10 +19,8 @@ _ENDLESS = 10**6
 
 
 def _library() -> Any:
-    try:
+    with needing_extras("reading texts"):
         import tokenizers
-    except ImportError as error:
-        raise UserError("reading texts needs tokenizers: pip install 'exitwise[text]'") from error
     return tokenizers
 
 

@@ -128,8 +128,7 @@ def export(
         check_staged(source)
         if len(rest) != 2 or not isinstance(rest[0], Calibration):
             raise UserError("a network is exported as export(network, calibration, out); got other arguments")
-        if rest[0].exit_macs != count_cost(source).macs:
-            raise UserError("expected the calibration of this network; got that of one with other costs")
+        rest[0].check_costs(count_cost(source).macs)
         model, name, (calibration, out) = source, "", rest
         names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)
         if len(set(names)) != model.num_classes or not all(isinstance(each, str) for each in names):

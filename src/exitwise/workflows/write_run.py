@@ -54,14 +54,13 @@ def write_run(
             f"expected the network that the settings name, {settings.model} with exits at {', '.join(places)} for "
             f"{len(splits.classes)} classes; got another"
         )
-    if calibration is not None and calibration.exit_macs != count_cost(model).macs:
-        raise UserError("expected the calibration of this network; got that of one with other costs")
+    if calibration is not None:
+        calibration.check_costs(count_cost(model).macs)
     for split, name in ((splits.calibration, "calibration images of the run"), (splits.test, "test images of the run")):
         for _ in unused(split.batches(EVALUATION_BATCH, settings.workers), {"fitted on": model.fitted_on}, name):
             pass
     with locked(out):
         run = Run.create(out, settings.model_copy(update=kind), splits, sys.argv, "never")
-        run.write_network(model)
         run.checkpoints.save("best", 0, {"model": model.state_dict()})
         if calibration is not None:
             run.write_calibration(replace(calibration, checkpoint=run.best().name))
