@@ -7,7 +7,6 @@ it looks is the page's business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +26,11 @@ from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models.staged import StagedModel
 from exitwise.reporting.content import Budget, Comparison, ExitFigures, Report, RunFigures
 from exitwise.reporting.lines import group_runs, line_of
+from exitwise.reporting.made import machine, now
 from exitwise.reporting.pictures import class_figures
 from exitwise.reporting.reliability import reliability
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.environment import environment
 from exitwise.runs.records.evaluation import Evaluation
 from exitwise.version import __version__
 
@@ -75,9 +74,9 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
         figures,
         [_comparison(label, members, figures) for label, members in groups],
         runs[0].data["sizes"],
-        {key: value for key, value in environment([]).items() if key not in ("command", "exitwise")},
+        machine(),
         str(place),
-        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        now(),
         __version__,
     )
 

@@ -15,14 +15,32 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from exitwise import shown
+from exitwise.deploy.calibration import Calibration
 from exitwise.reporting.content import Budget, Report, RunFigures
 from exitwise.reporting.figures import COLOURS, SMALLEST_RANGE, macs_unit
-from exitwise.reporting.lines import Line, differing_settings
+from exitwise.reporting.lines import Line, differing_settings, line_of
 from exitwise.reporting.reliability import Reliability
+from exitwise.reporting.results import Results
 
 
 def render(report: Report) -> str:
     """Return the report as HTML."""
+    return _page(
+        "runs.html",
+        report=report,
+        data=chart_data(report),
+        differing=differing_settings([run.settings for run in report.runs]),
+        weight_quarters=weight_quarters,
+    )
+
+
+def render_results(results: Results) -> str:
+    """Return what the calls on a network gave as HTML."""
+    return _page("results.html", results=results, data=results_chart(results))
+
+
+def _page(template: str, **values: Any) -> str:
+    """Return a page of the frame that all have."""
     environment = Environment(
         loader=PackageLoader("exitwise.reporting", "template"),
         autoescape=True,
@@ -32,15 +50,16 @@ def render(report: Report) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     environment.filters.update(
-        percent=shown.percent, macs=shown.macs, milliseconds=shown.milliseconds, text=shown.text_of
+        percent=shown.percent,
+        macs=shown.macs,
+        milliseconds=shown.milliseconds,
+        text=shown.text_of,
+        threshold=threshold_text,
     )
     sources = {name: _source(environment, name) for name in ("page.css", "page.js")}
-    return environment.get_template("page.html").render(
-        report=report,
-        data=chart_data(report),
-        differing=differing_settings([run.settings for run in report.runs]),
+    return environment.get_template(template).render(
+        **values,
         calibrated_for=calibrated_for,
-        weight_quarters=weight_quarters,
         style=sources["page.css"],
         script=sources["page.js"],
         plotly=Markup(get_plotlyjs()),
@@ -67,10 +86,35 @@ def chart_data(report: Report) -> dict[str, Any]:
     }
 
 
+def results_chart(results: Results) -> dict[str, Any]:
+    """Return the same for a network: one line, its budgets on test samples, and the calibrated point ringed."""
+    evaluation = results.evaluation
+    costs, calibrated, points = evaluation.exit_macs, results.calibrated, [each.test for each in evaluation.budgets]
+    unit, unit_name = macs_unit(costs[-1])
+    line = line_of([([point.macs / unit for point in points], [point.accuracy for point in points])])
+    drawn = {
+        "label": "exits chosen per sample",
+        "x": line.costs,
+        "y": _percents(line.accuracies),
+        "half": None,
+        "exits": {"x": [cost / unit for cost in costs], "y": _percents(evaluation.anytime)},
+    }
+    return {
+        "colours": COLOURS,
+        "range": _spanned([*line.accuracies, *evaluation.anytime, calibrated.accuracy]),
+        "charts": {"macs": {"title": f"mean compute per sample ({unit_name})", "lines": [drawn]}},
+        "runs": [],
+        "ring": {"macs": calibrated.macs / unit, "accuracy": 100 * calibrated.accuracy},
+    }
+
+
 def accuracy_range(report: Report) -> tuple[float, float]:
     """Accuracies in percent that the charts span: all lines and exits alone, and never so few that noise looks like a
     difference."""
-    values = [value for each in report.comparisons for value in (*each.macs.accuracies, *each.exits)]
+    return _spanned([value for each in report.comparisons for value in (*each.macs.accuracies, *each.exits)])
+
+
+def _spanned(values: Sequence[float]) -> tuple[float, float]:
     low, high = 100 * min(values), 100 * max(values)
     margin = max(0.1 * (high - low), (SMALLEST_RANGE - (high - low)) / 2)
     return max(low - margin, 0.0), min(high + margin, 100.5)
@@ -142,9 +186,8 @@ def threshold_text(threshold: float | None) -> str:
     return "none leaves" if threshold is None else f"{threshold:.4f}"
 
 
-def calibrated_for(run: RunFigures) -> str:
-    """Return what the run's own thresholds were asked to do, and how confidence is read."""
-    calibration = run.calibration
+def calibrated_for(calibration: Calibration) -> str:
+    """Return what thresholds were asked to do, and how confidence is read."""
     measure = calibration.policy.measure
     parts = [f"{key} {shown.text_of(value)}" for key, value in calibration.budget.items()]
     if calibration.guarantee is not None:

@@ -15,12 +15,13 @@ from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, budgeted_curve, collect_logits, operate
+from exitwise.exiting.policy import ExitPolicy
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel, check_staged
 from exitwise.reporting.figures import accuracy_against_macs
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.evaluation import Evaluation
+from exitwise.runs.records.evaluation import BudgetPoint, Evaluation
 
 
 def evaluate(
@@ -31,7 +32,7 @@ def evaluate(
     device: str = "auto",
     splits: Splits | None = None,
 ) -> Evaluation:
-    """Measure accuracy and cost on test samples: of each exit alone, and as calibrated.
+    """Measure accuracy and cost on test samples: of each exit alone, as calibrated, and at a range of budgets.
 
     Args:
         run: a run folder, whose test split is read, whose 39 budgets are measured too, and whose evaluation.json and
@@ -62,8 +63,12 @@ def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any
     used = {"fitted on": model.fitted_on, "calibrated on": calibration.samples}
     batches = unused(pairs_of(test, model, "test loader"), used, "test loader")
     logits, targets = collect_logits(model, batches, device)
-    calibrated = operate(Outputs.from_logits(logits, targets, policy.measure), policy, costs)
-    return Evaluation(None, costs, anytime(Outputs.from_logits(logits, targets)), [], calibrated, len(targets), 0)
+    outputs = Outputs.from_logits(logits, targets, policy.measure)
+    calibrated = operate(outputs, policy, costs)
+    policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
+    budgets = tuple(BudgetPoint(budget, each, operate(outputs, each, costs)) for budget, each in policies.items())
+    alone = anytime(Outputs.from_logits(logits, targets))
+    return Evaluation(None, costs, alone, [], calibrated, len(targets), 0, budgets)
 
 
 def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:

@@ -1,4 +1,4 @@
-"""One HTML file about evaluated runs."""
+"""One HTML file about evaluated runs, or about what the calls on a network gave."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exitwise.errors import UserError
 from exitwise.shown import Shown
 from exitwise.storage.files import check_output, write_text
 
@@ -26,31 +27,49 @@ class WrittenReport(Shown):
         return f"written to {self.path} ({self.size / 2**20:.1f} MiB); open it in any browser"
 
 
+Source = str | PathLike[str] | Shown
+
+
 def report(
-    runs: str | PathLike[str] | Sequence[str | PathLike[str]],
+    runs: Source | Sequence[Source],
     out: str | Path | None = None,
     *,
     overwrite: bool = False,
     device: str = "auto",
 ) -> WrittenReport:
-    """Write a report on runs: what budgets give, which images leave where, and more.
+    """Write a report on runs: what budgets give, which images leave where, and more; or on a network of one's own.
 
     Args:
-        runs: a calibrated and evaluated run folder, or several of the same data.
-        out: file to write; by default RUN/report.html, of several runs report.html in the current folder.
+        runs: a calibrated and evaluated run folder, or several of the same data; or what the calls on one network gave,
+            in any order: the result of ``evaluate`` and its calibration, and, if wished, those of ``fit_exits``,
+            ``export`` and ``bench``.
+        out: file to write; by default RUN/report.html, of several runs, or of results, report.html in the current
+            folder.
         overwrite: whether that file may be replaced.
-        device: where to run the networks and measure times.
+        device: where to run the networks of runs and measure their times.
 
     Raises:
-        UserError: for runs that cannot be compared, or a file that is there already.
+        UserError: for runs that cannot be compared, results that are not of one network, or a file that is there
+            already.
     """
-    paths = [Path(runs)] if isinstance(runs, (str, PathLike)) else [Path(run) for run in runs]
+    given = [runs] if isinstance(runs, (str, PathLike, Shown)) else list(runs)
+    wrong = next((each for each in given if not isinstance(each, (str, PathLike, Shown))), None)
+    if wrong is not None:
+        raise UserError(f"expected results of one network, or run folders; got {type(wrong).__name__}")
+    results = [each for each in given if isinstance(each, Shown)]
+    paths = [Path(each) for each in given if not isinstance(each, Shown)]
+    if results and paths:
+        raise UserError(f"expected results of one network, or run folders; got both, {paths[0]} among them")
     file = Path(out) if out else (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     check_output(file, overwrite)
 
     from exitwise.reporting.gather import gather
-    from exitwise.reporting.render import render
+    from exitwise.reporting.render import render, render_results
+    from exitwise.reporting.results import sort_results
+    from exitwise.workflows.export import Exported
+    from exitwise.workflows.fit import ExitsFitted
 
-    page = render(gather(paths, device))
+    titles: dict[type, str] = {ExitsFitted: "How the exits were fitted", Exported: "What was exported"}
+    page = render_results(sort_results(results, titles)) if results else render(gather(paths, device))
     write_text(file, page)
     return WrittenReport(file, len(page.encode()))

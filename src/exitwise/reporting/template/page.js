@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const COST = ["macs", "seconds"];
+  const COST = Object.keys(data.charts);
   const DASHES = ["solid", "dash", "dot"];
   const LIGHT = { ink: "#1c2128", grid: "#d0d7de", epochs: ["#440154", "#3b528b", "#21918c", "#5ec962", "#e0c520"] };
   const DARK = { ink: "#e6ebf0", grid: "#3a434d", epochs: ["#b07cc6", "#7f95d1", "#2fb5ae", "#6fdc73", "#fde725"] };
@@ -10,7 +10,7 @@
   const charts = new Map(); // id of an element to what gives its traces and axes
   const opened = new Set(); // runs whose charts are drawn
   let printing = false;
-  let ring = {}; // the point of the slider on both charts of costs
+  let ring = data.ring ?? {}; // the point of the slider, or of the calibration, on the charts of costs
 
   const byId = (id) => document.getElementById(id);
   const isDark = () => scheme.matches && !printing;
@@ -162,7 +162,7 @@
     slider.addEventListener("input", () => show(Number(slider.dataset.run), Number(slider.value)));
   });
   byId("run")?.addEventListener("change", (event) => open(Number(event.target.value)));
-  open(Number(byId("run")?.value ?? 0));
+  if (data.runs.length) open(Number(byId("run")?.value ?? 0));
   repaint();
   scheme.addEventListener("change", repaint);
   addEventListener("beforeprint", () => print(true));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exitwise.evaluation.outputs import CurvePoint
 from exitwise.exiting.point import OperatingPoint
@@ -15,9 +15,22 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+SHOWN_EVERY = 4
+"""Lines of a table of budgets, of which one is printed: each fifth of the full network's cost."""
+
+
+class BudgetPoint(NamedTuple):
+    """A line of a calibration's table on test samples: the share of the full network's MACs that it is for, the policy,
+    and what it does."""
+
+    budget: float
+    policy: ExitPolicy
+    test: OperatingPoint
+
+
 @dataclass(frozen=True)
 class Evaluation(Shown):
-    """Test results of a run.
+    """Test results of a run, or of a network.
 
     Attributes:
         checkpoint: name of the checkpoint that was evaluated; None where an old record does not say.
@@ -27,6 +40,7 @@ class Evaluation(Shown):
         calibrated: what the run's own calibration does on the test split; None without one.
         images: number of test images that all this is measured on.
         left_out: number of test images that turned out broken.
+        budgets: of a network, in place of the curve: each line of its calibration's table; a run's are not written.
     """
 
     checkpoint: str | None
@@ -36,6 +50,7 @@ class Evaluation(Shown):
     calibrated: OperatingPoint | None
     images: int
     left_out: int
+    budgets: tuple[BudgetPoint, ...] = ()
 
     def __rich__(self) -> RenderableType:
         from rich.table import Table
@@ -49,6 +64,8 @@ class Evaluation(Shown):
         table.add_section()
         for point in self.curve[4::5]:
             table.add_row(f"p = {point.p:g}", *_row(point.test, full))
+        for line in self.budgets[::-SHOWN_EVERY][::-1]:
+            table.add_row(f"budget {percent(line.budget)}", *_row(line.test, full))
         if self.calibrated is not None:
             table.add_section()
             table.add_row("as calibrated", *_row(self.calibrated, full))
