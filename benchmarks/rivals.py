@@ -173,6 +173,7 @@ def _job(job: tuple, deadline: float, threads: int) -> tuple[str, int, str]:
 
 def train(options: argparse.Namespace) -> None:
     """Train what is missing, fold by fold."""
+    torch.set_num_threads(1)  # a pool of threads in this process would be missing, and waited for, in the forked ones
     SOURCES.append(FolderSource(options.data, 3, 128, None, ImageLedger()).in_memory())
     names = options.rivals or list(RIVALS)
     jobs = [
