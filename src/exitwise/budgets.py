@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from exitwise.errors import UserError
 
@@ -114,6 +116,21 @@ def check_count(name: str, values: Sequence[float] | None, exits: int) -> None:
     """Raise UserError unless there are as many values as exits, if there are any."""
     if values is not None and len(values) != exits:
         raise UserError(f"expected {exits} {name}, one per exit; got {len(values)}: {list(values)}")
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        UserError: if it is none, or below the least.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"expected a whole number as {name}, at least {least}; got {value!r}") from None
+    if number < least:
+        raise UserError(f"expected {name} of at least {least}; got {number}")
+    return number
 
 
 def check_p(p: float) -> None:

@@ -199,7 +199,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(network, tmp_path):
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        (iter(()), "expected at least one batch in the training loader; it ended at once"),
+        (
+            iter(()),
+            r"expected at least one batch in the training loader; it ended at once \(a generator can be read once",
+        ),
+        ([], "expected at least one batch in the training loader; it ended at once$"),
+        (7, "expected batches, in a loader or a list, as training loader; got int"),
+        ([(IMAGES[:0], LABELS[:0])], "expected at least one sample in batch 0 of the training loader; it is empty"),
         ([(IMAGES[:4], LABELS[:4] - 1)], "expected targets from 0 to 9 in the training loader; got -1 to "),
         ([(IMAGES[:4], LABELS[:4] + 10)], "expected targets from 0 to 9 in the training loader; got 1"),
         ([(IMAGES[:4], LABELS[:3])], "expected 4 class indices in batch 0"),
@@ -239,6 +245,12 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
         ({"batch_size": 3}, "batch_size of at least 4; got 3"),
         ({"lr": 0}, "a positive number as lr; got 0"),
         ({"augmented_passes": 0}, "augmented_passes of at least 1; got 0"),
+        ({"epochs": 2.5}, "a whole number as epochs, at least 1; got 2.5"),
+        ({"method": ew.Uniform([3, 2])}, r"expected 3 exit_weights, one per exit; got 2: \[3, 2\]"),
+        (
+            {"method": ew.create_method("meta-weighted", proportions=[0.5, 0.5])},
+            "expected 3 proportions, one per exit; g",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             ew.fit_exits(model, loader(0, 10), **options)
@@ -261,6 +273,28 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
     with pytest.raises(UserError, match="expected a tensor as what exit 1 sees"):
         ew.fit_exits(ew.create_model("msdnet_small"), loader(0, 50))
     assert not (tmp_path / "my.bundle").exists()
+
+
+def test_a_generator_is_read_once(network):
+    model = with_exits(network)
+    once = (batch for batch in list(loader(0, 100)))
+    with pytest.raises(DataError, match=r"ended at once \(a generator can be read once: give a loader or a list\)"):
+        ew.fit_exits(model, once, augmented_passes=2, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exits": 2.5}, "expected a whole number as exits .*, at least 1; got 2.5"),
+        ({"exits": 0}, r"expected exits \(the network's own is one\) of at least 1; got 0"),
+        ({"head": lambda feature, classes: None}, "expected a module from the head function; got NoneType"),
+        ({"head": lambda feature, classes: nn.Flatten()}, r"logits \(2, 10\) of 2 samples .* exit 1; got \(2, 1024\)"),
+        ({"head": lambda feature, classes: nn.Linear(3, classes)}, "exit 1; it fails by RuntimeError: .*mat1 and mat2"),
+    ],
+)
+def test_exits_that_will_not_do(network, options, message):
+    with pytest.raises(UserError, match=message):
+        ew.add_exits(network, **{"exits": 3, "input_shape": (1, 8, 8), **options})
 
 
 def test_what_judges_a_network_is_not_what_made_it(network):

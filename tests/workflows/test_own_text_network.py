@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import exitwise as ew
 from exitwise.errors import DataError, UserError
+from exitwise.models.lookups import lookups
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -190,3 +191,115 @@ def test_networks_that_will_not_do(network):
 
     with pytest.raises(UserError, match="Odd gives scores"):
         ew.add_exits(Odd(4, 3), exits=2, example=torch.zeros(1, 4))
+
+
+def test_texts_are_cut_where_the_network_ends(calibrated, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model, calibration = calibrated
+    ew.export(model, calibration, tmp_path / "texts.bundle", preprocessing=tokenizer())
+    runner = ew.OnnxRunner(tmp_path / "texts.bundle")
+    words = " ".join(f"w{3 + i % 50}" for i in range(200))
+    ids = runner.read_texts([words, "w3"])["input_ids"]
+    assert ids.shape == (2, 64)
+    assert ids[0, 1:].tolist() == [3 + i % 50 for i in range(63)]
+    cut = " ".join(words.split()[:63])
+    np.testing.assert_array_equal(runner([words]).logits, runner([cut]).logits)
+    long = {name: np.ones((1, 65), np.int64) for name in NAMES}
+    with pytest.raises(UserError, match=r"^expected inputs that the network takes; it fails on .*\(1, 65\)[^\n]*$"):
+        runner.by_stages(long)
+    with pytest.raises(UserError, match="max_tokens of at most 64, as many as the network has positions; got 65"):
+        ew.export(model, calibration, tmp_path / "other", preprocessing=ew.Texts(tokenizer(), 65))
+    left = tokenizer()
+    left.enable_truncation(300, direction="left")
+    ew.export(model, calibration, tmp_path / "left.bundle", preprocessing=left)
+    ids = ew.OnnxRunner(tmp_path / "left.bundle").read_texts([words])["input_ids"]
+    assert ids[0, -1] == 3 + 199 % 50
+
+
+class ByParameter(torch.nn.Module):
+    """Positions are rows of a parameter, of which as many are added as there are tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(20, 8)
+        self.positions = torch.nn.Parameter(torch.randn(1, 37, 8))
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+        self.last = torch.nn.Linear(8, 3)
+
+    def forward(self, input_ids):
+        x = self.table(input_ids) + self.positions[:, : input_ids.shape[1]]
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.last(x.mean(1))
+
+
+def tiny(kind, **options):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = getattr(transformers, f"{kind}Config")(
+        **sizes, vocab_size=50, num_labels=2, pad_token_id=0, max_position_embeddings=40, **options
+    )
+    return getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "positions", "ids"),
+    [
+        (lambda: tiny("Bert"), 40, 50),
+        (lambda: tiny("Roberta"), 39, 50),  # the first of its positions stands for what fills up
+        (lambda: tiny("Qwen2", num_key_value_heads=2), None, 50),
+        (ByParameter, 37, 20),
+    ],
+    ids=["bert", "roberta", "rotary", "parameter"],
+)
+def test_what_a_network_of_texts_takes(make, positions, ids):
+    network = make()
+    example = {"input_ids": torch.tensor([[0, 0, 3, 4, 5, 6]]), "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1]])}
+    if isinstance(network, ByParameter):
+        del example["attention_mask"]
+    model = ew.add_exits(network, exits=2, example=example)
+    assert lookups(model) == (ids, positions)
+    for tokens, works in ((positions, True), ((positions or 0) + 1, False)):
+        text = {name: torch.full((1, tokens or 1), 3 if name == "input_ids" else 1) for name in example}
+        if positions and works:
+            network(**text)
+        elif positions:
+            with pytest.raises((IndexError, RuntimeError)):
+                network(**text)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.full((4, 6), 60), "expected token ids from 0 to 59 in batch 0 of the training loader; got 60 to 60"),
+        (torch.full((4, 6), -1), "expected token ids from 0 to 59 in batch 0 .*; got -1 to -1"),
+        (
+            torch.ones(4, 65).long(),
+            "expected at most 64 tokens, as many as the network has positions, in batch 0 .*; got 65",
+        ),
+        (torch.ones(0, 6).long(), "expected at least one sample in batch 0 of the training loader; it is empty"),
+    ],
+)
+def test_tokens_that_the_network_does_not_know(calibrated, ids, message):
+    model, _ = calibrated
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.zeros(len(ids)).long()}
+    with pytest.raises(DataError, match=message):
+        ew.fit_exits(model, [batch])
+
+
+def test_smaller_whole_numbers_are_taken(calibrated, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model, calibration = calibrated
+    narrow = [
+        {"input_ids": b["input_ids"].int(), "attention_mask": b["attention_mask"].bool(), "labels": b["labels"].int()}
+        for b in batches(900, 1000)
+    ]
+    wide = ew.evaluate(model, calibration, batches(900, 1000))
+    assert ew.evaluate(model, calibration, narrow).anytime == wide.anytime
+    ew.export(model, calibration, tmp_path / "bundle")
+    runner = ew.OnnxRunner(tmp_path / "bundle")
+    given = {name: narrow[0][name].numpy() for name in NAMES}
+    expected = runner({name: batches(900, 950)[0][name].numpy() for name in NAMES})
+    np.testing.assert_array_equal(runner(given).logits, expected.logits)
+    for empty in ([], {name: array[:0] for name, array in given.items()}):
+        with pytest.raises(UserError, match="expected at least one sample of input_ids, attention_mask; got none"):
+            runner(empty)

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from exitwise.errors import DataError
 from exitwise.kernels.inputs import Inputs, described, mismatch, named, samples_in, taken
+from exitwise.models.lookups import lookups, unknown_tokens
+from exitwise.models.staged import StagedModel
 
 TARGET_KEYS = ("label", "labels", "target", "targets", "y")
 """What batches that are mappings call their targets."""
 
 
-class Network(Protocol):
-    """What is asked of the network that batches are for."""
-
-    @property
-    def num_classes(self) -> int: ...
-
-    @property
-    def example(self) -> Inputs: ...
-
-    def parameters(self) -> Iterator[Any]: ...
-
-
-def pairs_of(loader: Iterable[Any], network: Network, name: str = "loader") -> Iterator[tuple[Inputs, Tensor]]:
+def pairs_of(loader: Iterable[Any], network: StagedModel, name: str = "loader") -> Iterator[tuple[Inputs, Tensor]]:
     """Yield inputs (B, ...), a tensor or a dict of tensors, and targets, int64 (B), of each batch.
 
     Args:
@@ -41,13 +31,18 @@ def pairs_of(loader: Iterable[Any], network: Network, name: str = "loader") -> I
             are no class indices below C.
     """
     dtype = next(iter(network.parameters())).dtype
+    known = lookups(network)
     number = None
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(_batches(loader, name)):
         where = f"batch {number} of the {name}"
         inputs, targets = _parts(batch, network.example, where)
+        if all(len(part) == 0 for part in (*named(inputs).values(), targets) if part.dim()):
+            raise DataError(f"expected at least one sample in {where}; it is empty")
         wrong = mismatch(inputs, network.example, dtype)
         if wrong:
             raise DataError(f"expected inputs {wrong[0]} in {where}; got {wrong[1]}")
+        if tokens := unknown_tokens(inputs, known):
+            raise DataError(f"expected {tokens[0]} in {where}; got {tokens[1]}")
         count = samples_in(inputs)
         if targets.dim() != 1 or len(targets) != count or targets.is_floating_point():
             raise DataError(
@@ -60,7 +55,16 @@ def pairs_of(loader: Iterable[Any], network: Network, name: str = "loader") -> I
             raise DataError(f"expected targets from 0 to {classes - 1} in the {name}; got {seen} in batch {number}")
         yield inputs, targets.long()
     if number is None:
-        raise DataError(f"expected at least one batch in the {name}; it ended at once (an iterator that is used up?)")
+        once = iter(loader) is loader
+        hint = " (a generator can be read once: give a loader or a list)" if once else ""
+        raise DataError(f"expected at least one batch in the {name}; it ended at once{hint}")
+
+
+def _batches(loader: Any, name: str) -> Iterator[Any]:
+    try:
+        return iter(loader)
+    except TypeError:
+        raise DataError(f"expected batches, in a loader or a list, as {name}; got {described(loader)}") from None
 
 
 def _parts(batch: Any, example: Inputs, where: str) -> tuple[Inputs, Tensor]:

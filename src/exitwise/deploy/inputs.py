@@ -23,11 +23,22 @@ def check_inputs(inputs: Sequence[Input], given: Mapping[str, Any]) -> dict[str,
     if set(given) != set(wanted):
         raise UserError(f"expected inputs {', '.join(wanted)}; got {', '.join(map(str, given))}")
     sizes: dict[str, int] = {}
-    for each in inputs:
-        _check(each, given[each.name], sizes)
-    if next(iter(sizes.values())) == 0:
+    if any(isinstance(array, np.ndarray) and array.ndim and len(array) == 0 for array in given.values()):
         raise UserError(f"expected at least one sample of {', '.join(wanted)}; got none")
-    return dict(given)
+    found = {}
+    for each in inputs:
+        found[each.name] = _as_taken(given[each.name], each)
+        _check(each, found[each.name], sizes)
+    return found
+
+
+def _as_taken(array: Any, each: Input) -> Any:
+    """Return whole numbers in the type of a network's whole numbers, if that holds them."""
+    wanted = np.dtype(each.type)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iub" or wanted.kind != "i":
+        return array
+    fits = np.iinfo(wanted).min <= array.min() and array.max() <= np.iinfo(wanted).max
+    return array.astype(wanted) if fits else array
 
 
 def _check(each: Input, array: Any, sizes: dict[str, int]) -> None:

@@ -18,7 +18,7 @@ from exitwise.deploy.inputs import check_inputs, read_input
 from exitwise.deploy.manifest import TOKENIZER
 from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.deploy.names import LOGITS, NEXT, STATE, source_of
-from exitwise.deploy.sessions import open_session
+from exitwise.deploy.sessions import open_session, run_session
 from exitwise.deploy.texts import TextReader, are_texts
 from exitwise.errors import UserError
 from exitwise.exiting.arrays import softmax
@@ -191,7 +191,7 @@ class OnnxRunner:
     def _run(self, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a stage gives, from all that there is before it, by name."""
         taken = {name: given[source_of(name)] for name in self._takes[k]}
-        return dict(zip(self._gives[k], self._sessions[k].run(self._gives[k], taken), strict=True))
+        return dict(zip(self._gives[k], run_session(self._sessions[k], self._gives[k], taken), strict=True))
 
     def _read(self, given: Mapping[str, Any], k: int, carried: State) -> Reading:
         if LOGITS not in given:
@@ -266,7 +266,7 @@ class OnnxRunner:
             given = {takes[0]: given[self.inputs[0].name]}
         outputs = [each.name for each in self._single.get_outputs()]
         answers = [
-            self._single.run(outputs, {**{name: array[i : i + 1] for name, array in given.items()}, **more})
+            run_session(self._single, outputs, {**{name: array[i : i + 1] for name, array in given.items()}, **more})
             for i in range(_size(given))
         ]
         found = dict(zip(outputs, (np.concatenate(parts) for parts in zip(*answers, strict=True)), strict=True))
@@ -304,6 +304,8 @@ class OnnxRunner:
         return self._reader(texts)
 
     def _check_inputs(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            raise UserError(f"expected at least one sample of {', '.join(each.name for each in self.inputs)}; got none")
         if are_texts(inputs):
             inputs = self.read_texts(inputs)  # type: ignore[arg-type]
         if isinstance(inputs, str):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
-
-import torch
-from torch import Tensor, nn
+from typing import Any, Literal
 
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.manifest import TEXT_PARTS
 from exitwise.deploy.texts import Texts
 from exitwise.errors import UserError
-from exitwise.kernels.inputs import batch_of, named
-from exitwise.kernels.modes import evaluating
+from exitwise.kernels.inputs import named
+from exitwise.models.lookups import lookups
 from exitwise.models.staged import StagedModel
 
 _PILLOW: dict[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -40,8 +37,7 @@ def preprocessing_for(model: StagedModel, given: Any) -> Preprocessing | Texts |
         _check_images(model, given)
         return given
     texts = given if isinstance(given, Texts) else Texts(given)
-    _check_texts(model, texts)
-    return texts
+    return _fitted(model, texts)
 
 
 def _of_processor(wish: Mapping[str, Any]) -> Preprocessing:
@@ -72,32 +68,14 @@ def _check_images(model: StagedModel, wish: Preprocessing) -> None:
         raise UserError(f"expected preprocessing for inputs of {said}; got {wish}")
 
 
-def _check_texts(model: StagedModel, texts: Texts) -> None:
+def _fitted(model: StagedModel, texts: Texts) -> Texts:
+    """Return texts that are cut where the network's positions end, if not before."""
     names = set(named(model.example))
     if not names <= set(TEXT_PARTS):
         raise UserError(
             f"a tokenizer makes {', '.join(TEXT_PARTS)}; this network takes {', '.join(names - {''}) or 'one tensor'}"
         )
-    known = _vocabulary(model)
-    if known is not None and texts.size > known:
-        raise UserError(f"expected a tokenizer of at most {known} ids, as the network has; got one of {texts.size}")
-
-
-def _vocabulary(model: StagedModel) -> int | None:
-    """Return how many ids a network knows: the size of the embedding that it looks them up in; None if it has none."""
-    inputs = batch_of(model.example, 1, next(model.parameters()))
-    ids = named(inputs).get("input_ids")
-    found: list[int] = []
-
-    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if ids is not None and isinstance(args[0], Tensor) and torch.equal(args[0], ids):
-            found.append(cast("nn.Embedding", module).num_embeddings)
-
-    hooks = [part.register_forward_pre_hook(look) for part in model.modules() if isinstance(part, nn.Embedding)]
-    try:
-        with torch.no_grad(), evaluating(model):
-            model.forward_only(inputs, 0)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return min(found, default=None)
+    known = lookups(model)
+    if known.ids is not None and texts.size > known.ids:
+        raise UserError(f"expected a tokenizer of at most {known.ids} ids, as the network has; got one of {texts.size}")
+    return texts if known.positions is None else texts.within(known.positions)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.bundle import Weight
-from exitwise.errors import UserError, near_match
+from exitwise.errors import UserError, in_a_line, near_match
 from exitwise.storage.protobuf import BundleError
 
 LEAST = "1.20"
@@ -94,6 +94,20 @@ def open_session(
     if session.get_providers()[0] != wanted:
         raise UserError(f"ONNX Runtime has {provider}, and cannot use it here: a driver or a library is missing")
     return session
+
+
+def run_session(session: Any, outputs: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
+    """Return what a graph gives.
+
+    Raises:
+        UserError: if it fails on these inputs.
+    """
+    try:
+        found: list[Any] = session.run(outputs, inputs)
+    except Exception as error:  # onnxruntime has its own exceptions, without a common base
+        given = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in inputs.items())
+        raise UserError(f"expected inputs that the network takes; it fails on {given}: {in_a_line(error)}") from error
+    return found
 
 
 def _checked(threads: int | None) -> int | None:

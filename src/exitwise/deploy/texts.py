@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ class Texts:
     Args:
         tokenizer: one of transformers that has a ``backend_tokenizer``, one of the tokenizers library, or a path to a
             ``tokenizer.json``.
-        max_tokens: longer texts are cut there; by default where the tokenizer says, which may be nowhere.
+        max_tokens: longer texts are cut there; by default where the tokenizer says, or the network's positions end.
 
     Attributes:
         content: of ``tokenizer.json``, cutting and filling up included.
+        asked: ``max_tokens`` as given.
         size: number of ids.
 
     Raises:
@@ -46,23 +48,44 @@ class Texts:
         try:
             if isinstance(own, (str, Path)):
                 own = library.Tokenizer.from_file(str(own))
-            copy = library.Tokenizer.from_str(own.to_str())
+            made = library.Tokenizer.from_str(own.to_str())
         except Exception as error:  # the library raises plain ones
             raise UserError(
                 "expected a tokenizer of transformers or of the tokenizers library, or the path of a tokenizer.json; "
                 f"got {tokenizer if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__} ({error})"
             ) from error
+        self.asked = max_tokens
         if max_tokens is None:
-            limit = getattr(tokenizer, "model_max_length", _ENDLESS)
-            max_tokens = copy.truncation["max_length"] if copy.truncation else limit if limit < _ENDLESS else None
+            limit = getattr(tokenizer, "model_max_length", None) or _ENDLESS
+            max_tokens = made.truncation["max_length"] if made.truncation else limit if limit < _ENDLESS else None
         if max_tokens is not None and max_tokens < 1:
             raise UserError(f"expected max_tokens of at least 1; got {max_tokens}")
-        copy.no_truncation()
+        side = getattr(tokenizer, "truncation_side", "right")
+        self._side: str = made.truncation["direction"] if made.truncation else side
+        made.no_truncation()
         if max_tokens is not None:
-            copy.enable_truncation(max_tokens)
-        copy.enable_padding(**_padding(tokenizer, copy))
-        self.content: bytes = copy.to_str().encode()
-        self.size: int = copy.get_vocab_size()
+            made.enable_truncation(max_tokens, direction=self._side)
+        made.enable_padding(**_padding(tokenizer, made))
+        self.content: bytes = made.to_str().encode()
+        self.size: int = made.get_vocab_size()
+
+    def within(self, positions: int) -> Texts:
+        """Return texts that are cut after so many tokens, or before as they are now.
+
+        Raises:
+            UserError: if more were asked for.
+        """
+        tokenizer = _library().Tokenizer.from_str(self.content.decode())
+        if self.asked is not None and self.asked > positions:
+            raise UserError(
+                f"expected max_tokens of at most {positions}, as many as the network has positions; got {self.asked}"
+            )
+        if tokenizer.truncation and tokenizer.truncation["max_length"] <= positions:
+            return self
+        tokenizer.enable_truncation(positions, direction=self._side)
+        shorter = copy.copy(self)
+        shorter.content = tokenizer.to_str().encode()
+        return shorter
 
 
 def _padding(tokenizer: Any, copy: Any) -> dict[str, Any]:

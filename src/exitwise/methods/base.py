@@ -76,6 +76,9 @@ class Method:
         """Return a method without options and state: ``weigh`` makes weights (B, K) of the pass over a train half."""
         return _Function(weigh)
 
+    def check(self, exits: int) -> None:
+        """Raise UserError unless this is for networks with so many exits."""
+
     def takes_tangents(self, index: int) -> bool:
         """Return whether the train half of this loaded batch will be passed through in forward mode."""
         return False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, Permute
 
 from exitwise.errors import UserError
+from exitwise.kernels.inputs import described
 
 
 class ConvHead(nn.Module):
@@ -268,7 +269,10 @@ def suited_head(feature: Feature, num_classes: int, head: str | HeadFactory = "a
         UserError: for another name, or a feature of unknown layout without a function.
     """
     if callable(head):
-        return head(feature, num_classes)
+        made = head(feature, num_classes)
+        if not isinstance(made, nn.Module):
+            raise UserError(f"expected a module from the head function; got {described(made)}")
+        return made
     if feature.kind == "unknown":
         raise UserError(
             "expected a place whose feature is a map, a row, tokens or a vector; got one of unknown layout, "

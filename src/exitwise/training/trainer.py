@@ -138,6 +138,7 @@ class Trainer:
         accumulate: int = 1,
     ) -> None:
         check_optimizer(optimizer)
+        method.check(model.exits)
         self.bf16 = bf16
         self.ranks = ranks
         self.sync_batchnorm = sync_batchnorm and ranks.size > 1

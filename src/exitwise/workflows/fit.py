@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exitwise.budgets import check_whole
 from exitwise.catalogue.methods import find_method
 from exitwise.data.fingerprints import noted
 from exitwise.data.loaders import pairs_of
@@ -106,6 +107,8 @@ def fit_exits(
     check_staged(model)
     if model.exits < 2:
         raise UserError(f"expected a network with early exits; got {model.exits} exit")
+    if isinstance(method, Method):
+        method.check(model.exits)
     least = {"augmented_passes": 1, "epochs": 1, "batch_size": SMALLEST_BATCH, "memory_limit": 0}
     given = {
         "augmented_passes": augmented_passes,
@@ -114,8 +117,7 @@ def fit_exits(
         "memory_limit": memory_limit,
     }
     for name, value in given.items():
-        if value < least[name]:
-            raise UserError(f"expected {name} of at least {least[name]}; got {value}")
+        check_whole(name, value, least[name])
     if not 0 < lr < math.inf:
         raise UserError(f"expected a positive number as lr; got {lr}")
     if not 0 <= distil <= 1:

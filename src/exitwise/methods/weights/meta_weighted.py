@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from exitwise.budgets import check_proportions, exit_proportions
+from exitwise.budgets import check_count, check_proportions, exit_proportions
 from exitwise.catalogue.methods import MetaWeightedOptions
 from exitwise.methods.base import Method, Weighting
 from exitwise.weighting.allocation import Objective
@@ -106,6 +106,9 @@ class MetaWeighted(Method):
             meta_interval=options.meta_interval,
             p_range=options.p_range,
         )
+
+    def check(self, exits: int) -> None:
+        check_count("proportions", self.proportions, exits)
 
     def updates_at(self, index: int) -> bool:
         """Return whether the weight-prediction network learns from this loaded batch."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from exitwise.budgets import check_count
 from exitwise.catalogue.methods import UniformOptions
 from exitwise.methods.base import Method, Weighting
 from exitwise.weighting.gradient import Batch, TrainPass
@@ -26,6 +27,9 @@ class Uniform(Method):
 
     def __init__(self, exit_weights: Sequence[float] | None = None) -> None:
         self.exit_weights = None if exit_weights is None else torch.tensor(exit_weights)
+
+    def check(self, exits: int) -> None:
+        check_count("exit_weights", None if self.exit_weights is None else self.exit_weights.tolist(), exits)
 
     def weigh(self, model: nn.Module, optimizer: Optimizer, forward: TrainPass, meta: Batch, index: int) -> Weighting:
         return Weighting(uniform_weights(forward.losses.detach(), self.exit_weights))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from exitwise.errors import UserError
+from exitwise.budgets import check_whole
+from exitwise.errors import UserError, in_a_line
 from exitwise.kernels.inputs import Inputs, batch_of, described, device_of, example_of, has_tokens, shortened, varied
 from exitwise.kernels.modes import evaluating
 from exitwise.models.backbones.backbone import answer, cannot_split, check_whole_numbers, unchanged, unwrapped
@@ -19,7 +21,7 @@ from exitwise.models.backbones.places import ExitPoint, choose, find_places
 from exitwise.models.backbones.tracing import Traced, trace
 from exitwise.models.backbones.whole import left_whole
 from exitwise.models.heads import HeadFactory
-from exitwise.models.staged import StagedModel
+from exitwise.models.staged import Stage, StagedModel, State
 
 
 def add_exits(
@@ -64,7 +66,7 @@ def add_exits(
         raise UserError(f"expected exits or at, not both; got {exits} and {list(at)}")
     backbone = unwrapped(backbone)
     check_whole_numbers(backbone)
-    exits = 4 if exits is None else exits
+    exits = 4 if exits is None else check_whole("exits (the network's own is one)", exits, 1)
     if next(backbone.parameters(), None) is None:
         raise UserError(f"expected a network with parameters; {type(backbone).__name__} has none")
     with evaluating(backbone), unchanged(backbone):
@@ -81,6 +83,8 @@ def add_exits(
                 _check_same(backbone, model, batch)
         else:
             model = left_whole(backbone, exits, at, classes, head, example)
+        if callable(head):
+            _check_heads(model)
     model.head = head if isinstance(head, str) else "own"
     own = {id(module) for module in backbone.modules()}
     for module in model.modules():
@@ -137,6 +141,23 @@ def _count_classes(backbone: nn.Module, example: Inputs, expected: int | None) -
             "(its classifier is kept as the last exit: build it for your classes)"
         )
     return output.shape[1]
+
+
+def _check_heads(model: StagedModel) -> None:
+    """Raise UserError unless heads that a function made give logits."""
+    inputs = batch_of(model.example, 2, next(model.parameters()))
+    wanted = f"expected logits (2, {model.num_classes}) of 2 samples from what the head function made for exit"
+    with torch.no_grad(), evaluating(model):
+        state: State = inputs
+        for k, stage in enumerate(cast("list[Stage]", list(model.stages))[:-1], start=1):
+            state = stage.body(state)
+            try:
+                logits = stage.head(state)
+            except Exception as error:  # of whatever kind a stranger's module raises
+                raise UserError(f"{wanted} {k}; it fails by {type(error).__name__}: {in_a_line(error)}") from error
+            if not isinstance(logits, Tensor) or logits.shape != (2, model.num_classes):
+                found = tuple(logits.shape) if isinstance(logits, Tensor) else described(logits)
+                raise UserError(f"{wanted} {k}; got {found}")
 
 
 def _check_same(backbone: nn.Module, model: StagedModel, inputs: Inputs) -> None:

@@ -185,8 +185,6 @@ def choose(places: dict[str, Place], exits: int, at: Sequence[str] | None, hint:
         if any(a.share > b.share for a, b in pairwise(points)) or len(set(at)) < len(at):
             raise UserError(f"expected exits in the order of the network, each once; got {', '.join(at)}")
         return points
-    if exits < 1:
-        raise UserError(f"expected at least 1 exit, the network's own; got {exits}")
     known = [place for place in places.values() if place.point.feature.kind != "unknown"]
     useful = [place for place in known if CHEAPEST <= place.point.share <= DEAREST]
     if len(useful) < exits - 1:
