@@ -27,7 +27,7 @@ class RunningMean(Measure):
         probabilities = self.probabilities(logits, exit)
         mean = probabilities if state is None else state["mean"] + (probabilities - state["mean"]) / (exit + 1)
         confidence, prediction = largest(mean)
-        return Reading(confidence * self.factors[0], prediction, {"mean": mean})
+        return Reading(confidence * self.factors[0], prediction, {"mean": mean}, mean)
 
     def fit(self, logits, targets, exit_costs):
         assert len(exit_costs) == logits.shape[1]

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,10 +14,17 @@ from exitwise.cli import main
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import anytime
+from exitwise.exiting import fitting
+from exitwise.exiting.fitting import fit_and_read, fit_measure
+from exitwise.exiting.measures import create_measure
+from exitwise.exiting.risk import design_and_test
+from exitwise.exiting.temperatures import fit_temperatures
+from exitwise.models import count_cost
 from exitwise.runs.folder import Run
 from exitwise.settings.compose import compose
 from exitwise.workflows import calibrate as calibrating
-from exitwise.workflows.calibrate import CalibrationWarning, _temperatures
+from exitwise.workflows.calibrate import CalibrationWarning, _warn_of_bounds
+from exitwise.workflows.held_out import held_out_of
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +45,18 @@ WISHES = {
     "half of the MACs, margin": {"budget": 0.5, "measure": "margin"},
     "half of the MACs, entropy with temperature": {"budget": 0.5, "measure": "entropy", "temperature": True},
     "half of the MACs, patience": {"budget": 0.5, "measure": "patience"},
+    "half of the MACs, what the exits say together": {"budget": 0.5, "measure": "fitted-ensemble"},
+    "half of the MACs, one price": {"budget": 0.5, "measure": "deferral"},
+    "half of the MACs, one threshold": {"budget": 0.5, "thresholds": "same"},
+    "2 % of accuracy, one accuracy": {"max_accuracy_drop": 0.02, "measure": "accuracy"},
+    "2 % of accuracy of the network, by an ensemble": {"max_accuracy_drop": 0.02, "measure": "running-ensemble"},
+    "shares, deferral": {"proportions": [0.4, 0.3, 0.2, 0.1], "measure": "deferral"},
+    "10 % of disagreement with the network, guaranteed": {
+        "max_accuracy_drop": 0.1,
+        "guarantee": 0.9,
+        "risk": "disagreement",
+        "measure": "running-ensemble",
+    },
     "100k MACs": {"macs": 100_000.0},
     "p = 0.75": {"p": 0.75},
     "shares": {"proportions": [0.4, 0.3, 0.2, 0.1]},
@@ -97,11 +117,35 @@ def test_what_is_stored_is_what_is_used(run):
 
 def test_what_tests_a_guarantee_has_not_shaped_the_temperatures(run, monkeypatch):
     fitted = []
-    monkeypatch.setattr(calibrating, "fit_temperatures", lambda _, targets: fitted.append(len(targets)) or (1.0,) * 4)
+    monkeypatch.setattr(fitting, "fit_temperatures", lambda _, targets: fitted.append(len(targets)) or (1.0,) * 4)
     for guarantee in (None, 0.9):
         wish = {"max_accuracy_drop": 0.1, "guarantee": guarantee, "temperature": True}
         found = ew.calibrate(run.run.path, **wish, splits=run.splits)
     assert fitted[0] == fitted[1] + found.guarantee["tested"]
+
+
+@pytest.mark.parametrize("measure", ["running-ensemble", "deferral"])
+def test_what_tests_a_guarantee_has_not_shaped_the_measure(run, measure):
+    """Other answers of the part that tests change what is guaranteed, and neither measure nor thresholds to try."""
+    found = held_out_of(run.run.path, None, "cpu", run.splits)
+    design, test = design_and_test(len(found.targets), found.seed)
+    costs = count_cost(found.model).macs
+    other = found.targets.copy()
+    other[test] = (other[test] + 1) % 10
+    fitted, again = (
+        fit_and_read(measure, found.logits, targets, costs, on=design) for targets in (found.targets, other)
+    )
+    assert fitted.measure == again.measure
+    np.testing.assert_array_equal(fitted.confidences, again.confidences)
+    calibrated = ew.calibrate(run.run.path, max_accuracy_drop=0.1, guarantee=0.9, measure=measure, splits=run.splits)
+    assert calibrated.policy.measure == fit_measure(measure, found.logits[design], found.targets[design], costs)
+
+
+def test_a_drop_counts_from_the_network_itself_whatever_the_measure_answers(run):
+    """The ensemble of all exits may be better or worse than the network, whose accuracy a user knows."""
+    for measure in ("max-probability", "running-ensemble"):
+        found = ew.calibrate(run.run.path, max_accuracy_drop=0.05, measure=measure, splits=run.splits)
+        assert found.expected["accuracy"] >= full_accuracy(run) - 0.05 - 1e-9
 
 
 def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
@@ -130,6 +174,8 @@ def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
         ),
         (["--max-accuracy-drop", "0.01", "--risk", "disagreement"], "a risk is what a guarantee is about; got"),
         (["--budget", "0.5", "--measure", "luck"], "luck"),
+        (["--p", "0.5", "--thresholds", "same"], "one threshold for all exits is for a budget or an accuracy; got p"),
+        (["--budget", "0.5", "--compare"], "a comparison of measures takes no wish; got budget"),
     ],
 )
 def test_bad_wishes_change_nothing(run, capsys, flags, message):
@@ -159,10 +205,11 @@ def test_few_calibration_images_and_bounded_temperatures_are_said(run):
     with pytest.warns(CalibrationWarning, match="90 calibration images are few: .* 10 points off by chance"):
         ew.calibrate(run.run.path, budget=0.5, splits=run.splits._replace(calibration=some))
     right, wrong, mixed = torch.eye(3)[[0, 1, 2]], torch.eye(3)[[1, 2, 0]], torch.eye(3)[[0, 1, 0]]
+    measure = create_measure(temperatures=fit_temperatures(torch.stack([right, wrong, mixed], dim=1), torch.arange(3)))
     with pytest.warns(CalibrationWarning) as told:
-        temperatures = _temperatures(torch.stack([right, wrong, mixed], dim=1), torch.arange(3))
+        _warn_of_bounds(measure)
     messages = [str(each.message) for each in told]
-    assert temperatures == pytest.approx((0.05, 20, 1 / math.log(4)), rel=0.01)
+    assert measure.temperatures == pytest.approx((0.05, 20, 1 / math.log(4)), rel=0.01)
     assert [message.split(":")[0] for message in messages] == [
         "the temperature of exit 1 is at its bound 0.05",
         "the temperature of exit 2 is at its bound 20",

@@ -14,6 +14,26 @@ MEASURES = by_name(
     Entry("margin", "the largest probability less the second", f"{_HOME}.margin:Margin"),
     Entry("entropy", "1 - entropy / log of the number of classes", f"{_HOME}.entropy:Entropy"),
     Entry("patience", "how many exits right before this one agree with it", f"{_HOME}.patience:Patience"),
+    Entry(
+        "running-ensemble",
+        "the largest mean probability of the exits so far, dear ones counting more; its class is the answer",
+        f"{_HOME}.running_ensemble:RunningEnsemble",
+    ),
+    Entry(
+        "fitted-ensemble",
+        "the same with weights that make held-out answers likeliest",
+        f"{_HOME}.fitted_ensemble:FittedEnsemble",
+    ),
+    Entry(
+        "accuracy",
+        "how often this exit was right on held-out samples when it was as sure",
+        f"{_HOME}.accuracy:Accuracy",
+    ),
+    Entry(
+        "deferral",
+        "how little accuracy later exits promise for their cost, learned on held-out samples",
+        f"{_HOME}.deferral:Deferral",
+    ),
 )
 USUAL_MEASURE = "max-probability"
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from exitwise.budgets import parse_macs, parse_numbers, parse_seconds
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.cli.progress import plain_console
+from exitwise.errors import UserError
 from exitwise.exiting.wish import check_wish
 from exitwise.settings.checks import check_device, check_run_folder
 
@@ -25,9 +26,10 @@ def calibrate(
     max_accuracy_drop: float | None = None,
     guarantee: Annotated[float | None, Parameter(name=["--guarantee", "--confidence"])] = None,
     risk: Literal["accuracy-drop", "disagreement"] | None = None,
-    thresholds: Literal["geometric", "searched"] = "geometric",
+    thresholds: Literal["geometric", "same", "searched"] | None = None,
     measure: MeasureName = USUAL_MEASURE,
     temperature: bool = False,
+    compare: Annotated[bool, Parameter(negative=())] = False,
     device: str = "auto",
 ) -> None:
     """Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.
@@ -40,6 +42,7 @@ def calibrate(
         exitwise calibrate runs/cifar --proportions 0.4,0.3,0.1,0.1,0.1
         exitwise calibrate runs/photos --max-accuracy-drop 0.01
         exitwise calibrate runs/photos --max-accuracy-drop 0.01 --guarantee 0.95
+        exitwise calibrate runs/photos --compare
 
     Parameters
     ----------
@@ -63,11 +66,14 @@ def calibrate(
         What the guarantee is about: accuracy-drop, by default, or disagreement, the images classified otherwise than by
         the full network.
     thresholds
-        geometric: of the paper's family; searched: those that do best on the held-out images.
+        geometric: of the paper's family; same: one for all exits; searched: those that do best on the held-out images.
+        By default the measure's own: same for accuracy and deferral, else geometric.
     measure
-        How an exit's confidence is read.
+        How an exit's confidence is read, and its answer.
     temperature
         Fit a temperature per exit first.
+    compare
+        Compare all measures on the held-out images, say which to take, and store nothing.
     device
         auto, cpu, cuda, ...
     """
@@ -82,6 +88,9 @@ def calibrate(
         "proportions": shares,
         "max_accuracy_drop": max_accuracy_drop,
     }
+    if compare:
+        _compare(run, {**wishes, "guarantee": guarantee, "risk": risk, "thresholds": thresholds}, temperature, device)
+        return
     check_wish(wishes, guarantee, thresholds, risk)
     check_run_folder(run)
     check_device(device)
@@ -101,3 +110,15 @@ def calibrate(
     console = plain_console()
     console.print(calibration)
     console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
+
+
+def _compare(run: Path, others: dict[str, Any], temperature: bool, device: str) -> None:
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise UserError(f"a comparison of measures takes no wish; got {', '.join(given)}")
+    check_run_folder(run)
+    check_device(device)
+
+    import exitwise as ew
+
+    plain_console().print(ew.compare_measures(run, temperature=temperature, device=device))

@@ -1,7 +1,9 @@
 """How the tensors of stage graphs are called, so that each finds what the stage before gives.
 
 A stage takes the bundle's inputs that it needs by their names, and the state that the stage before hands on as
-``state_0``, ``state_1``, ... It gives ``logits`` of its exit, and the next state as ``next_0``, ``next_1``, ...
+``state_0``, ``state_1``, ... It gives ``logits`` of its exit, and the next state as ``next_0``, ``next_1``, ... The
+graph for single samples gives ``probabilities`` in place of ``logits`` where the measure makes the answer of several
+exits.
 
 In bundles of version 1 the first stage takes the images as ``state_0``, and a stage gives ``confidence``,
 ``prediction`` and what its measure carries on, by the measure's own names, which the stage after takes as
@@ -10,7 +12,7 @@ In bundles of version 1 the first stage takes the images as ``state_0``, and a s
 
 from __future__ import annotations
 
-BEFORE, STATE, NEXT, LOGITS = "before_", "state_", "next_", "logits"
+BEFORE, STATE, NEXT, LOGITS, PROBABILITIES = "before_", "state_", "next_", "logits", "probabilities"
 
 
 def source_of(name: str) -> str:

@@ -17,7 +17,7 @@ from exitwise.deploy.bundle import Graph, read_bundle
 from exitwise.deploy.inputs import check_inputs, read_input
 from exitwise.deploy.manifest import TOKENIZER
 from exitwise.deploy.monitor import Monitor, Reference
-from exitwise.deploy.names import LOGITS, NEXT, STATE, source_of
+from exitwise.deploy.names import LOGITS, NEXT, PROBABILITIES, STATE, source_of
 from exitwise.deploy.sessions import open_session, run_session
 from exitwise.deploy.texts import TextReader, are_texts
 from exitwise.errors import UserError
@@ -36,7 +36,8 @@ class OnnxResult(NamedTuple):
         exit: exit taken, 0-based, int64 (B).
         confidence: at that exit, float32 (B).
         macs: multiply-accumulates spent, float64 (B).
-        logits: of that exit, divided by its temperature, float32 (B, classes); None of a bundle of version 1.
+        logits: of that exit, divided by its temperature, or logarithms of the probabilities that the measure makes of
+            several exits', float32 (B, classes); None of a bundle of version 1.
     """
 
     prediction: npt.NDArray[np.int64]
@@ -210,14 +211,14 @@ class OnnxRunner:
             needed = {source_of(name) for names in self._takes[k:] for name in names}
             given = {name: array for name, array in given.items() if name in needed}
             given |= self._run(k, given)
-            confident, label, carried = self._read(given, k, carried)
+            confident, label, carried, mixed = self._read(given, k, carried)
             leaving = leaves(confident, k, thresholds)
             go = inside[leaving]
             prediction[go], confidence[go], exit[go] = label[leaving], confident[leaving], k
             if LOGITS in given:
                 if logits is None:
                     logits = np.zeros((n, given[LOGITS].shape[-1]), np.float32)
-                logits[go] = self._scaled(given[LOGITS][leaving], k)
+                logits[go] = self._scaled(given[LOGITS][leaving], k) if mixed is None else _log(mixed[leaving])
             if leaving.all():
                 break
             if leaving.any():
@@ -272,6 +273,8 @@ class OnnxRunner:
         found = dict(zip(outputs, (np.concatenate(parts) for parts in zip(*answers, strict=True)), strict=True))
         exit = found["exit"]
         logits = self._scaled(found[LOGITS], exit) if LOGITS in found else None
+        if PROBABILITIES in found:
+            logits = _log(found[PROBABILITIES])
         return OnnxResult(found["prediction"], exit, found["confidence"], self.exit_macs[exit], logits)
 
     def read(self, image: ImageLike) -> dict[str, npt.NDArray[np.float32]]:
@@ -352,6 +355,10 @@ class OnnxRunner:
 
 
 _ONNX_TYPES = {"float32": "float", "float64": "double"}
+
+
+def _log(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny, dtype=np.float32))
 
 
 def _size(given: Mapping[str, npt.NDArray[Any]]) -> int:

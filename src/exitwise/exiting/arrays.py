@@ -70,6 +70,11 @@ def counted(counts: Int[Array, "*samples"], values: Float[Array, "*samples"]) ->
     return counts.astype(values.dtype) + values if isinstance(values, np.ndarray) else counts + values
 
 
+def constant(values: Any, like: Array) -> Array:
+    """Return numbers as an array of the kind, type and place of another."""
+    return np.array(values, like.dtype) if isinstance(like, np.ndarray) else like.new_tensor(values)
+
+
 @lru_cache(1024)
 def rounded(number: float, dtype: Any) -> float:
     """Return a number as ``dtype``, of NumPy or torch, holds it."""

@@ -5,6 +5,7 @@ Knows neither networks nor where the data came from; never to be called with tes
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,9 +18,10 @@ from exitwise.budgets import (
     exit_count,
     geometric_proportions,
 )
+from exitwise.errors import UserError
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.rule import leaves
+from exitwise.exiting.rule import Family, leaves
 from exitwise.shapes import Bool, Float
 
 
@@ -57,15 +59,51 @@ def calibrate_proportions(confidences: Float[Array, "samples exits"], proportion
     return ExitPolicy(thresholds)
 
 
-def calibrate_macs(
-    confidences: Float[Array, "samples exits"], exit_macs: Sequence[float], macs: float
+def member(
+    confidences: Float[np.ndarray, "samples exits"], position: float, family: Family
 ) -> tuple[ExitPolicy, list[float]]:
-    """Return thresholds of the geometric family that spend as much of a budget as they can without exceeding it.
+    """Return thresholds of a family, and the proportions that they were made for or that leave by them.
+
+    Args:
+        confidences: of calibration samples.
+        position: log p of the geometric family; the threshold that all exits have.
+        family: which.
+    """
+    exits = confidences.shape[1]
+    if family == "geometric":
+        proportions = geometric_proportions(position, exits)
+        return calibrate_proportions(confidences, proportions), proportions
+    policy = ExitPolicy([position if position < np.inf else None] * (exits - 1))
+    return policy, (np.bincount(policy.exit_of(confidences), minlength=exits) / len(confidences)).tolist()
+
+
+def members(
+    confidences: Float[np.ndarray, "samples exits"], count: int, reach: float, family: Family
+) -> list[tuple[ExitPolicy, list[float]]]:
+    """Return so many members of a family, the cheapest first; ``reach`` is the largest log p."""
+    if family == "geometric":
+        positions = np.linspace(-reach, reach, count, dtype=np.float32)
+    else:
+        positions = np.quantile(_levels(confidences), np.linspace(0, 1, count), method="inverted_cdf")
+    return [member(confidences, position, family) for position in positions.tolist()]
+
+
+def _levels(confidences: Float[np.ndarray, "samples exits"]) -> Float[np.ndarray, "levels"]:
+    """Return thresholds that make a difference at any exit but the last, rising; at the last of them nobody leaves."""
+    early = confidences[:, :-1]
+    return np.append(np.unique(early[np.isfinite(early)]), np.inf)
+
+
+def calibrate_macs(
+    confidences: Float[Array, "samples exits"], exit_macs: Sequence[float], macs: float, family: Family = "geometric"
+) -> tuple[ExitPolicy, list[float]]:
+    """Return thresholds of a family that spend as much of a budget as they can without exceeding it.
 
     Args:
         confidences: of calibration samples.
         exit_macs: cost of leaving at each exit, cheap to dear.
         macs: mean multiply-accumulates per sample, not to be exceeded on the calibration samples.
+        family: ``geometric``, or ``same``: one threshold for all exits.
 
     Returns:
         The policy, and the proportions it was calibrated for.
@@ -75,19 +113,23 @@ def calibrate_macs(
     """
     check_budget(macs, exit_macs)
     confidences = as_numpy(confidences)
-    exits = len(exit_macs)
+    if len(confidences) == 0:
+        raise ValueError("calibration needs at least one sample; got none")
     costs = np.array(exit_macs, dtype=np.float64)
 
-    def affordable(log_p: float) -> bool:
-        policy = calibrate_proportions(confidences, geometric_proportions(log_p, exits))
+    def affordable(position: float) -> bool:
+        policy, _ = member(confidences, position, family)
         return bool(costs[policy.exit_of(confidences)].mean() <= macs * (1 + 1e-12))
 
-    proportions = geometric_proportions(bisect_log_p(affordable), exits)
-    return calibrate_proportions(confidences, proportions), proportions
+    if family == "geometric":
+        return member(confidences, bisect_log_p(affordable), family)
+    levels = _levels(confidences).tolist()
+    dearer = bisect.bisect_left(levels, True, key=lambda level: not affordable(level))
+    return member(confidences, levels[max(dearer - 1, 0)], family)
 
 
 ACCURACY_STEPS = 400
-"""Members of the geometric family that are tried for an accuracy."""
+"""Members of a family that are tried for an accuracy."""
 
 
 def calibrate_accuracy(
@@ -95,35 +137,43 @@ def calibrate_accuracy(
     correct: Bool[Array, "samples exits"],
     exit_macs: Sequence[float],
     max_drop: float,
+    family: Family = "geometric",
+    full: float | None = None,
 ) -> tuple[ExitPolicy, list[float]]:
-    """Return thresholds of the geometric family that cost least among those that lose no more accuracy than allowed.
+    """Return thresholds of a family that cost least among those that lose no more accuracy than allowed.
 
     Args:
         confidences: of calibration samples.
         correct: whether each exit is right.
         exit_macs: cost of leaving at each exit, cheap to dear.
-        max_drop: by how much accuracy on the calibration samples may fall below the last exit's, in [0, 1].
+        max_drop: by how much accuracy on the calibration samples may fall below the full network's, in [0, 1].
+        family: ``geometric``, or ``same``: one threshold for all exits.
+        full: accuracy of the full network, where ``correct`` is not of its own answers; None: the last exit's.
 
     Returns:
         The policy, and the proportions it was calibrated for. What it loses on other samples may be more.
 
     Raises:
         ValueError: for a drop outside [0, 1].
+        UserError: if no thresholds of the family lose so little.
     """
     check_drop(max_drop)
     confidences, correct = as_numpy(confidences), as_numpy(correct)
     exits = len(exit_macs)
     costs = np.array(exit_macs, dtype=np.float64)
-    lowest = correct[:, -1].mean() - max_drop - 1e-12
+    full = correct[:, -1].mean() if full is None else full
     everything_to_the_end = [*[0.0] * (exits - 1), 1.0]
-    best = calibrate_proportions(confidences, everything_to_the_end), everything_to_the_end
-    least = costs[-1]
-    for log_p in np.linspace(-8, 8, ACCURACY_STEPS, dtype=np.float32).tolist():
-        proportions = geometric_proportions(log_p, exits)
-        policy = calibrate_proportions(confidences, proportions)
+    dearest = calibrate_proportions(confidences, everything_to_the_end), everything_to_the_end
+    best, least, lost = None, np.inf, np.inf
+    for policy, proportions in [dearest, *members(confidences, ACCURACY_STEPS, 8, family)]:
         taken = policy.exit_of(confidences)
-        accuracy = np.take_along_axis(correct, taken[:, None], 1).mean()
-        cost = costs[taken].mean()
-        if accuracy >= lowest and cost < least:
+        drop = full - np.take_along_axis(correct, taken[:, None], 1).mean()
+        cost, lost = costs[taken].mean(), min(lost, drop)
+        if drop <= max_drop + 1e-12 and cost < least:
             best, least = (policy, proportions), cost
+    if best is None:
+        raise UserError(
+            f"expected thresholds that lose at most {100 * max_drop:.3g} points of the full network's accuracy; by "
+            f"this measure {100 * lost:.3g} is the least: take another"
+        )
     return best

@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from exitwise.budgets import check_open_share, geometric_proportions
+from exitwise.budgets import check_open_share
 from exitwise.exiting.arrays import Array, as_numpy
-from exitwise.exiting.calibration import calibrate_proportions
+from exitwise.exiting.calibration import members
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.rule import Family
 from exitwise.shapes import Bool, Float, Float64, Int
 
 Risk = Literal["accuracy-drop", "disagreement"]
@@ -53,23 +54,27 @@ def control_risk(
     *,
     risk: Risk = "accuracy-drop",
     seed: int = 0,
+    family: Family = "geometric",
+    full: Int[Array, "samples"] | None = None,
 ) -> RiskControlled:
     """Return the boldest thresholds whose expected loss exceeds ``tolerance`` with a probability of at most
     ``1 - guarantee``.
 
     The probability is over calibration samples drawn like those to come. A part of them makes a sequence of policies
-    from the geometric family; the rest tests one after the other, most cautious first, until one fails. Since the
+    from a family; the rest tests one after the other, most cautious first, until one fails. Since the
     sequence does not depend on what tests it, no correction for many tests is needed.
 
     Args:
-        confidences, predictions: of calibration samples at each exit. Temperatures, if any, must have been
-            fitted on the first part of :func:`design_and_test` alone.
+        confidences, predictions: of calibration samples at each exit. Temperatures and what else the measure has been
+            fitted to be must come from the first part of :func:`design_and_test` alone.
         targets: class indices.
         tolerance: in (0, 1).
         guarantee: the probability, in (0, 1).
         risk: ``accuracy-drop``: accuracy of the full network minus that of the policy; ``disagreement``: share of
             samples given another class than the full network's, which needs no targets.
         seed: of the division of the samples.
+        family: of the thresholds.
+        full: the full network's own answers, where the measure makes others of them; None: those at the last exit.
 
     Returns:
         The result; where nothing could be guaranteed, a policy by which nobody leaves early.
@@ -88,10 +93,9 @@ def control_risk(
     chosen = RiskControlled(ExitPolicy([None] * (exits - 1)), nobody, False, len(test), 0.0)
     if len(design) == 0 or len(test) == 0:
         return chosen
-    steps = np.linspace(6, -6, SEQUENCE, dtype=np.float32).tolist()
-    sequence = [geometric_proportions(log_p, exits) for log_p in steps]
-    policies = [calibrate_proportions(confidences[design], proportions) for proportions in sequence]
-    losses = np.stack([_losses(policy, confidences, predictions, targets, risk)[test] for policy in policies], axis=1)
+    policies, sequence = zip(*reversed(members(confidences[design], SEQUENCE, 6, family)), strict=True)
+    answers = predictions[:, -1] if full is None else as_numpy(full)
+    losses = np.stack([_losses(p, confidences, predictions, answers, targets, risk)[test] for p in policies], axis=1)
     low = -1.0 if risk == "accuracy-drop" else 0.0
     rejected = betting_rejects((losses - low) / (1 - low), (tolerance - low) / (1 - low), 1 - guarantee)
     passed = int(np.cumprod(rejected).sum())
@@ -126,12 +130,12 @@ def _losses(
     policy: ExitPolicy,
     confidences: Float[np.ndarray, "samples exits"],
     predictions: Int[np.ndarray, "samples exits"],
+    full: Int[np.ndarray, "samples"],
     targets: Int[np.ndarray, "samples"],
     risk: Risk,
 ) -> Float64[np.ndarray, "samples"]:
     """Return the loss of each sample: in {-1, 0, 1} for accuracy-drop, {0, 1} for disagreement."""
     taken = np.take_along_axis(predictions, policy.exit_of(confidences)[:, None], 1)[:, 0]
-    full = predictions[:, -1]
     losses: Float64[np.ndarray, "samples"]
     if risk == "disagreement":
         losses = (taken != full).astype(np.float64)

@@ -7,6 +7,7 @@ Thresholds are rounded to the confidences' type before they are compared. What i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from exitwise.budgets import MOST
 from exitwise.exiting.arrays import Array, namespace, rounded
@@ -14,6 +15,11 @@ from exitwise.shapes import Bool, Float, Int
 
 Thresholds = tuple[float | None, ...]
 """One per exit but the last; None where nobody can leave."""
+
+
+Family = Literal["geometric", "same"]
+"""Of thresholds with one parameter: for shares of samples that fall or rise by a factor from exit to exit; or the same
+threshold at every exit."""
 
 
 def finite_thresholds(thresholds: Sequence[float | None]) -> Thresholds:

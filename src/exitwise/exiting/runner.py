@@ -164,7 +164,7 @@ class EarlyExitRunner:
             can_leave = policy.can_leave(k)
             if not (can_leave or measure.needs_every_exit):
                 continue
-            confident, label, carried = measure.read(head(state), k, carried)
+            confident, label, carried, _ = measure.read(head(state), k, carried)
             if not can_leave:
                 continue
             if len(label) == 1:

@@ -10,7 +10,7 @@ import numpy as np
 from exitwise.errors import UserError
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.calibration import calibrate_macs
-from exitwise.exiting.rule import Thresholds
+from exitwise.exiting.rule import Family, Thresholds
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.shapes import Bool, Float
 
@@ -38,6 +38,7 @@ def budget_table(
     correct: Bool[Array, "samples exits"],
     exit_macs: Sequence[float],
     searched: bool = False,
+    family: Family = "geometric",
 ) -> tuple[Budgeted, ...]:
     """Return a line for the first exit's share of the full network's MACs, and for each twentieth from there to 1.
 
@@ -45,7 +46,8 @@ def budget_table(
         confidences: of calibration samples.
         correct: whether each exit is right.
         exit_macs: cost of leaving at each exit, cheap to dear.
-        searched: whether thresholds are searched; else they are of the geometric family.
+        searched: whether thresholds are searched; else they are of the family.
+        family: of thresholds.
     """
     confidences, correct = as_numpy(confidences), as_numpy(correct)
     costs = np.array(exit_macs, dtype=np.float64)
@@ -54,7 +56,7 @@ def budget_table(
     lines = []
     for budget in sorted({float(least), *(k / STEPS for k in range(1, STEPS + 1) if k / STEPS > least)}):
         macs = min(max(budget * costs[-1], costs[0]), costs[-1])
-        policy, _ = calibrate_macs(confidences, exit_macs, macs)
+        policy, _ = calibrate_macs(confidences, exit_macs, macs, family)
         if search is not None:
             policy = search.best_accuracy(macs, policy)
         taken = policy.exit_of(confidences)

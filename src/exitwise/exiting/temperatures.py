@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -41,14 +42,19 @@ def bound_of(temperature: float) -> float | None:
 
 def _fit(logits: Float64[np.ndarray, "samples classes"], targets: Int[np.ndarray, "samples"]) -> float:
     """Return the likeliest temperature, searched over log T: the likelihood has one peak, being concave in 1 / T."""
-    from scipy.optimize import minimize_scalar
-
     below = logits - logits.max(axis=1, keepdims=True)
     chosen = np.take_along_axis(below, targets[:, None], 1)[:, 0]
 
     def loss(log_t: float) -> float:
         t = math.exp(log_t)
         return float((np.log(np.exp(below / t).sum(axis=1)) - chosen / t).mean())
+
+    return likeliest(loss)
+
+
+def likeliest(loss: Callable[[float], float]) -> float:
+    """Return the temperature with the least loss, a function of its logarithm with one valley."""
+    from scipy.optimize import minimize_scalar
 
     bounds = tuple(map(math.log, TEMPERATURES))
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)

@@ -9,7 +9,9 @@ from exitwise.budgets import check_drop, check_open_share, check_p
 from exitwise.errors import UserError
 
 
-def check_wish(wishes: Mapping[str, Any], guarantee: float | None, thresholds: str, risk: str | None) -> dict[str, Any]:
+def check_wish(
+    wishes: Mapping[str, Any], guarantee: float | None, thresholds: str | None, risk: str | None
+) -> dict[str, Any]:
     """Return the one wish of a calibration that is given, by its name.
 
     Args:
@@ -20,8 +22,8 @@ def check_wish(wishes: Mapping[str, Any], guarantee: float | None, thresholds: s
     Raises:
         ValueError: unless exactly one is given, within its range, and goes with the rest.
     """
-    if thresholds not in ("geometric", "searched"):
-        raise UserError(f"thresholds must be geometric or searched; got {thresholds!r}")
+    if thresholds not in (None, "geometric", "same", "searched"):
+        raise UserError(f"thresholds must be geometric, same or searched; got {thresholds!r}")
     given = {name: value for name, value in wishes.items() if value is not None}
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
@@ -34,6 +36,8 @@ def check_wish(wishes: Mapping[str, Any], guarantee: float | None, thresholds: s
         raise UserError(
             f"searched thresholds are for a budget or an accuracy; got {name if guarantee is None else 'guarantee'}"
         )
+    if thresholds == "same" and name in ("p", "proportions"):
+        raise UserError(f"one threshold for all exits is for a budget or an accuracy; got {name}")
     if name == "budget" and not 0 < value <= 1:
         raise UserError(
             "a budget must lie between the first exit's cost and the full network's, above 0 and at most 1; "

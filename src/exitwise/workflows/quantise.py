@@ -26,11 +26,10 @@ from exitwise.deploy.stages import new_folder
 from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import Outputs, anytime, operate
 from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
-from exitwise.exiting.measures import create_measure
+from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.table import budget_table
-from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.shown import percent
 
 Batches = Callable[[], Iterable[tuple[Arrays, NDArray[np.int64]]]]
@@ -94,14 +93,14 @@ def quantise(
         uncalibrated = Calibration.of(ExitPolicy([None] * (len(graphs) - 1)), calibration.exit_macs)
         write_bundle(folder, graphs, weights.files, said, uncalibrated)
         found, _ = _logits(OnnxRunner(folder), batches)
-        anew = _calibrated(calibration, found, targets, anytime(outputs)[-1], how)
+        full = {name: _full_accuracy(each, targets) for name, each in (("float32", logits), ("int8", found))}
+        anew = _calibrated(calibration, found, targets, full["float32"], how)
         write_bundle(folder, graphs, weights.files, said, anew)
         times = _times({"float32": float32, "int8": OnnxRunner(folder)}, next(iter(_split(batches, TIMED))))
         points = {
             "float32": operate(outputs, calibration.policy, calibration.exit_macs),
             "int8": OperatingPoint(**anew.expected),
         }
-        full = {"float32": anytime(outputs)[-1], "int8": float((found[:, -1].argmax(-1) == targets).mean())}
         sizes = {"float32": _size(bundle), "int8": _size(folder)}
         one, other = (
             Compared(
@@ -138,26 +137,26 @@ def _calibrated(
 ) -> Calibration:
     """Return a calibration for the same wish on other logits; ``full`` is the accuracy that drops count from."""
     costs, wish, former = calibration.exit_macs, calibration.budget, calibration.policy.measure
-    measure = create_measure(former.name, fit_temperatures(logits, targets) if former.temperatures else None)
-    measure = measure.fit(logits, targets, costs)
-    outputs = Outputs.from_logits(logits, targets, measure)
+    fitted = fit_and_read(former.name, logits, targets, costs, temperature=former.temperatures is not None)
+    measure, outputs = fitted.measure, Outputs(fitted.confidences, fitted.predictions, targets)
     proportions: Sequence[float] = calibration.proportions
     if len(costs) == 1:
         policy = ExitPolicy([])
     elif "max_accuracy_drop" in wish:
-        lost = full - anytime(outputs)[-1]
-        allowed = wish["max_accuracy_drop"] - lost
-        if allowed < 0:
+        lost = full - max(_full_accuracy(logits, targets), anytime(outputs)[-1])
+        if lost > wish["max_accuracy_drop"]:
             raise UserError(
                 f"expected eight bits ({how}) to lose at most {100 * wish['max_accuracy_drop']:.3g} points of held-out "
                 f"accuracy, as calibrated; the last exit alone loses {100 * lost:.3g}: nothing was written"
             )
-        policy, proportions = calibrate_accuracy(outputs.confidences, outputs.correct, costs, min(allowed, 1.0))
+        policy, proportions = calibrate_accuracy(
+            outputs.confidences, outputs.correct, costs, wish["max_accuracy_drop"], measure.family, full
+        )
     elif "p" in wish or "proportions" in wish:
         policy = calibrate_proportions(outputs.confidences, proportions)
     else:
         target = wish["macs"] if "macs" in wish else wish["budget"] * costs[-1]
-        policy, proportions = calibrate_macs(outputs.confidences, costs, target)
+        policy, proportions = calibrate_macs(outputs.confidences, costs, target, measure.family)
     left = outputs.under(policy)
     return replace(
         calibration,
@@ -165,8 +164,13 @@ def _calibrated(
         proportions=tuple(proportions),
         expected=operate(outputs, policy, costs)._asdict(),
         reference=Reference.of(left.exits, left.confidences, len(costs), policy.thresholds),
-        table=budget_table(outputs.confidences, outputs.correct, costs),
+        table=budget_table(outputs.confidences, outputs.correct, costs, family=measure.family),
     )
+
+
+def _full_accuracy(logits: NDArray[Any], targets: NDArray[np.int64]) -> float:
+    """Return how often the last exit's own answer is right."""
+    return float((logits[:, -1].argmax(-1) == targets).mean())
 
 
 def _logits(runner: OnnxRunner, batches: Batches) -> tuple[NDArray[Any], NDArray[np.int64]]:

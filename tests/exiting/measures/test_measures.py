@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import exitwise as ew
 from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, count_cost, create_measure, create_model
 from exitwise.catalogue import measures as catalogue
 from exitwise.data import Preprocessing
+from exitwise.deploy.calibration import Calibration
 from exitwise.evaluation.outputs import Outputs, collect_logits
 from exitwise.exiting.measures import measure_from_json, rows
 from running_mean import ENTRY
@@ -156,11 +159,36 @@ def test_the_runner_reads_as_the_simulation_does(measure):
         np.testing.assert_allclose(confidence, expected.confidences, atol=1e-5)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_a_bundle_decides_as_the_network(measure, tmp_path):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A bundle of the network, by the usual measure."""
     pytest.importorskip("onnx")
-    from exitwise.deploy.calibration import Calibration
     from exitwise.deploy.formats.onnx import export_onnx
+
+    model, _ = network()
+    out = tmp_path_factory.mktemp("bundles") / "usual"
+    calibration = Calibration.of(ExitPolicy([0.5] * 3), count_cost(model).macs)
+    export_onnx(model, calibration, out, classes=list("abcd"), preprocessing=Preprocessing(8, (0.5,), (0.5,)))
+    return out
+
+
+def bundle_by(exported, calibration, out):
+    """Write the same graphs of the stages with another calibration."""
+    import onnx
+
+    from exitwise.deploy.formats.onnx import write_bundle
+
+    out.mkdir()
+    said = json.loads((exported / "manifest.json").read_text())
+    graphs = [onnx.load(exported / stage["file"], load_external_data=False) for stage in said["stages"]]
+    data = [Path(shutil.copy(exported / entry["file"], out)) for entry in said["data"]]
+    for key in ("format", "version", "onnxruntime", "stages", "single", "data"):
+        del said[key]
+    write_bundle(out, graphs, data, said, calibration)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_bundle_decides_as_the_network(measure, exported, tmp_path):
     from exitwise.deploy.onnx_runner import OnnxRunner
 
     model, images = network()
@@ -168,13 +196,15 @@ def test_a_bundle_decides_as_the_network(measure, tmp_path):
     reading = create_measure(measure, TEMPERATURES).fit(logits, targets, (1, 2, 3, 4))
     policy = policy_between(Outputs.from_logits(logits, targets, reading).confidences, reading, [0.3, 0.0, 0.3, 0.4])
     out = tmp_path / "bundle"
-    preprocessing, macs = Preprocessing(8, (0.5,), (0.5,)), count_cost(model).macs
-    export_onnx(model, Calibration.of(policy, macs), out, classes=list("abcd"), preprocessing=preprocessing)
+    bundle_by(exported, Calibration.of(policy, count_cost(model).macs), out)
     wanted, onnx = EarlyExitRunner(model, policy)(images), OnnxRunner(out)
     for found in (onnx(images.numpy()), onnx.one_by_one(images.numpy())):
         np.testing.assert_array_equal(found.exit, wanted.exit.numpy())
         np.testing.assert_array_equal(found.prediction, wanted.prediction.numpy())
         np.testing.assert_allclose(found.confidence, wanted.confidence.numpy(), atol=1e-5)
+        classes, probabilities = found.top(4)
+        np.testing.assert_array_equal(classes[:, 0], found.prediction)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert measure_from_json(json.loads((out / "calibration.json").read_text())) == reading
     assert measure_from_json(json.loads((out / "manifest.json").read_text())["single"]) == reading
 

@@ -137,8 +137,8 @@ class _Reader(nn.Module):
         carried: State = None
         found: list[Tensor] = []
         for exit, each in enumerate(logits):
-            confidence, prediction, carried = self.measure.read(each, exit, carried)
-            found += [confidence, prediction]
+            confidence, prediction, carried, mixed = self.measure.read(each, exit, carried)
+            found += [confidence, prediction, *([] if mixed is None else [mixed])]
         return tuple(found)
 
 
@@ -146,8 +146,8 @@ def _reading(measure: Measure, exits: int, classes: int) -> Any | None:
     """Return the ONNX model of what a measure reads; None if it has no ONNX form."""
     import onnx_ir as ir
 
-    inputs, outputs = reading_names(exits)
     logits = tuple(torch.randn(1, classes) for _ in range(exits))
+    inputs, outputs = reading_names(exits, measure.read(logits[0], 0).probabilities is not None)
     try:
         return ir.to_proto(_export(_Reader(measure), logits, inputs, outputs, "the measure"))
     except ExportError:

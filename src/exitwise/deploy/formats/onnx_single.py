@@ -8,18 +8,26 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from exitwise.deploy.formats.onnx_rule import THRESHOLDS, Part, decide
-from exitwise.deploy.names import LOGITS, STATE, source_of
+from exitwise.deploy.names import LOGITS, PROBABILITIES, STATE, source_of
 
-ANSWER = ("prediction", "exit", "confidence", LOGITS)
-"""What the graph gives: class, exit taken (0-based), confidence there, of shape [1] each, and its logits."""
+ANSWER = ("prediction", "exit", "confidence")
+"""What the graph gives: class, exit taken (0-based), confidence there, of shape [1] each; and logits there, or
+probabilities where the reading has them."""
 
 
-def reading_names(exits: int) -> tuple[list[str], list[str]]:
-    """Return names of inputs and outputs of the graph that reads all exits: logits; confidence, prediction of each."""
-    return [f"{LOGITS}{k}" for k in range(exits)], [f"{name}{k}" for k in range(exits) for name in _READ]
+def reading_names(exits: int, mixed: bool) -> tuple[list[str], list[str]]:
+    """Return names of inputs and outputs of the graph that reads all exits: logits; confidence, prediction of each, and
+    probabilities where the answer is ``mixed``, of several exits."""
+    read = (*_READ, PROBABILITIES) if mixed else _READ
+    return [f"{LOGITS}{k}" for k in range(exits)], [f"{name}{k}" for k in range(exits) for name in read]
 
 
 _READ = ("confidence", "prediction")
+
+
+def _last(reading: Any) -> str:
+    """Return what the graph gives beside :data:`ANSWER`."""
+    return PROBABILITIES if any(info.name == f"{PROBABILITIES}0" for info in reading.graph.output) else LOGITS
 
 
 def single_graph(onnx: Any, stages: Sequence[Any], reading: Any) -> Any:
@@ -34,12 +42,13 @@ def single_graph(onnx: Any, stages: Sequence[Any], reading: Any) -> Any:
     exits = len(stages)
     parts = [onnx.compose.add_prefix_graph(stage.graph, f"s{k}/") for k, stage in enumerate(stages)]
     reads = onnx.compose.add_prefix_graph(reading.graph, "read/")
+    last = _last(reading)
     read_nodes = _by_exit(reads, exits)
     classes = [dim.dim_value for dim in reading.graph.input[0].type.tensor_type.shape.dim]
     infos = [
         helper.make_tensor_value_info(name, kind, shape)
         for name, kind, shape in zip(
-            ANSWER, (types.INT64, types.INT64, types.FLOAT, types.FLOAT), ([1], [1], [1], classes), strict=True
+            (*ANSWER, last), (types.INT64, types.INT64, types.FLOAT, types.FLOAT), ([1], [1], [1], classes), strict=True
         )
     ]
     inputs = {info.name: info for stage in stages for info in stage.graph.input if not info.name.startswith(STATE)}
@@ -47,11 +56,13 @@ def single_graph(onnx: Any, stages: Sequence[Any], reading: Any) -> Any:
     for k in reversed(range(exits)):
         joins = [_joined(onnx, stages[k].graph.input, k), _read_from(onnx, k)]
         nodes = [*joins[0], *parts[k].node, *joins[1], *read_nodes[k]]
-        here = _answer(onnx, k)
+        here = _answer(onnx, k, last)
         rest = here if whole is None else decide(onnx, k, f"read/confidence{k}", here, whole, infos)
         whole = Part([*nodes, *rest.nodes], rest.answer)
     assert whole is not None
-    ends = [helper.make_node("Identity", [name], [last]) for name, last in zip(whole.answer, ANSWER, strict=True)]
+    ends = [
+        helper.make_node("Identity", [name], [end]) for name, end in zip(whole.answer, (*ANSWER, last), strict=True)
+    ]
     takes = [
         *(_one_of(onnx, info) for info in inputs.values()),
         helper.make_tensor_value_info(THRESHOLDS, types.FLOAT, [exits - 1]),
@@ -84,7 +95,7 @@ def _by_exit(graph: Any, exits: int) -> list[list[Any]]:
     found = []
     for k in range(exits):
         needed: set[int] = set()
-        names = [f"read/{name}{k}" for name in _READ]
+        names = [f"read/{name}{k}" for name in (*_READ, PROBABILITIES)]
         while names:
             place = makers.get(names.pop())
             if place is not None and place not in done and place not in needed:
@@ -105,11 +116,11 @@ def _one_of(onnx: Any, info: Any) -> Any:
     return one
 
 
-def _answer(onnx: Any, k: int) -> Part:
-    """Return the answer of exit k."""
+def _answer(onnx: Any, k: int, last: str) -> Part:
+    """Return the answer of exit k; ``last``: what of it beside :data:`ANSWER`."""
     helper = onnx.helper
-    names = [f"at{k}/{name}" for name in ANSWER]
-    sources = [f"read/prediction{k}", None, f"read/confidence{k}", f"read/{LOGITS}{k}"]
+    names = [f"at{k}/{name}" for name in (*ANSWER, last)]
+    sources = [f"read/prediction{k}", None, f"read/confidence{k}", f"read/{last}{k}"]
     number = helper.make_tensor(names[1], onnx.TensorProto.INT64, [1], [k])
     nodes = [
         helper.make_node("Constant", [], [name], value=number)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 from exitwise.exiting.arrays import Array, namespace, softmax
+from exitwise.exiting.rule import Family
 from exitwise.shapes import Float, Int, Shaped
 
 State = dict[str, Shaped[Array, "samples ..."]] | None
@@ -24,11 +25,14 @@ class Reading(NamedTuple):
         confidence: in [0, 1].
         prediction: class index, int64.
         state: for reading the next exit.
+        probabilities: of all classes, where the answer is not the exit's own; None: the softmax of its logits at its
+            temperature.
     """
 
     confidence: Float[Array, "samples"]
     prediction: Int[Array, "samples"]
     state: State = None
+    probabilities: Float[Array, "samples classes"] | None = None
 
 
 def rows(state: State, index: Shaped[Array, "chosen"]) -> dict[str, Shaped[Array, "rows ..."]] | None:
@@ -47,6 +51,9 @@ class Measure:
         temperatures: what each exit's logits are divided by; None for 1 throughout.
         name: as in the catalogue.
         needs_every_exit: whether exits must be read at which nobody can leave, as a measure with a state must.
+        fits_temperatures: whether :meth:`fit` finds temperatures where none are given.
+        family: of its thresholds: ``geometric``, or ``same``, where confidences of different exits can be compared.
+        by_exit: names of the parameters that have an entry for each exit, or are None.
 
     Raises:
         ValueError: for a temperature that is not positive.
@@ -54,6 +61,9 @@ class Measure:
 
     name: ClassVar[str]
     needs_every_exit: ClassVar[bool] = False
+    fits_temperatures: ClassVar[bool] = False
+    family: ClassVar[Family] = "geometric"
+    by_exit: ClassVar[tuple[str, ...]] = ()
 
     temperatures: tuple[float, ...] | None = None
 
@@ -72,7 +82,7 @@ class Measure:
     def fit(
         self, logits: Float[Array, "samples exits classes"], targets: Int[Array, "samples"], exit_costs: Sequence[float]
     ) -> Self:
-        """Return the measure with its parameters fitted; itself where it has none.
+        """Return the measure with its parameters fitted; itself where it has none. Needs SciPy, if anything.
 
         Args:
             logits: of calibration samples.
@@ -80,6 +90,11 @@ class Measure:
             exit_costs: cost of leaving at each exit.
         """
         return self
+
+    @property
+    def is_fitted(self) -> bool:
+        """Return whether it is of those that :meth:`fit` fits, which should not read what it was fitted on."""
+        return type(self).fit is not Measure.fit
 
     def probabilities(self, logits: Float[Array, "samples classes"], exit: int) -> Float[Array, "samples classes"]:
         """Return the softmax of an exit's logits at its temperature."""
@@ -99,6 +114,10 @@ class Measure:
         """Raise ValueError unless this is for networks with so many exits."""
         if self.temperatures is not None and len(self.temperatures) != exits:
             raise ValueError(f"expected {exits} temperatures, one per exit; got {len(self.temperatures)}")
+        for name in self.by_exit:
+            value = getattr(self, name)
+            if value is not None and len(value) != exits:
+                raise ValueError(f"expected {name} of {exits} exits; got {len(value)}")
 
     @property
     def parameters(self) -> dict[str, Any]:

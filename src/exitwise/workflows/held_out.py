@@ -1,0 +1,91 @@
+"""A network and what its exits say of held-out samples: a run's calibration images, or a loader's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from exitwise.data import Splits
+from exitwise.data.fingerprints import noted, unused
+from exitwise.data.loaders import pairs_of
+from exitwise.errors import DataError, UserError
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
+from exitwise.models.staged import StagedModel, check_staged
+from exitwise.runs.build import pick_device
+from exitwise.runs.folder import Run
+
+
+class HeldOut(NamedTuple):
+    """A network and what its exits said of held-out samples: logits (N, K, C), targets (N).
+
+    ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee; ``samples`` are
+    fingerprints of a loader's samples; ``folder`` is the run.
+    """
+
+    model: StagedModel
+    logits: NDArray[Any]
+    targets: NDArray[np.int64]
+    checkpoint: str
+    seed: int
+    samples: frozenset[int] = frozenset()
+    folder: Run | None = None
+
+
+def exits_of(run: str | Path | StagedModel) -> int:
+    """Return how many exits a run or a network has."""
+    if isinstance(run, nn.Module):
+        check_staged(run)
+        return run.exits
+    return Run(run).settings.exit_count
+
+
+def held_out_of(
+    run: str | Path | StagedModel, held_out: Iterable[Any] | None, device: str, splits: Splits | None
+) -> HeldOut:
+    """Return what the exits of a run say of its calibration images, or those of a network of held-out samples.
+
+    Raises:
+        UserError: for a network without held-out samples, or a run with.
+        DataError: for unsuitable samples.
+    """
+    if isinstance(run, nn.Module):
+        return _of_network(run, held_out)
+    if held_out is not None:
+        raise UserError(f"a run has calibration images of its own; got held-out samples too, with {run}")
+    return _of_run(Run(run), device, splits)
+
+
+def _of_run(run: Run, device: str, splits: Splits | None) -> HeldOut:
+    place = pick_device(device)
+    model = run.model(place)
+    split = (splits or run.splits()).calibration
+    _check_held_out(split.targets.numpy(), run.classes, model.exits)
+    logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
+    return HeldOut(model, logits, targets, run.best().name, run.settings.split_seed, folder=run)
+
+
+def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
+    if held_out is None:
+        raise UserError("a network is calibrated on held-out samples; got none (the second argument)")
+    device = next(model.parameters()).device
+    samples: set[int] = set()
+    name = "held-out loader"
+    batches = noted(unused(pairs_of(held_out, model, name), {"fitted on": model.fitted_on}, name), samples)
+    logits, targets = collect_logits(model, batches, device)
+    _check_held_out(targets, [str(label) for label in range(model.num_classes)], model.exits)
+    return HeldOut(model, logits, targets, "", 0, frozenset(samples))
+
+
+def _check_held_out(targets: NDArray[np.int64], classes: Sequence[str], exits: int) -> None:
+    """Raise DataError unless there are enough samples of every class."""
+    if len(targets) < exits:
+        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(targets)}")
+    counts = np.bincount(targets, minlength=len(classes)).tolist()
+    missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+    if missing:
+        raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")
