@@ -264,7 +264,7 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
             call()
     with pytest.raises(UserError, match="expected the calibration of this network"):
         ew.evaluate(with_exits(network, head="linear"), calibration, loader(0, 10))
-    with pytest.raises(UserError, match="thresholds must be geometric or searched; got 'serched'"):
+    with pytest.raises(UserError, match="thresholds must be geometric, same or searched; got 'serched'"):
         ew.calibrate(model, loader(0, 100), budget=0.8, thresholds="serched")
     with pytest.raises(UserError, match=r"expected preprocessing for inputs of \(1, 8, 8\)"):
         ew.export(model, calibration, tmp_path / "my.bundle", preprocessing=ew.Preprocessing(9, (0.0,), (1.0,)))
