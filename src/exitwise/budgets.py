@@ -24,11 +24,11 @@ def exit_proportions(p: float, exits: int) -> list[float]:
     Small p sends most samples out early; p = 1 is uniform; p > 1 sends most to the end.
 
     Raises:
-        ValueError: if ``p`` is not a positive finite number or ``exits`` is below 1.
+        UserError: if ``p`` is not a positive finite number or ``exits`` is below 1.
     """
     check_p(p)
     if exits < 1:
-        raise ValueError(f"exits must be at least 1; got {exits}")
+        raise UserError(f"exits must be at least 1; got {exits}")
     return geometric_proportions(math.log(p), exits)
 
 
@@ -44,15 +44,15 @@ def check_proportions(proportions: Sequence[float], exits: int) -> list[float]:
     """Return the proportions as a list, checked: K of them, none negative, summing to 1 (within 1e-6).
 
     Raises:
-        ValueError: naming what was expected and what came.
+        UserError: naming what was expected and what came.
     """
     values = [float(q) for q in proportions]
     if len(values) != exits:
-        raise ValueError(f"expected {exits} exit proportions, one per exit; got {len(values)}: {values}")
+        raise UserError(f"expected {exits} exit proportions, one per exit; got {len(values)}: {values}")
     if any(not math.isfinite(q) or q < 0 for q in values):
-        raise ValueError(f"exit proportions must be numbers of 0 or more; got {values}")
+        raise UserError(f"exit proportions must be numbers of 0 or more; got {values}")
     if abs(sum(values) - 1) > 1e-6:
-        raise ValueError(f"exit proportions must sum to 1; got {values}, which sum to {sum(values):.6g}")
+        raise UserError(f"exit proportions must sum to 1; got {values}, which sum to {sum(values):.6g}")
     return values
 
 
@@ -64,7 +64,7 @@ def proportions_for_macs(macs: float, exit_macs: Sequence[float]) -> list[float]
         exit_macs: cost of leaving at each exit, cheap to dear, earlier heads included.
 
     Raises:
-        ValueError: if the budget lies below the first exit's cost or above the last one's.
+        UserError: if the budget lies below the first exit's cost or above the last one's.
     """
     check_budget(macs, exit_macs)
     exits = len(exit_macs)
@@ -94,10 +94,10 @@ def bisect_log_p(affordable: Callable[[float], bool], low: float = -60.0, high: 
 
 
 def check_budget(macs: float, exit_macs: Sequence[float]) -> None:
-    """Raise ValueError unless ``macs`` lies between the first exit's cost and the full network's."""
+    """Raise UserError unless ``macs`` lies between the first exit's cost and the full network's."""
     first, full = exit_macs[0], exit_macs[-1]
     if not first <= macs <= full:
-        raise ValueError(
+        raise UserError(
             f"a budget must lie between the first exit's cost and the full network's, "
             f"{first:.4g} to {full:.4g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to 1 of full); "
             f"got {macs:.4g} MACs ({macs / full:.3g})"
@@ -134,21 +134,21 @@ def check_whole(name: str, value: Any, least: int) -> int:
 
 
 def check_p(p: float) -> None:
-    """Raise ValueError unless the budget parameter is positive and finite."""
+    """Raise UserError unless the budget parameter is positive and finite."""
     if not (math.isfinite(p) and p > 0):
-        raise ValueError(f"the budget parameter p must be a positive number; got {p}")
+        raise UserError(f"the budget parameter p must be a positive number; got {p}")
 
 
 def check_drop(drop: float) -> None:
-    """Raise ValueError unless it is a share of accuracy."""
+    """Raise UserError unless it is a share of accuracy."""
     if not 0 <= drop <= 1:
-        raise ValueError(f"max_accuracy_drop must be a share from 0 to 1, such as 0.01; got {drop}")
+        raise UserError(f"max_accuracy_drop must be a share from 0 to 1, such as 0.01; got {drop}")
 
 
 def check_open_share(name: str, value: float) -> None:
-    """Raise ValueError unless a value lies between 0 and 1, both excluded."""
+    """Raise UserError unless a value lies between 0 and 1, both excluded."""
     if not 0 < value < 1:
-        raise ValueError(f"{name} must lie between 0 and 1; got {value}")
+        raise UserError(f"{name} must lie between 0 and 1; got {value}")
 
 
 def parse_macs(text: str) -> float:

@@ -9,7 +9,12 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something in the user's hands is wrong; the command line prints it as one line and exits with 2."""
+    """Something in the user's hands is wrong: a wish, an argument of a call, data, a file.
+
+    The command line prints it as one line and exits with 2.
+
+    Other ValueErrors are of functions on arrays and parts of networks, whose arguments a program makes.
+    """
 
 
 class DataError(UserError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,11 @@ class Shown:
         from rich.jupyter import JupyterMixin
 
         return JupyterMixin._repr_mimebundle_(self, include, exclude)  # type: ignore[arg-type]
+
+
+def say(message: str) -> None:
+    """Say what a long call does next, in a line for people, beside what a program prints."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def macs(value: float) -> str:

@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torchvision
 import yaml
 
+import exitwise as ew
 from exitwise.budgets import parse_macs
 from exitwise.cli import main
 from images import make_folder, save_image
@@ -284,3 +286,46 @@ def assert_refused(code, errors, message):
     assert re.search(message, errors), errors
     assert errors.count("\n") == 1, errors
     assert "Traceback" not in errors
+
+
+def test_a_bundle_in_place_of_a_run_is_told_without_torch_too(tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text("{}")
+    told = (
+        f"exitwise: expected a run folder with config.yaml at {tmp_path}; found a bundle: give the run it was exported "
+        "from\n"
+    )
+    assert call(capsys, "evaluate", tmp_path) == (2, "", told)
+    bare = "import sys; sys.modules['torch'] = None; from exitwise.cli import main; main()"
+    command = [sys.executable, "-c", bare, "calibrate", tmp_path, "--budget", "0.5"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", told)
+    (tmp_path / "config.yaml").write_text("{}")
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == "exitwise: exitwise.calibrate needs torch: pip install 'exitwise[train]'\n"
+
+
+def test_where_exits_can_go(capsys):
+    """The places and the chosen ones are those that add_exits knows, with their costs."""
+    with pytest.raises(SystemExit) as stop:
+        main(["models", "--exits", "torchvision/resnet18", "--image-size", "64"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    network = torchvision.models.resnet18()
+    points = ew.exit_points(network, (3, 64, 64))
+    model = ew.add_exits(network, exits=4, input_shape=(3, 64, 64))
+    lines = [line for line in shown.splitlines() if line.startswith("│")]
+    assert len(lines) == len(points) + 1
+    for point, line in zip(points, lines, strict=False):
+        cells = [cell.strip() for cell in line.split("│")[1:-1]]
+        assert cells[0] == point.name
+        assert cells[2] == f"{100 * point.share:.1f} %"
+        chosen = [k for k, each in enumerate(model.points, start=1) if each.name == point.name]
+        assert cells[3] == (f"exit {chosen[0]}" if chosen else "")
+    assert "exit 4" in lines[-1]
+    with pytest.raises(SystemExit) as stop:
+        main(["models", "--exits", "torchvision/resnet18", "--image-size", "0"])
+    assert (stop.value.code, capsys.readouterr().err) == (
+        2,
+        "exitwise: expected image_size as a number of pixels; got 0\n",
+    )

@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference
 from exitwise.budgets import exit_proportions
+from exitwise.errors import UserError
 from exitwise.models import MSDNet
 from exitwise.weighting.gradient import call_with, exit_losses, loss_tangents, meta_gradient, train_pass, trainable
 
@@ -301,3 +302,27 @@ def test_a_layer_under_two_names_is_refused_and_shared_parameters_are_not(mode):
     with pytest.raises(ValueError, match=r"a layer stands in the network as 'heads.0' and as 'heads.1': let two"):
         meta_gradient(model, optimizer, run, torch.ones_like(run.losses), meta, [0.5, 0.5], mode=mode)
     assert isinstance(model.heads[0].weight, nn.Parameter)
+
+
+class Kinked(torch.nn.Module):
+    """Has an operator without a second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        logits = self.head(torch.nn.functional.hardsigmoid(self.body(x)))
+        return [logits, 2 * logits]
+
+
+def test_an_operator_without_a_second_derivative_is_told():
+    model = Kinked()
+    inputs, targets = torch.randn(6, 8), torch.arange(6) % 3
+    forward = train_pass(model, inputs[:3], targets[:3])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    meta = inputs[3:], targets[3:]
+    with pytest.raises(UserError, match=r"^expected operators that can .* twice; derivative for aten::hardsig[^\n]*$"):
+        meta_gradient(model, optimizer, forward, torch.ones(3, 2), meta, [0.5, 0.5], mode="double-backward")
+    result = meta_gradient(model, optimizer, forward, torch.ones(3, 2), meta, [0.5, 0.5])
+    assert torch.isfinite(result.weights).all()

@@ -87,6 +87,15 @@ def test_a_network_is_timed_as_it_was_calibrated(digits_run):
     assert result.verdicts[1].split(": ")[1].startswith("early exits, as calibrated (eager)")
 
 
+def test_what_is_timed_next_is_told(digits_run, capsys):
+    options = {"forms": "eager", "batch_sizes": [1, 8], "budgets": [0.5], "seconds": 0.1}
+    bench(digits_run.run, **options)
+    output, told = capsys.readouterr()
+    assert (output, told) == ("", "eager, batch 1 ...\neager, batch 8 ...\n")
+    bench(digits_run.run, **options, tell=lambda message: None)
+    assert capsys.readouterr().err == ""
+
+
 def test_calls_that_mix_runs_and_networks_are_refused(digits_run):
     model = digits_run.run.model()
     with pytest.raises(UserError, match=r"a network is timed by bench\(network, calibration, test\); got other"):

@@ -1,6 +1,7 @@
 """Exits on a network that someone has, from its loaders to a bundle: nothing of the network changes."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -238,7 +239,7 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
     calibration = ew.calibrate(model, loader(1000, 1400), budget=0.8)
     with pytest.raises(UserError, match=r"evaluated by evaluate\(network, calibration, test\)"):
         ew.evaluate(model, calibration)
-    with pytest.raises(UserError, match=r"exported as export\(network, calibration, out\)"):
+    with pytest.raises(UserError, match=r"exported by export\(network, calibration, out\)"):
         ew.export(model, tmp_path / "my.bundle")
     for options, message in (
         ({"distil": 2}, "distil as a share"),
@@ -275,6 +276,25 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
     assert not (tmp_path / "my.bundle").exists()
 
 
+def test_calibrating_exits_that_nothing_has_trained_is_told(network):
+    def told(model):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ew.calibrate(model, loader(1000, 1400), budget=0.8)
+        return [str(each.message) for each in caught if "that were trained" in str(each.message)]
+
+    model = with_exits(network)
+    assert told(model) == [
+        "expected exits that were trained; got exit 1, 2 as add_exits made it: fit_exits comes first"
+    ]
+    with torch.no_grad():
+        next(model.stages[0].head.parameters()).mul_(2)  # a loop of one's own
+    assert "got exit 2 as" in told(model)[0]
+    ew.fit_exits(model, loader(0, 100), epochs=1)
+    assert told(model) == []
+    assert told(with_exits(network, head=flat)) == []  # which may be trained as it is
+
+
 def test_a_generator_is_read_once(network):
     model = with_exits(network)
     once = (batch for batch in list(loader(0, 100)))
@@ -295,6 +315,31 @@ def test_a_generator_is_read_once(network):
 def test_exits_that_will_not_do(network, options, message):
     with pytest.raises(UserError, match=message):
         ew.add_exits(network, **{"exits": 3, "input_shape": (1, 8, 8), **options})
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {},
+        {"budget": 0.8, "p": 1.0},
+        {"budget": 0.01},
+        {"budget": 2},
+        {"macs": 1.0},
+        {"latency": 1e9},
+        {"p": -1.0},
+        {"proportions": [0.5, 0.5]},
+        {"proportions": [0.5, 0.5, 0.5]},
+        {"proportions": [2.0, -1.0, 0.0]},
+        {"max_accuracy_drop": 1.5},
+        {"max_accuracy_drop": 0.1, "guarantee": 2.0},
+        {"max_accuracy_drop": 0.1, "guarantee": 0.9, "risk": "other"},
+        {"budget": 0.8, "measure": "other"},
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_a_user_error(network, wish):
+    with pytest.raises(UserError) as refusal:
+        ew.calibrate(with_exits(network), loader(1000, 1400), **wish)
+    assert "\n" not in str(refusal.value)
 
 
 def test_what_judges_a_network_is_not_what_made_it(network):

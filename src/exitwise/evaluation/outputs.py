@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from exitwise.budgets import AUTHORS_BUDGETS, exit_proportions
+from exitwise.errors import UserError
 from exitwise.exiting.arrays import Array, as_numpy, largest
 from exitwise.exiting.calibration import calibrate_proportions
 from exitwise.exiting.measures import Measure
@@ -85,7 +86,7 @@ def collect_outputs(
     """Run all exits on every batch, in eval mode, and return what they said as NumPy arrays.
 
     Raises:
-        ValueError: if there is no batch.
+        UserError: if there is no batch.
     """
     parts = [Outputs.from_logits(logits, targets, measure) for logits, targets in _logits(model, batches, device)]
     return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
@@ -109,7 +110,7 @@ def _logits(
             empty = False
             yield torch.stack(model(moved(inputs, device)), dim=1), targets
     if empty:
-        raise ValueError("expected at least one batch to evaluate; got none")
+        raise UserError("expected at least one batch to evaluate; got none")
 
 
 def anytime(outputs: Outputs) -> list[float]:

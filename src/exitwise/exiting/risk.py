@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from exitwise.budgets import check_open_share
+from exitwise.errors import UserError
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.calibration import members
 from exitwise.exiting.policy import ExitPolicy
@@ -85,7 +86,7 @@ def control_risk(
     for name, value in (("tolerance", tolerance), ("guarantee", guarantee)):
         check_open_share(name, value)
     if risk not in get_args(Risk):
-        raise ValueError(f"risk must be one of {', '.join(get_args(Risk))}; got {risk!r}")
+        raise UserError(f"risk must be one of {', '.join(get_args(Risk))}; got {risk!r}")
     confidences, predictions, targets = map(as_numpy, (confidences, predictions, targets))
     n, exits = confidences.shape
     design, test = design_and_test(n, seed)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from exitwise.budgets import check_budget
+from exitwise.errors import UserError
 from exitwise.exiting import rule
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
@@ -47,7 +48,7 @@ class ThresholdSearch:
         exit_costs: cost of leaving at each exit, cheap to dear.
 
     Raises:
-        ValueError: without samples.
+        UserError: without samples.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ThresholdSearch:
         exit_costs: Sequence[float],
     ) -> None:
         if len(confidences) == 0:
-            raise ValueError("calibration needs at least one sample; got none")
+            raise UserError("calibration needs at least one sample; got none")
         self.confidences = as_numpy(confidences)
         self.correct = as_numpy(correct).astype(np.int64)
         self.costs = np.array(exit_costs, dtype=np.float64)
@@ -75,7 +76,7 @@ class ThresholdSearch:
         least as many as ``start``, a policy within the budget, has.
 
         Raises:
-            ValueError: for a budget that the exits' costs do not span.
+            UserError: for a budget that the exits' costs do not span.
         """
         check_budget(budget, self.costs.tolist())
         limit = budget * self.size * (1 + 1e-12)

@@ -75,4 +75,7 @@ def is_run_folder(path: Path) -> bool:
 def check_run_folder(path: Path) -> None:
     """Raise UserError unless a run's settings are at ``path``."""
     if not is_run_folder(path):
-        raise UserError(f"expected a run folder with config.yaml at {path}; found none")
+        found = (
+            "found a bundle: give the run it was exported from" if (path / "manifest.json").is_file() else "found none"
+        )
+        raise UserError(f"expected a run folder with config.yaml at {path}; {found}")

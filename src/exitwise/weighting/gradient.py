@@ -6,8 +6,8 @@ parameters, buffers or optimizer; what to do with the gradient is the caller's b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 from weakref import WeakSet
@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from exitwise.budgets import check_proportions
+from exitwise.errors import UserError, in_a_line
 from exitwise.kernels.channels_last import ChannelsLast
 from exitwise.kernels.compiled import is_compiled, uncompiled
 from exitwise.kernels.tangents import KeptOutputs, TangentRules
@@ -219,9 +220,11 @@ def meta_gradient(
         if forward.ranks.size > 1:
             raise ValueError("double backward is for one process (mode 'forward' is exact and cheaper)")
         training_loss = weighted_loss(forward.losses, weights.requires_grad_())
-        ahead = look_ahead(optimizer, params, gradients_of(training_loss, params, retain_graph=True, create_graph=True))
-        loss, allocation = _loss_at(model, ahead.params, forward, meta, proportions, objective)
-        (gradient,) = torch.autograd.grad(loss, weights)
+        with _differentiated_twice():
+            gradients = gradients_of(training_loss, params, retain_graph=True, create_graph=True)
+            ahead = look_ahead(optimizer, params, gradients)
+            loss, allocation = _loss_at(model, ahead.params, forward, meta, proportions, objective)
+            (gradient,) = torch.autograd.grad(loss, weights)
         return MetaGradient(gradient, loss.detach(), allocation)
 
     training_loss = weighted_loss(forward.losses, weights) * forward.share
@@ -362,9 +365,24 @@ def _reverse_over_reverse(
     losses = _losses_at(model, {**params, **at}, forward)
     _check_repeats(model, params, forward, losses)
     cotangent = torch.ones_like(losses, requires_grad=True)
-    backward = gradients_of((losses * cotangent).sum(), at, create_graph=True)
-    products = [(gradient * tangents[name]).sum() for name, gradient in backward.items() if gradient is not None]
-    return torch.autograd.grad(torch.stack(products).sum(), cotangent)[0]
+    with _differentiated_twice():
+        backward = gradients_of((losses * cotangent).sum(), at, create_graph=True)
+        products = [(gradient * tangents[name]).sum() for name, gradient in backward.items() if gradient is not None]
+        return torch.autograd.grad(torch.stack(products).sum(), cotangent)[0]
+
+
+@contextmanager
+def _differentiated_twice() -> Iterator[None]:
+    """Raise UserError where an operator has no second derivative."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("derivative for"):
+            raise
+        raise UserError(
+            f"expected operators that can be differentiated twice; {in_a_line(error)} (mode 'forward' is exact and "
+            "cheaper)"
+        ) from error
 
 
 def _finite_difference(

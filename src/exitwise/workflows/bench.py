@@ -20,10 +20,12 @@ from exitwise.benching.verdict import verdict
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
-from exitwise.models.staged import StagedModel, check_staged
+from exitwise.models.staged import StagedModel
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.bench import BENCH, Bench, FormName, Row
+from exitwise.shown import say
+from exitwise.workflows.arguments import check_network_call, check_run_call
 
 BUDGETS, BATCH_SIZES = (0.3, 0.5, 0.7), (1, 8, 64)
 
@@ -39,7 +41,7 @@ def bench(
     static: str | Sequence[str] = (),
     seconds: float = 60.0,
     device: str = "auto",
-    tell: Callable[[str], object] = lambda message: None,
+    tell: Callable[[str], object] = say,
 ) -> Bench:
     """Time a network on test samples: in full, leaving early, and cut at each exit, each in every form.
 
@@ -56,7 +58,7 @@ def bench(
             time is known.
         seconds: about how long to measure, compiling and exporting aside.
         device: where to time a run's network; a network itself is timed where it lies. ONNX runs on the CPU.
-        tell: is told what is done next.
+        tell: is told what is done next; by default it is printed on standard error.
 
     Raises:
         UserError: for unknown forms, a batch size below 1, budgets out of reach, an unknown static network, or a
@@ -74,15 +76,14 @@ def bench(
     samples = max(*batch_sizes, MOST_BATCHES)
     run: Run | None = None
     if isinstance(source, nn.Module):
-        check_staged(source)
-        if not isinstance(calibration, Calibration) or test is None:
-            raise UserError("a network is timed by bench(network, calibration, test); got other arguments")
+        check_network_call(source, calibration, test, "timed by bench(network, calibration, test)")
+        assert calibration is not None
+        assert test is not None
         place, classes = next(source.parameters()).device, [str(label) for label in range(source.num_classes)]
         batches = pairs_of(test, source, "test loader")
         prepare = partial(subject_of_network, source, calibration, batches, budgets, samples)
     else:
-        if calibration is not None or test is not None:
-            raise UserError(f"a run has a calibration and test images of its own; got others too, with {source}")
+        check_run_call(source, calibration, test)
         run = Run(source)
         place, classes = pick_device(device), run.classes
         prepare = partial(subject_of_run, run, budgets, samples, place)
@@ -93,11 +94,12 @@ def bench(
     left_out: dict[str, str] = {}
     per_form = seconds / len(known) / len(batch_sizes)
     for form in known:
-        tell(f"{form} ..." if form != "compiled" else "compiled (torch.compile takes minutes) ...")
         try:
             with in_form(form, subject) as calls:
                 calls = {**calls, **(others if form == "eager" else {})}
                 for batch_size in batch_sizes:
+                    first = form == "compiled" and batch_size == batch_sizes[0]
+                    tell(f"{form}, batch {batch_size}{' (torch.compile takes minutes)' if first else ''} ...")
                     sized = batches_of(form, subject.inputs, batch_size, place)
                     rows += measure(form, calls, sized, batch_size, per_form)
         except UserError as error:

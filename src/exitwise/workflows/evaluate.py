@@ -12,16 +12,16 @@ from exitwise.data import Splits
 from exitwise.data.fingerprints import unused
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
-from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, budgeted_curve, collect_logits, operate
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models import count_cost
-from exitwise.models.staged import StagedModel, check_staged
+from exitwise.models.staged import StagedModel
 from exitwise.reporting.figures import accuracy_against_macs
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.evaluation import BudgetPoint, Evaluation
+from exitwise.workflows.arguments import check_network_call, check_run_call
 
 
 def evaluate(
@@ -47,12 +47,11 @@ def evaluate(
         ValueError: for a network without calibration or test samples, or a run with, or unsuitable samples.
     """
     if isinstance(run, nn.Module):
-        check_staged(run)
-        if not isinstance(calibration, Calibration) or test is None:
-            raise UserError("a network is evaluated by evaluate(network, calibration, test); got other arguments")
+        check_network_call(run, calibration, test, "evaluated by evaluate(network, calibration, test)")
+        assert calibration is not None
+        assert test is not None
         return _of_network(run, calibration, test)
-    if calibration is not None or test is not None:
-        raise UserError(f"a run has a calibration and test images of its own; got others too, with {run}")
+    check_run_call(run, calibration, test)
     return _of_run(Run(run), device, splits)
 
 

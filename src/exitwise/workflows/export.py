@@ -25,10 +25,11 @@ from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.exiting.arrays import as_numpy
 from exitwise.kernels.inputs import named
 from exitwise.models import count_cost
-from exitwise.models.staged import StagedModel, check_staged
+from exitwise.models.staged import StagedModel
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
 from exitwise.shown import Shown, percent
+from exitwise.workflows.arguments import check_network_call
 from exitwise.workflows.quantise import Batches, Compared, check_repeatable, quantise
 
 if TYPE_CHECKING:
@@ -125,9 +126,8 @@ def export(
         raise UserError("held-out samples are for int8 of a network; got some without it, or with a run")
     write = find(FORMATS, format, "format").load()
     if isinstance(source, nn.Module):
-        check_staged(source)
-        if len(rest) != 2 or not isinstance(rest[0], Calibration):
-            raise UserError("a network is exported as export(network, calibration, out); got other arguments")
+        first, second = rest if len(rest) == 2 else (None, None)
+        check_network_call(source, first, second, "exported by export(network, calibration, out)")
         rest[0].check_costs(count_cost(source).macs)
         model, name, (calibration, out) = source, "", rest
         names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)

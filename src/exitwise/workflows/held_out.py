@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ from torch import nn
 from exitwise.data import Splits
 from exitwise.data.fingerprints import noted, unused
 from exitwise.data.loaders import pairs_of
-from exitwise.errors import DataError, UserError
+from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
+from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
@@ -78,6 +80,13 @@ def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
     batches = noted(unused(pairs_of(held_out, model, name), {"fitted on": model.fitted_on}, name), samples)
     logits, targets = collect_logits(model, batches, device)
     _check_held_out(targets, [str(label) for label in range(model.num_classes)], model.exits)
+    if isinstance(model, ExitedModel) and (untrained := model.as_made()):
+        numbers = ", ".join(map(str, untrained))
+        warnings.warn(
+            f"expected exits that were trained; got exit {numbers} as add_exits made it: fit_exits comes first",
+            ExitwiseWarning,
+            stacklevel=4,
+        )
     return HeldOut(model, logits, targets, "", 0, frozenset(samples))
 
 

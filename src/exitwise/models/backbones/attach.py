@@ -86,6 +86,7 @@ def add_exits(
         if callable(head):
             _check_heads(model)
     model.head = head if isinstance(head, str) else "own"
+    model.made = model.digests() if isinstance(head, str) else []
     own = {id(module) for module in backbone.modules()}
     for module in model.modules():
         if id(module) not in own:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -41,6 +42,8 @@ class ExitedModel(StagedModel):
         points: where the early exits are; the last exit is the backbone's own classifier.
         skips: whether running it stage by stage saves what lies behind an exit.
         head: kind of the early exits, ``auto`` or ``linear``; ``own`` where a function made them.
+        made: digests of the early exits' parameters before any training; none where a function made them, which may
+            have trained them.
     """
 
     def __init__(
@@ -55,6 +58,22 @@ class ExitedModel(StagedModel):
         self.points = tuple(points)
         self.skips = skips
         self.head = "auto"
+        self.made: list[bytes] = []
+
+    def digests(self) -> list[bytes]:
+        """Return one of each early exit's parameters."""
+        found = []
+        for stage in cast("list[Stage]", list(self.stages)[:-1]):
+            digest = hashlib.blake2b()
+            for param in stage.head.parameters():
+                digest.update(param.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            found.append(digest.digest())
+        return found
+
+    def as_made(self) -> list[int]:
+        """Return the early exits, from 1, that nothing has trained: their parameters are as they were made."""
+        pairs = zip(self.made, self.digests(), strict=False)
+        return [number for number, (made, now) in enumerate(pairs, start=1) if made == now]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As of any module; the names that earlier versions gave to layers within a stage, ``conv1_0``, are known."""
