@@ -35,8 +35,8 @@ def results(model):
     calibration = ew.calibrate(model, batches(1), budget=0.8)
     evaluation = ew.evaluate(model, calibration, batches(2))
     rows = [
-        Row(Network("without exits", "full", 0.5, 100.0), "eager", 8, 0.004, 0.004, 0.005, 0.006),
-        Row(Network("early <b>exits", "early", 0.25, 60.0), "eager", 8, 0.003, 0.003, 0.004, 0.005),
+        Row(Network("without exits", "full"), "eager", 8, 0.004, 0.004, 0.005, 0.006, 0.5, 100.0),
+        Row(Network("early <b>exits", "early"), "eager", 8, 0.003, 0.003, 0.004, 0.005, 0.25, 60.0),
     ]
     return [Bench(rows, {8: "worth it"}, {"onnx": "not here"}), evaluation, fitted, calibration]
 

@@ -1,10 +1,13 @@
 """The comparison on this machine: what is compared, what the verdict follows from, and what is refused."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import exitwise as ew
 from exitwise.benching.timing import ALWAYS, NEVER, measure_exit_seconds
@@ -16,7 +19,8 @@ from exitwise.evaluation.outputs import anytime, operate
 from exitwise.exiting.calibration import calibrate_macs
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models import count_cost, create_model
-from exitwise.runs.records.bench import Network, Row
+from exitwise.models.staged import Stage, StagedModel
+from exitwise.runs.records.bench import BENCH, Bench, Gap, Network, Row
 from exitwise.workflows.bench import bench
 
 
@@ -31,7 +35,7 @@ def run(digits_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(run):
     pytest.importorskip("onnxruntime")
-    return bench(run, forms=["eager", "onnx"], batch_sizes=[1, 8], static=["msdnet_small"], seconds=1)
+    return bench(run, forms=["eager", "onnx"], batch_sizes=[1, 8], beside=["msdnet_small"], seconds=1)
 
 
 def test_every_network_is_timed_in_every_form_and_size(result):
@@ -45,9 +49,9 @@ def test_every_network_is_timed_in_every_form_and_size(result):
     early = [f"early exits, {budget} %" for budget in (30, 50, 70)]
     counts = [early[1], early[0], early[2]]
     static = [f"exit {k} alone" for k in (1, 2, 3)]
-    for size in (1, 8):
-        assert names["eager", size] == ["without exits", *counts, *static, "msdnet_small"]
-        assert names["onnx", size] == ["without exits", *counts, *static]
+    for form in ("eager", "onnx"):
+        for size in (1, 8):
+            assert names[form, size] == ["without exits", *counts, *static, "msdnet_small"]
     assert set(result.verdicts) == {1, 8}
 
 
@@ -56,7 +60,7 @@ def test_accuracies_are_of_test_images_at_thresholds_of_calibration_images(resul
     calibration, test = (collect(model, split, "cpu") for split in (splits.calibration, splits.test))
     costs = count_cost(model).macs
     policy, _ = calibrate_macs(calibration.confidences, costs, 0.5 * costs[-1])
-    networks = {row.network.name: row.network for row in result.rows}
+    networks = {row.network.name: row for row in result.rows}
     point = operate(test, policy, costs)
     early = networks["early exits, 50 %"]
     assert (early.accuracy, early.macs) == pytest.approx((point.accuracy, point.macs))
@@ -79,11 +83,13 @@ def test_a_network_is_timed_as_it_was_calibrated(digits_run):
     calibration = ew.calibrate(model, splits.calibration.batches(64), budget=0.6, measure="margin")
     result = bench(model, calibration, splits.test.batches(50), forms="eager", batch_sizes=[1], seconds=0.3)
     networks = [row.network for row in result.rows]
+    rows = {row.network.name: row for row in result.rows}
     early = ["early exits, as calibrated", *(f"early exits, {share} %" for share in (30, 50, 70))]
     assert [network.name for network in networks if network.kind == "early"] == early
     evaluated = ew.evaluate(model, calibration, splits.test.batches(50))
-    assert (networks[1].accuracy, networks[1].macs) == evaluated.calibrated[:2]
-    assert networks[0].accuracy == evaluated.anytime[-1]
+    calibrated = rows["early exits, as calibrated"]
+    assert (calibrated.accuracy, calibrated.macs) == evaluated.calibrated[:2]
+    assert rows["without exits"].accuracy == evaluated.anytime[-1]
     assert result.verdicts[1].split(": ")[1].startswith("early exits, as calibrated (eager)")
 
 
@@ -107,47 +113,214 @@ def test_calls_that_mix_runs_and_networks_are_refused(digits_run):
         bench(create_model("msdnet_small", num_classes=4), calibration, [], seconds=0.1)
 
 
-def row(kind, mean, accuracy=0.9, macs=100.0, form="eager"):
-    return Row(Network(kind, kind, accuracy, macs), form, 1, mean, mean, mean, mean)
+def row(kind, mean, accuracy=0.9, form="eager", macs=50.0):
+    macs = 100.0 if kind == "full" else macs
+    return Row(Network(kind, kind), form, 1, mean, mean, mean, mean, accuracy, macs)
+
+
+def said_of(rows, half=0.005, **wish):
+    """The verdict, where each gap is that of the rows' accuracies, give or take ``half``."""
+    return verdict(rows, lambda one, other: Gap(one.accuracy - other.accuracy, half), **wish)
+
+
+FULL, EARLY = row("full", 4), row("early", 2, 0.895)
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([row("full", 4), row("early", 2, 0.89, 50)], "worth it: early (eager): 2.00x as fast"),
-        ([row("full", 4), row("early", 3.92, 0.9, 50)], "50 % fewer MACs and 2 % less time: exits"),
+        ([FULL, EARLY], "worth it: early (eager): 2.00x as fast as the network in full (eager), -0.5 ± 0.5 points"),
+        ([FULL, EARLY, row("static", 1, 0.9)], "not worth it: early (eager): 2.00x .* static (eager) is 2.00x as fast"),
+        ([FULL, EARLY, row("full", 1, 0.892, "int8")], "not worth it: .* full (int8) is 2.00x as fast again, -0.8"),
+        ([FULL, EARLY, row("static", 2.05, 0.897)], "undecided: .* static (eager) takes as long and is as accurate"),
+        ([FULL, EARLY, row("static", 1.95, 0.892)], "undecided: .*within noise (+0.3 ± 0.5 points)"),
+        ([FULL, EARLY, row("static", 2.05, 0.91)], "not worth it: .* takes as long and is more accurate (-1.5 ± 0.5"),
         (
-            [row("full", 4), row("early", 2, 0.89, 95)],
-            "5 % fewer MACs and 50 % less time: too few images leave early",
+            [FULL, row("early", 2, 0.93), row("static", 2, 0.91)],
+            "worth it: .* takes as long and is less accurate (+2.0",
         ),
-        ([row("full", 4), row("early", 2, 0.89, 50), row("static", 1, 0.9)], "but static (eager) is as accurate and 2"),
-        ([row("full", 4), row("early", 2, 0.89, 50), row("static", 1, 0.8)], "worth it: early (eager): 2.00x"),
-        ([row("full", 4), row("early", 2, 0.89, 50), row("static", 3, 0.9)], "worth it: early (eager): 2.00x"),
-        (
-            [row("full", 4), row("early", 2, 0.89, 50), row("full", 1, form="onnx")],
-            "0.50x as fast as the network without exits",
-        ),
-        ([row("full", 4), row("early", 8, 0.89, 105)], "5 % more MACs and 100 % more time"),
-        ([row("full", 4, 0.9), row("early", 2, 0.92, 50)], "2.0 points of accuracy more"),
+        ([FULL, EARLY, row("static", 1, 0.88)], "worth it: early (eager): 2.00x"),
+        ([FULL, EARLY, row("static", 1, None)], "worth it: early (eager): 2.00x"),
+        ([FULL, EARLY, row("static", 3, 0.9)], "worth it: .*; 1.50x as fast as static (eager), +0.0 ± 0.5 points"),
+        ([FULL, EARLY, row("full", 1, form="onnx")], "not worth it: early (eager): 0.50x .*full (onnx)"),
+        ([FULL, row("early", 3.92, 0.9)], "not worth it: .*; 50 % fewer MACs, but exits, small operators"),
+        ([FULL, row("early", 3.9, 0.9, macs=95)], "not worth it: .*; 5 % fewer MACs: too few samples leave early"),
+        ([FULL, row("early", 8, 0.9, macs=105)], "not worth it: .*; 5 % more MACs: too few samples leave early"),
+        ([FULL, row("early", 4, 0.93)], "worth it: .* full (eager) takes as long and is less accurate"),
     ],
 )
-def test_the_verdict_follows_from_the_times(rows, says):
-    sentence = verdict(rows)
-    assert says in sentence
-    assert sentence.startswith("worth it" if says.startswith("worth it") or "accuracy more" in says else "not worth it")
+def test_the_verdict_follows_from_times_and_accuracies(rows, says):
+    assert re.match(re.sub(r"([()+])", r"\\\1", says), said_of(rows))
+
+
+def test_the_drop_that_was_asked_for_says_who_is_a_rival():
+    rows = [FULL, EARLY, row("static", 1, 0.88)]
+    assert said_of(rows).startswith("worth it")
+    assert said_of(rows, allowed=0.02).startswith("not worth it")
+
+
+def test_rows_that_another_beats_are_not_on_the_front():
+    rows = [
+        FULL,
+        EARLY,
+        row("static", 3, 0.89),
+        row("static", 1, 0.8),
+        row("static", 0.5, None),
+        row("early", 2, 0.895),
+    ]
+    result = Bench(rows, {}, {})
+    assert [result.is_dominated(each) for each in rows] == [False, False, True, False, False, False]
+
+
+WIDE = 768
+"""Features of the stand-ins, so many that their layers take longer than what is around them."""
+
+
+class OneExit(nn.Module):
+    """A classifier that is wrong on a part of the samples, unsure on a third, and has so many layers."""
+
+    def __init__(self, wrong, layers):
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(WIDE, WIDE) for _ in range(layers)))
+        self.wrong = wrong
+
+    def forward(self, x):
+        logits = torch.where(x[:, 4:5] < 1 / 3, 2.0, 8.0) * x[:, :4] + 1e-6 * self.layers(x)[:, :4]
+        flipped = x[:, 4:5] < self.wrong
+        return torch.where(flipped, logits.roll(1, dims=1), logits)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Batches whose class is the largest of four numbers; a fifth, even from 0 to 1, says who is right on it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(200, WIDE, generator=generator)
+    targets = torch.randint(4, (200,), generator=generator)
+    x[:, :4] = torch.eye(4)[targets]
+    x[:, 4] = (torch.randperm(200, generator=generator) + 0.5) / 200
+    return [(x[part], targets[part]) for part in torch.arange(200).split(50)]
+
+
+def stand_in(wrong_early, wrong_late, deep):
+    first = Stage(nn.Identity(), OneExit(wrong_early, 1))
+    return StagedModel([first, Stage(nn.Identity(), OneExit(wrong_late, deep))], 4, (WIDE,)).eval()
+
+
+@pytest.mark.parametrize(
+    ("deep", "rivals", "says"),
+    [
+        (30, {}, "worth it"),
+        (30, {"smaller": OneExit(0.02, 1)}, "not worth it: .*smaller .* as fast again"),
+        (30, {"smaller": OneExit(0.5, 1)}, "worth it"),
+    ],
+)
+def test_stand_ins_of_known_cost_and_accuracy(samples, deep, rivals, says):
+    model = stand_in(0.3, 0.02, deep)
+    calibration = ew.calibrate(model, samples[:2], budget=0.5)
+    result = bench(model, calibration, samples, beside=rivals, forms="eager", batch_sizes=[1], budgets=[], seconds=0.5)
+    assert re.match(says, result.verdicts[1]), result
+    by_name = {each.network.name: each for each in result.rows}
+    assert by_name["without exits"].accuracy == 0.98
+    assert by_name["early exits, as calibrated"].accuracy > 0.97
+    assert by_name["exit 1 alone"].accuracy == 0.7
+    assert by_name["exit 1 alone"].gap == pytest.approx((-0.28, 1.96 * (0.28 - 0.28**2) ** 0.5 / 200**0.5))
+    for name, rival in rivals.items():
+        assert by_name[name].accuracy == 1 - rival.wrong
+        assert by_name[name].weights == 4 * (WIDE * WIDE + WIDE)
+
+
+@pytest.fixture(scope="module")
+def exported(samples, tmp_path_factory):
+    """A network, beside it its bundle and another with exits, as graphs in float32 and eight bits."""
+    pytest.importorskip("onnxruntime")
+    model, other = stand_in(0.3, 0.02, 3), stand_in(0.2, 0.05, 2)
+    held_out = samples[:2]
+    calibration, its = (ew.calibrate(each, held_out, budget=0.6) for each in (model, other))
+    bundle = tmp_path_factory.mktemp("bundles") / "my.bundle"
+    ew.export(model, calibration, bundle)
+    beside = {"bundle": bundle, "other": (other, its)}
+    kinds = {"forms": ["onnx", "int8"], "batch_sizes": [8], "seconds": 0.5}
+    result = bench(model, calibration, samples, held_out=held_out, beside=beside, **kinds)
+    return bundle, {form: {r.network.name: r for r in result.rows if r.form == form} for form in kinds["forms"]}
+
+
+def test_eight_bits_have_their_own_accuracy_and_thresholds(exported):
+    _, rows = exported
+    assert set(rows["onnx"]) - set(rows["int8"]) == {"bundle"}
+    full, eight = (rows[form]["without exits"] for form in rows)
+    assert full.gap == (0, 0)
+    assert abs(eight.accuracy - full.accuracy) < 0.1
+    assert eight.gap.mean == pytest.approx(eight.accuracy - full.accuracy)
+    assert eight.weights < 0.5 * full.weights
+    costs = count_cost(stand_in(0.3, 0.02, 3)).macs
+    assert rows["int8"]["early exits, as calibrated"].macs / costs[-1] == pytest.approx(0.6, abs=0.2)
+
+
+def test_bundles_and_networks_stand_beside_on_the_same_samples(exported):
+    _, rows = exported
+    ours, bundle = rows["onnx"]["early exits, as calibrated"], rows["onnx"]["bundle"]
+    assert bundle.network.kind == "early"
+    assert (bundle.accuracy, bundle.macs) == (ours.accuracy, ours.macs)
+    assert rows["onnx"]["other"].accuracy == 0.95
+    assert rows["onnx"]["other, as calibrated"].network.kind == "early"
+
+
+def test_runs_stand_beside_on_the_same_images(run, tmp_path, monkeypatch):
+    ours, again = (shutil.copytree(run, tmp_path / name) for name in ("ours", "again"))
+    for each in (ours, again):
+        ew.calibrate(each, budget=0.6)
+    kinds = {"forms": "eager", "batch_sizes": [1], "seconds": 0.2}
+    rows = {row.network.name: row for row in bench(ours, beside=again, **kinds).rows}
+    calibrated, theirs = rows["early exits, as calibrated"], rows[f"{again}, as calibrated"]
+    assert (calibrated.accuracy, calibrated.macs) == (theirs.accuracy, theirs.macs)
+    assert rows[str(again)].accuracy == rows["without exits"].accuracy
+
+    def with_others(each):
+        found = splits(each)
+        return found._replace(test=found.test.share(0, 2)) if each.path.name == "again" else found
+
+    splits = ew.Run.splits
+    monkeypatch.setattr(ew.Run, "splits", with_others)
+    with pytest.raises(UserError, match="expected a run with the test images of this one at"):
+        bench(ours, beside=again, **kinds)
+
+
+def test_what_cannot_stand_beside_is_refused(run, exported):
+    bundle, _ = exported
+    with pytest.raises(UserError, match=r"expected the classes of this run, .*; got 4 others"):
+        bench(run, beside=bundle, forms="onnx", seconds=0.1)
+    with pytest.raises(UserError, match="beside a run stand other runs, bundles, or models by name; got networks"):
+        bench(run, beside={"other": digits_network()}, forms="eager", seconds=0.1)
+
+
+def test_networks_with_other_classes_are_refused(samples, exported):
+    model = stand_in(0.03, 0.02, 2)
+    calibration = ew.calibrate(model, samples[:2], budget=0.7)
+    with pytest.raises(UserError, match="expected 4 classes of wider; got 5"):
+        bench(model, calibration, samples, beside={"wider": nn.Linear(WIDE, 5)}, forms="eager", seconds=0.1)
+    with pytest.raises(UserError, match="expected a network, a network and its calibration, or a bundle for it; got 3"):
+        bench(model, calibration, samples, beside={"it": 3}, forms="eager", seconds=0.1)
+    with pytest.raises(UserError, match="a bundle is timed in the form onnx; got eager"):
+        bench(model, calibration, samples, beside={"bundle": exported[0]}, forms="eager", seconds=0.1)
+    with pytest.raises(UserError, match="eight bits need the held-out samples"):
+        bench(model, calibration, samples, forms="int8", seconds=0.1)
+
+
+def digits_network():
+    return create_model("msdnet_small", num_classes=10)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--forms", "tpu"], "expected forms among eager, compiled, onnx; got tpu"),
+        (["--forms", "tpu"], "expected forms among eager, compiled, onnx, int8; got tpu"),
         (["--batch-sizes", "0"], "expected batch sizes of at least 1; got [0]"),
         (["--batch-sizes", "1.7"], "expected whole numbers for batch sizes; got 1.7"),
         (["--batch-sizes", "many"], "expected numbers for batch sizes"),
         (["--budgets", "0.001"], "expected a budget from 0."),
         (["--seconds", "-1"], "expected a positive number of seconds; got -1"),
-        (["--static", "resnet_of_mine"], "resnet_of_mine"),
-        (["--static", "{folder}"], "expected a run folder with config.yaml at"),
+        (["--beside", "resnet_of_mine"], "resnet_of_mine"),
+        (["--beside", "{folder}"], "expected a run folder with config.yaml, a bundle, or a model's name; got"),
     ],
 )
 def test_bad_input_is_refused_in_a_line(run, tmp_path, capsys, flags, message):
@@ -165,3 +338,11 @@ def test_measured_latencies_grow_with_depth():
     assert len(seconds) == 4
     assert seconds[0] < seconds[3]
     assert ExitPolicy([NEVER, ALWAYS, ALWAYS]).exit_of(np.ones((1, 4))).tolist() == [1]
+
+
+def test_times_of_an_earlier_version_are_read(tmp_path):
+    network = {"name": "without exits", "kind": "full", "accuracy": 0.5, "macs": 100.0}
+    row = {"network": network, "form": "eager", "batch_size": 8, "mean": 0.1, "p50": 0.1, "p95": 0.2, "p99": 0.3}
+    (tmp_path / "bench.json").write_text(json.dumps({"rows": [row], "verdicts": {"8": "worth it"}, "left_out": {}}))
+    (read,) = BENCH.read(tmp_path).rows
+    assert read == Row(Network("without exits", "full"), "eager", 8, 0.1, 0.1, 0.2, 0.3, 0.5, 100.0)

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import copy
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from exitwise.benching.networks import Call, Calls, Subject, rows_of
+from exitwise.benching.networks import Exported, Subject, right_alone, right_early, rows_of
 from exitwise.benching.timing import interleaved_seconds
 from exitwise.deploy.calibration import Calibration
-from exitwise.exiting.policy import ExitPolicy
+from exitwise.deploy.onnx_runner import OnnxRunner
+from exitwise.deploy.sessions import open_session
+from exitwise.errors import UserError
+from exitwise.evaluation.anew import calibrated_anew, full_accuracy
+from exitwise.evaluation.exported import arrays_of, as_arrays, logits_of
+from exitwise.evaluation.outputs import collect_logits
+from exitwise.exiting.fitting import fit_and_read
+from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.exiting.rule import Thresholds
 from exitwise.exiting.runner import EarlyExitRunner, compiled
-from exitwise.kernels.inputs import Inputs, moved, samples_in
+from exitwise.exiting.table import budget_table, line_for
+from exitwise.kernels.inputs import Inputs, has_tokens, moved, samples_in
 from exitwise.models import count_cost
-from exitwise.runs.records.bench import FormName, Row
+from exitwise.models.cost import count_alone
+from exitwise.models.staged import Stage
+from exitwise.runs.records.bench import FormName, Network, Row
 from exitwise.training.compiled import check_compiler
-
-if TYPE_CHECKING:
-    from exitwise.deploy.onnx_runner import OnnxRunner
 
 FORMS: tuple[FormName, ...] = get_args(FormName)
 REPEATS = 3
@@ -36,30 +43,72 @@ REPEATS = 3
 
 MOST_BATCHES, FEWEST_BATCHES = 64, 4
 
-
-@contextmanager
-def in_form(form: FormName, subject: Subject) -> Iterator[Calls]:
-    """What to call for each network in a form: the full one, those that leave early, those cut at an exit."""
-    make = {"onnx": _onnx, "compiled": _compiled, "eager": _eager}[form]
-    calls = make(subject)
-    order = sorted(calls, key=lambda network: ("full", "early", "static").index(network.kind))
-    with torch.inference_mode():
-        yield {network: calls[network] for network in order}
+Call = Callable[[Any], object]
 
 
-def _eager(subject: Subject) -> Calls:
-    alone = {network: partial(subject.model.forward_only, exit=exit) for network, exit in subject.alone.items()}
-    runner = EarlyExitRunner(subject.model, next(iter(subject.early.values())))
-    return {**alone, **{network: partial(_under, runner, policy) for network, policy in subject.early.items()}}
+class Ready(NamedTuple):
+    """A network in a form.
+
+    Attributes:
+        call: what is timed, with a batch as the form takes it.
+        correct: whether it is right on each test sample; None where unknown.
+        macs: mean per test sample.
+        weights: bytes of weights, or of the files that hold them.
+    """
+
+    call: Call
+    correct: NDArray[np.bool_] | None
+    macs: float | None
+    weights: int
 
 
-def _compiled(subject: Subject) -> Calls:
+class Made(NamedTuple):
+    """Networks in a form, and which are missing there, why."""
+
+    ready: dict[Network, Ready]
+    left_out: dict[str, str]
+
+
+def in_form(form: FormName, subject: Subject | Exported, folder: Path) -> Made:
+    """Return a subject's networks in a form: the full one, those that leave early, those cut at an exit.
+
+    Args:
+        form: which; a bundle is of the form ``onnx`` alone.
+        subject: whose.
+        folder: of this subject alone, for what is exported on the way; it may go once all forms are made.
+    """
+    if isinstance(subject, Exported):
+        size = _bytes_in(subject.runner.folder)
+        ready = Ready(subject.runner, subject.correct, subject.macs, size)
+        return Made({subject.network: ready} if form == "onnx" else {}, {})
+    make = {"onnx": _onnx, "int8": _int8, "compiled": _compiled, "eager": _eager}[form]
+    return make(subject, folder)
+
+
+def _eager(subject: Subject, folder: Path) -> Made:
+    return _in_torch(subject, lambda call: call, compile=False)
+
+
+def _compiled(subject: Subject, folder: Path) -> Made:
     check_compiler(next(subject.model.parameters()).device)
-    alone = {
-        network: compiled(partial(subject.model.forward_only, exit=exit)) for network, exit in subject.alone.items()
-    }
-    runner = EarlyExitRunner(subject.model, next(iter(subject.early.values())), compile=True)
-    return {**alone, **{network: partial(_under, runner, policy) for network, policy in subject.early.items()}}
+    return _in_torch(subject, compiled, compile=True)
+
+
+def _in_torch(subject: Subject, prepared: Callable[[Call], Call], *, compile: bool) -> Made:
+    model = subject.model
+    ready = {}
+    for network, exit in subject.alone.items():
+        stages = cast("list[Stage]", list(model.stages))
+        parts = [*(stage.body for stage in stages[: exit + 1]), stages[exit].head]
+        call = prepared(partial(model.forward_only, exit=exit))
+        ready[network] = Ready(call, _right_alone(subject, exit), count_alone(model, exit), _bytes_of(parts))
+    runner = (
+        EarlyExitRunner(model, next(iter(subject.early.values())).policy, compile=compile) if subject.early else None
+    )
+    for network, (policy, _) in subject.early.items():
+        assert runner is not None
+        ready[network] = Ready(partial(_under, runner, policy), *_right_early(subject, policy), _bytes_of([model]))
+    return Made(ready, {})
 
 
 def _under(runner: EarlyExitRunner, policy: ExitPolicy, inputs: Any) -> object:
@@ -67,21 +116,134 @@ def _under(runner: EarlyExitRunner, policy: ExitPolicy, inputs: Any) -> object:
     return runner(inputs)
 
 
-def _onnx(subject: Subject) -> Calls:
-    from exitwise.deploy.formats.onnx import export_onnx, onnx_of_exit
-    from exitwise.deploy.onnx_runner import OnnxRunner
-    from exitwise.deploy.sessions import open_session
-
-    model = copy.deepcopy(subject.model).cpu()
-    calibration = Calibration.of(next(iter(subject.early.values())), count_cost(model).macs)
-    classes = [str(label) for label in range(model.num_classes)]
-    with tempfile.TemporaryDirectory() as folder:
-        export_onnx(model, calibration, Path(folder) / "bundle", classes=classes, preprocessing=None)
-        runner = OnnxRunner(Path(folder) / "bundle")
-    calls: Calls = {network: partial(_within, runner, policy.thresholds) for network, policy in subject.early.items()}
+def _onnx(subject: Subject, folder: Path) -> Made:
+    ready = {}
     for network, exit in subject.alone.items():
-        calls[network] = partial(_run_session, open_session(onnx_of_exit(model, exit)))
-    return calls
+        graph = _graph_of(subject, exit, folder)
+        call = partial(_run_session, open_session(graph.read_bytes()))
+        cost = count_alone(subject.model, exit)
+        ready[network] = Ready(call, _right_alone(subject, exit), cost, graph.stat().st_size)
+    if subject.early:
+        bundle = _bundle_of(subject, folder)
+        runner = OnnxRunner(bundle)
+        for network, (policy, _) in subject.early.items():
+            call = partial(_within, runner, policy.thresholds)
+            ready[network] = Ready(call, *_right_early(subject, policy), _bytes_in(bundle))
+    return Made(ready, {})
+
+
+def _int8(subject: Subject, folder: Path) -> Made:
+    """Ranges and thresholds are found on held-out samples; where no accuracy is known, ranges on what is timed."""
+    from exitwise.deploy.formats.int8 import Int8, for_ranges, quantise_graph
+
+    model, held_out, test = subject.model, subject.held_out, subject.test
+    if held_out is None and subject.tested is not None:
+        raise UserError("eight bits need the held-out samples, to find ranges and thresholds on; got none")
+    how: Int8 = "dynamic" if has_tokens(model.example) else "static"
+
+    def held() -> Iterator[tuple[Mapping[str, Any], Any]]:
+        if held_out is not None:
+            return arrays_of(model, held_out())
+        return iter([(as_arrays(model, subject.inputs), None)])
+
+    ready = {}
+    for network, exit in subject.alone.items():
+        graph = folder / f"exit_{exit}_int8.onnx"
+        samples = list(for_ranges(inputs for inputs, _ in held())) if how == "static" else []
+        quantise_graph(_graph_of(subject, exit, folder), graph, how, samples, network.name)
+        session = open_session(graph.read_bytes())
+        correct = None
+        if test is not None and subject.tested is not None:
+            answers = [
+                session.run(None, dict(inputs))[0].argmax(-1) == targets for inputs, targets in arrays_of(model, test())
+            ]
+            correct = np.concatenate(answers)
+        call = partial(_run_session, session)
+        ready[network] = Ready(call, correct, count_alone(model, exit), graph.stat().st_size)
+    if not subject.early:
+        return Made(ready, {})
+    early, left_out = _early_in_int8(subject, folder, how)
+    return Made({**ready, **early}, left_out)
+
+
+def _early_in_int8(subject: Subject, folder: Path, how: Any) -> Made:
+    from exitwise.deploy.formats.int8 import Int8Bundle, for_ranges
+
+    model, held_out, test = subject.model, subject.held_out, subject.test
+    assert held_out is not None
+    assert test is not None
+    made = folder / "int8"
+    made.mkdir()
+    samples = for_ranges(inputs for inputs, _ in arrays_of(model, held_out()))
+    runner = (eight := Int8Bundle(_bundle_of(subject, folder), made, how, samples)).uncalibrated()
+    logits, targets = logits_of(runner, arrays_of(model, held_out()))
+    tested = logits_of(runner, arrays_of(model, test()))
+    costs, left_out, ready = count_cost(model).macs, {}, {}
+    anew: Calibration | None = None
+    if subject.calibration is not None:
+        try:
+            full = full_accuracy(*collect_logits(model, held_out(), next(model.parameters()).device))
+            anew = calibrated_anew(subject.calibration, logits, targets, full, f"eight bits ({how})")
+            runner = eight.write(anew)
+        except UserError as error:
+            left_out["early exits as calibrated, int8"] = str(error)
+    former = subject.calibration.policy.measure if subject.calibration is not None else MAX_PROBABILITY
+    fitted = fit_and_read(former.name, logits, targets, costs, temperature=former.temperatures is not None)
+    right = fitted.predictions == targets[:, None]
+    table = budget_table(fitted.confidences, right, costs, family=fitted.measure.family)
+    for network, (_, budget) in subject.early.items():
+        if budget is not None:
+            policy = ExitPolicy(line_for(table, budget).thresholds, fitted.measure)
+        elif anew is not None:
+            policy = anew.policy
+        else:
+            continue
+        call = partial(_within, runner, policy.thresholds)
+        ready[network] = Ready(call, *right_early(tested, policy, costs), _bytes_in(made))
+    return Made(ready, left_out)
+
+
+def _bundle_of(subject: Subject, folder: Path) -> Path:
+    """Return a bundle of the subject, written at the first call."""
+    from exitwise.deploy.formats.onnx import export_onnx
+
+    bundle = folder / "bundle"
+    if not bundle.exists():
+        model = copy.deepcopy(subject.model).cpu()
+        calibration = Calibration.of(next(iter(subject.early.values())).policy, count_cost(model).macs)
+        classes = [str(label) for label in range(model.num_classes)]
+        export_onnx(model, calibration, bundle, classes=classes, preprocessing=None)
+    return bundle
+
+
+def _graph_of(subject: Subject, exit: int, folder: Path) -> Path:
+    """Return an ONNX graph of an exit alone, written at the first call."""
+    from exitwise.deploy.formats.onnx import onnx_of_exit
+
+    graph = folder / f"exit_{exit}.onnx"
+    if not graph.exists():
+        graph.write_bytes(onnx_of_exit(copy.deepcopy(subject.model).cpu(), exit))
+    return graph
+
+
+def _right_alone(subject: Subject, exit: int) -> NDArray[np.bool_] | None:
+    return None if subject.tested is None else right_alone(subject.tested, exit)
+
+
+def _right_early(subject: Subject, policy: ExitPolicy) -> tuple[NDArray[np.bool_], float]:
+    assert subject.tested is not None
+    return right_early(subject.tested, policy, count_cost(subject.model).macs)
+
+
+def _bytes_of(parts: Sequence[nn.Module]) -> int:
+    """Return how many bytes parameters and buffers take, those that are shared once."""
+    tensors: list[Tensor] = [t for part in parts for t in (*part.parameters(), *part.buffers())]
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the size of a bundle's stages and data, without the graph for single samples."""
+    return sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith("stage_"))
 
 
 def _within(runner: OnnxRunner, thresholds: Thresholds, inputs: Any) -> object:
@@ -98,27 +260,48 @@ def batches_of(form: FormName, inputs: Inputs, batch_size: int, place: torch.dev
     """Return the samples in batches of a size, as a form takes them; what is left over is left out."""
     whole = torch.arange(samples_in(inputs)).split(batch_size)
     batches = [rows_of(inputs, index) for index in whole if len(index) == batch_size]
-    if form == "onnx":
-        return [tree_map(lambda part: np.ascontiguousarray(part.numpy()), batch) for batch in batches]
+    if form in ("onnx", "int8"):
+        return [tree_map(lambda part: np.ascontiguousarray(part.cpu().numpy()), batch) for batch in batches]
     return [moved(batch, place) for batch in batches]
 
 
-def measure(form: FormName, calls: Calls, batches: Sequence[Any], batch_size: int, seconds: float) -> list[Row]:
-    for call in calls.values():
+class Timed(NamedTuple):
+    """Seconds per call: the mean over batches of their median, and percentiles."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+def measure(calls: Mapping[Network, tuple[Call, Sequence[Any]]], seconds: float) -> dict[Network, Timed]:
+    """Return the times of networks that are called in turn, each on batches of its own, the same samples in all."""
+    for call, batches in calls.values():
         call(batches[0])  # where something is compiled, it is now
     start = time.perf_counter()
-    for call in calls.values():
+    for call, batches in calls.values():
         call(batches[0])
     once = time.perf_counter() - start
     affordable = int(seconds / REPEATS / max(once, 1e-9))
-    some = [batches[i % len(batches)] for i in range(min(max(affordable, FEWEST_BATCHES), MOST_BATCHES))]
-    functions = {network: partial(_next_of, call, iter([some[-1], *some * REPEATS])) for network, call in calls.items()}
-    taken = interleaved_seconds(functions, REPEATS * len(some))
+    count = min(max(affordable, FEWEST_BATCHES), MOST_BATCHES)
+    functions = {}
+    for network, (call, batches) in calls.items():
+        some = [batches[i % len(batches)] for i in range(count)]
+        functions[network] = partial(_next_of, call, iter([some[-1], *some * REPEATS]))
+    found = {}
+    for network, values in interleaved_seconds(functions, REPEATS * count).items():
+        mean = statistics.mean(statistics.median(values[i::count]) for i in range(count))
+        found[network] = Timed(mean, *np.percentile(values, [50, 95, 99]).tolist())
+    return found
+
+
+def rows_in(form: FormName, made: Mapping[Network, Ready], timed: Mapping[Network, Timed], size: int) -> list[Row]:
+    """Return what was measured as rows; their gaps are not known yet."""
     rows = []
-    for network, values in taken.items():
-        mean = statistics.mean(statistics.median(values[i :: len(some)]) for i in range(len(some)))
-        p50, p95, p99 = np.percentile(values, [50, 95, 99]).tolist()
-        rows.append(Row(network, form, batch_size, mean, p50, p95, p99))
+    for network, times in timed.items():
+        each = made[network]
+        accuracy = None if each.correct is None else float(each.correct.mean())
+        rows.append(Row(network, form, size, *times, accuracy, each.macs, None, each.weights))
     return rows
 
 

@@ -1,39 +1,68 @@
-"""Whether early exits are worth it, in a sentence, from measured times."""
+"""Whether early exits are worth it beside all else that was timed, in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from exitwise.runs.records.bench import Row
+from exitwise.runs.records.bench import Gap, Row
 
 WORTH = 1.1
-"""How much faster it must be to be worth it."""
+"""How much faster it must be to be worth it; times closer than that are the same."""
+
+ALLOWED = 0.01
+"""Accuracy below the network in full that a rival may have, where the calibration asked for no other drop."""
+
+Compare = Callable[[Row, Row], Gap]
+"""How much more accurate the first is than the second, on the same samples."""
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """Return whether early exits are worth it, from the rows of one batch size; each network counts in its fastest
-    form."""
-    full, early = (min((r for r in rows if r.network.kind == kind), key=_mean) for kind in ("full", "early"))
-    least = early.network.accuracy or 0
-    as_accurate = [r for r in rows if r.network.kind == "static" and (r.network.accuracy or -1) >= least]
-    gain, saved = full.mean / early.mean, 1 - early.mean / full.mean
-    promised = 1 - (early.network.macs or 0) / (full.network.macs or 1)
-    more = round(100 * (least - (full.network.accuracy or 0)), 1)
-    what = f"{early.network.name} ({early.form}): {gain:.2f}x as fast as the network without exits ({full.form}), "
-    what += f"{abs(more)} points of accuracy {'more' if more > 0 else 'less'}" if more else "as accurate"
-    saves = f"{abs(100 * promised):.0f} % {'fewer' if promised >= 0 else 'more'} MACs and "
-    saves += f"{abs(100 * saved):.0f} % {'less' if saved >= 0 else 'more'} time"
+def verdict(rows: Sequence[Row], compare: Compare, allowed: float = ALLOWED) -> str:
+    """Return what to use, from the rows of one batch size.
+
+    The fastest early exits stand against the fastest of what has none and is accurate enough: no more than ``allowed``
+    below the network in full, or as accurate as they are. Rows without accuracy have no vote.
+
+    Args:
+        rows: of the network in full, and of what leaves early, at least one each.
+        compare: two rows.
+        allowed: the drop in accuracy that was asked for.
+    """
+    full = min((row for row in rows if row.network.kind == "full" and row.form != "int8"), key=_mean)
+    early = min((row for row in rows if row.network.kind == "early"), key=_mean)
+    least = min((full.accuracy or 0) - allowed, early.accuracy or 0)
+    rivals = [row for row in rows if row.network.kind != "early" and (row.accuracy or -1) >= least]
+    rival = min([full, *rivals], key=_mean)
+    what = f"{_named(early)}: {full.mean / early.mean:.2f}x as fast as the network in full ({full.form}), "
+    what += f"{compare(early, full)} points of accuracy"
+    faster = rival.mean / early.mean
+    if faster >= WORTH:
+        beside = "" if rival is full else f"; {faster:.2f}x as fast as {_named(rival)}, {compare(rival, full)} points"
+        return f"worth it: {what}{beside}"
+    if faster <= 1 / WORTH and rival is not full:
+        again = f"{_named(rival)} is {1 / faster:.2f}x as fast again, {compare(rival, full)} points"
+        return f"not worth it: {what}; {again}"
+    gap = compare(early, rival)
+    if rival is full and faster <= 1 / WORTH:
+        return f"not worth it: {what}{_reason(early, full)}"
+    if gap.mean > gap.half:
+        return f"worth it: {what}; {_named(rival)} takes as long and is less accurate ({gap} points between them)"
+    if gap.mean < -gap.half:
+        return f"not worth it: {what}; {_named(rival)} takes as long and is more accurate ({gap} points between them)"
+    if rival is full:
+        return f"not worth it: {what}{_reason(early, full)}"
+    return f"undecided: {what}; {_named(rival)} takes as long and is as accurate, within noise ({gap} points)"
+
+
+def _reason(early: Row, full: Row) -> str:
+    promised = 1 - (early.macs or 0) / (full.macs or 1)
+    saves = f"; {abs(100 * promised):.0f} % {'fewer' if promised >= 0 else 'more'} MACs"
     if promised < 1 - 1 / WORTH:
-        return f"not worth it: {what}; {saves}: too few images leave early"
-    if gain < WORTH:
-        return f"not worth it: {what}; {saves}: exits, small operators and smaller batches cost more than their MACs"
-    static = min(as_accurate, key=_mean, default=None)
-    if static is not None and static.mean <= early.mean:
-        return (
-            f"not worth it: {what}; but {static.network.name} ({static.form}) is as accurate and "
-            f"{early.mean / static.mean:.2f}x as fast again"
-        )
-    return f"worth it: {what}; {saves}"
+        return f"{saves}: too few samples leave early"
+    return f"{saves}, but exits, small operators and smaller batches cost more than that"
+
+
+def _named(row: Row) -> str:
+    return f"{row.network.name} ({row.form})"
 
 
 def _mean(row: Row) -> float:

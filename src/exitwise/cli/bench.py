@@ -15,33 +15,34 @@ from exitwise.errors import UserError
 def bench(
     run: Path,
     *,
+    beside: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     forms: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     batch_sizes: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     budgets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    static: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     seconds: float = 60.0,
     device: str = "auto",
 ) -> None:
-    """Time a run on this machine: in full, leaving early, and cut at one exit; say whether leaving early is worth it.
+    """Time a run on this machine: in full, leaving early, cut at one exit, and others beside it; say what to use.
 
     Examples:
 
         exitwise bench runs/photos
         exitwise bench runs/photos --forms eager,onnx --batch-sizes 1,32
-        exitwise bench runs/photos --static timm/resnet10t
+        exitwise bench runs/photos --beside runs/smaller runs/cascade smaller.bundle
 
     Parameters
     ----------
     run
         Run folder.
+    beside
+        What else could be used: other runs with the same test images, bundles, or models by name, of which only the
+        time is known.
     forms
-        Of eager, compiled (takes minutes to compile) and onnx; by default all.
+        Of eager, compiled (takes minutes to compile), onnx and int8 (ONNX in eight bits); by default all.
     batch_sizes
         Images per call; by default 1, 8 and 64.
     budgets
         Shares of the full network's MACs; by default 0.3, 0.5 and 0.7.
-    static
-        Networks without exits to compare with: run folders, or models of which only the time is known.
     seconds
         About how long to measure, besides compiling and exporting.
     device
@@ -51,17 +52,17 @@ def bench(
     if any(size != int(size) for size in sizes):
         raise UserError(f"expected whole numbers for batch sizes; got {' '.join(batch_sizes or [])}")
     shares = parse_numbers(budgets, "budgets") if budgets else [0.3, 0.5, 0.7]
-    names = [name for text in forms for name in text.split(",") if name] if forms else ["eager", "compiled", "onnx"]
+    names = [name for text in forms for name in text.split(",") if name] if forms else None
 
     import exitwise as ew
 
     console = plain_console()
     result = ew.bench(
         run,
-        forms=names,
+        forms=names or ("eager", "compiled", "onnx", "int8"),
+        beside=beside or (),
         batch_sizes=[int(size) for size in sizes],
         budgets=shares,
-        static=static or (),
         seconds=seconds,
         device=device,
         tell=console.print,

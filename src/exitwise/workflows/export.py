@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from exitwise.catalogue.formats import FORMATS
@@ -17,20 +15,19 @@ from exitwise.catalogue.lookup import find
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.bundle import check_out
 from exitwise.deploy.calibration import Calibration
-from exitwise.deploy.formats.int8 import Arrays, Int8
+from exitwise.deploy.formats.int8 import Int8
 from exitwise.deploy.preprocessing import preprocessing_for
-from exitwise.deploy.stages import input_names
 from exitwise.errors import UserError
+from exitwise.evaluation.anew import check_repeatable
+from exitwise.evaluation.exported import arrays_of
 from exitwise.evaluation.outputs import EVALUATION_BATCH
-from exitwise.exiting.arrays import as_numpy
-from exitwise.kernels.inputs import named
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
 from exitwise.shown import Shown, percent
 from exitwise.workflows.arguments import check_network_call
-from exitwise.workflows.quantise import Batches, Compared, check_repeatable, quantise
+from exitwise.workflows.quantise import Batches, Compared, quantise
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -157,16 +154,9 @@ def export(
 def _held_out(model: StagedModel, loader: Iterable[Any] | None) -> Batches:
     if loader is None:
         raise UserError("a network in eight bits is calibrated anew: expected held_out, a loader; got none")
-    return lambda: _arrays(model, pairs_of(loader, model, "held-out loader"))
+    return lambda: arrays_of(model, pairs_of(loader, model, "held-out loader"))
 
 
 def _held_out_of(run: Run, model: StagedModel) -> Batches:
     split = run.splits().calibration
-    return lambda: _arrays(model, split.batches(EVALUATION_BATCH, run.settings.workers))
-
-
-def _arrays(model: StagedModel, pairs: Iterable[Any]) -> Iterator[tuple[Arrays, NDArray[np.int64]]]:
-    """Return batches as arrays by the names that a bundle has for the inputs."""
-    for inputs, targets in pairs:
-        arrays = (as_numpy(tensor) for tensor in named(inputs).values())
-        yield dict(zip(input_names(model), arrays, strict=True)), as_numpy(targets)
+    return lambda: arrays_of(model, split.batches(EVALUATION_BATCH, run.settings.workers))

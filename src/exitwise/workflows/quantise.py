@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exitwise.benching.timing import interleaved_medians
 from exitwise.deploy.calibration import Calibration
-from exitwise.deploy.formats.int8 import Arrays, Int8, quantised
-from exitwise.deploy.formats.onnx import write_bundle
-from exitwise.deploy.formats.onnx_weights import WeightFiles
-from exitwise.deploy.manifest import MANIFEST, TOKENIZER, read_manifest
-from exitwise.deploy.monitor import Reference
+from exitwise.deploy.formats.int8 import Arrays, Int8, Int8Bundle, for_ranges, in_batches
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.stages import new_folder
-from exitwise.errors import ExitwiseWarning, UserError
-from exitwise.evaluation.outputs import Outputs, anytime, operate
-from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
-from exitwise.exiting.fitting import fit_and_read
+from exitwise.errors import ExitwiseWarning
+from exitwise.evaluation.anew import calibrated_anew, full_accuracy
+from exitwise.evaluation.exported import logits_of
+from exitwise.evaluation.outputs import Outputs, operate
 from exitwise.exiting.point import OperatingPoint
-from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.table import budget_table
 from exitwise.shown import percent
 
 Batches = Callable[[], Iterable[tuple[Arrays, NDArray[np.int64]]]]
 """Held-out batches, anew at each call: arrays of inputs by name, and targets."""
-
-RANGES, RANGES_BATCH = 128, 16
-"""Samples that static ranges are found on, and how many at a time."""
 
 LOSS, ROUNDS, TIMED = 0.01, 5, 32
 """Accuracy that a network in eight bits may lose without a word; rounds and samples of its times."""
@@ -80,23 +68,15 @@ def quantise(
             is written then.
     """
     float32 = OnnxRunner(bundle)
-    logits, targets = _logits(float32, batches)
+    logits, targets = logits_of(float32, batches())
     outputs = Outputs.from_logits(logits, targets, calibration.policy.measure)
-    said = dict(read_manifest(bundle / MANIFEST, bundle / MANIFEST).content)
-    for key in ("format", "version", "onnxruntime", "stages", "single", "data"):
-        del said[key]
     with new_folder(out, overwrite) as folder:
-        weights = WeightFiles(folder)
-        if (bundle / TOKENIZER).is_file():
-            shutil.copy(bundle / TOKENIZER, folder / TOKENIZER)
-        graphs = quantised(bundle, weights, how, islice(_split(batches), RANGES // RANGES_BATCH))
-        uncalibrated = Calibration.of(ExitPolicy([None] * (len(graphs) - 1)), calibration.exit_macs)
-        write_bundle(folder, graphs, weights.files, said, uncalibrated)
-        found, _ = _logits(OnnxRunner(folder), batches)
-        full = {name: _full_accuracy(each, targets) for name, each in (("float32", logits), ("int8", found))}
-        anew = _calibrated(calibration, found, targets, full["float32"], how)
-        write_bundle(folder, graphs, weights.files, said, anew)
-        times = _times({"float32": float32, "int8": OnnxRunner(folder)}, next(iter(_split(batches, TIMED))))
+        eight = Int8Bundle(bundle, folder, how, for_ranges(inputs for inputs, _ in batches()))
+        found, _ = logits_of(eight.uncalibrated(), batches())
+        full = {name: full_accuracy(each, targets) for name, each in (("float32", logits), ("int8", found))}
+        anew = calibrated_anew(calibration, found, targets, full["float32"], f"eight bits ({how})")
+        int8 = eight.write(anew)
+        times = _times({"float32": float32, "int8": int8}, next(in_batches((inputs for inputs, _ in batches()), TIMED)))
         points = {
             "float32": operate(outputs, calibration.policy, calibration.exit_macs),
             "int8": OperatingPoint(**anew.expected),
@@ -120,70 +100,6 @@ def quantise(
             stacklevel=3,
         )
     return one, other
-
-
-def check_repeatable(calibration: Calibration) -> None:
-    """Raise UserError for a wish that cannot be repeated for another network."""
-    wish = ", ".join(calibration.budget)
-    if calibration.guarantee is not None or wish not in ("budget", "macs", "p", "proportions", "max_accuracy_drop"):
-        raise UserError(
-            "expected a calibration for a budget, MACs, p, proportions or an accuracy, which eight bits are calibrated "
-            f"for anew; got {'a guarantee' if calibration.guarantee else wish or 'thresholds without a wish'}"
-        )
-
-
-def _calibrated(
-    calibration: Calibration, logits: NDArray[Any], targets: NDArray[np.int64], full: float, how: Int8
-) -> Calibration:
-    """Return a calibration for the same wish on other logits; ``full`` is the accuracy that drops count from."""
-    costs, wish, former = calibration.exit_macs, calibration.budget, calibration.policy.measure
-    fitted = fit_and_read(former.name, logits, targets, costs, temperature=former.temperatures is not None)
-    measure, outputs = fitted.measure, Outputs(fitted.confidences, fitted.predictions, targets)
-    proportions: Sequence[float] = calibration.proportions
-    if len(costs) == 1:
-        policy = ExitPolicy([])
-    elif "max_accuracy_drop" in wish:
-        lost = full - max(_full_accuracy(logits, targets), anytime(outputs)[-1])
-        if lost > wish["max_accuracy_drop"]:
-            raise UserError(
-                f"expected eight bits ({how}) to lose at most {100 * wish['max_accuracy_drop']:.3g} points of held-out "
-                f"accuracy, as calibrated; the last exit alone loses {100 * lost:.3g}: nothing was written"
-            )
-        policy, proportions = calibrate_accuracy(
-            outputs.confidences, outputs.correct, costs, wish["max_accuracy_drop"], measure.family, full
-        )
-    elif "p" in wish or "proportions" in wish:
-        policy = calibrate_proportions(outputs.confidences, proportions)
-    else:
-        target = wish["macs"] if "macs" in wish else wish["budget"] * costs[-1]
-        policy, proportions = calibrate_macs(outputs.confidences, costs, target, measure.family)
-    left = outputs.under(policy)
-    return replace(
-        calibration,
-        policy=policy.read_by(measure),
-        proportions=tuple(proportions),
-        expected=operate(outputs, policy, costs)._asdict(),
-        reference=Reference.of(left.exits, left.confidences, len(costs), policy.thresholds),
-        table=budget_table(outputs.confidences, outputs.correct, costs, family=measure.family),
-    )
-
-
-def _full_accuracy(logits: NDArray[Any], targets: NDArray[np.int64]) -> float:
-    """Return how often the last exit's own answer is right."""
-    return float((logits[:, -1].argmax(-1) == targets).mean())
-
-
-def _logits(runner: OnnxRunner, batches: Batches) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    parts = [(runner.logits(inputs), targets) for inputs, targets in batches()]
-    logits, targets = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return logits, targets
-
-
-def _split(batches: Batches, size: int = RANGES_BATCH) -> Iterator[dict[str, NDArray[Any]]]:
-    """Return the inputs in batches of ``size`` samples, or what there is."""
-    for inputs, targets in batches():
-        for start in range(0, len(targets), size):
-            yield {name: array[start : start + size] for name, array in inputs.items()}
 
 
 def _times(runners: Mapping[str, OnnxRunner], inputs: Arrays) -> dict[str, tuple[float, float]]:

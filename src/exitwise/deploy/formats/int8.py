@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +14,13 @@ import numpy.typing as npt
 
 from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.bundle import stage_file
+from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.formats.onnx import write_bundle
 from exitwise.deploy.formats.onnx_weights import WeightFiles
+from exitwise.deploy.manifest import MANIFEST, TOKENIZER, read_manifest
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.stages import ExportError
+from exitwise.exiting.policy import ExitPolicy
 
 Int8 = Literal["dynamic", "static"]
 """Ranges of activations: found as it runs, of linear layers alone; or beforehand on held-out samples, of all that has a
@@ -22,6 +28,9 @@ form in eight bits."""
 
 DYNAMIC_OPERATORS = ["MatMul", "Gemm", "Attention", "EmbedLayerNormalization", "Gather", "LSTM"]
 """Convolutions are not among them: with ranges found as they run they take longer than in float32."""
+
+RANGES, RANGES_BATCH = 128, 16
+"""Samples that static ranges are found on, and how many at a time."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -46,16 +55,34 @@ def quantised(bundle: Path, weights: WeightFiles, how: Int8, samples: Iterable[A
     with tempfile.TemporaryDirectory() as folder:
         for k in range(len(runner.exit_macs)):
             made = Path(folder) / stage_file(k)
-            try:
-                _quantise(bundle / stage_file(k), made, how, [batch[k] for batch in given])
-                graphs.append(weights.move_out(ir.load(made), f"stage_{k}.data"))
-            except Exception as error:  # its quantiser raises errors of many kinds
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise ExportError(f"stage {k + 1} cannot be quantised by ONNX Runtime: {reason}") from error
+            quantise_graph(bundle / stage_file(k), made, how, [batch[k] for batch in given], f"stage {k + 1}")
+            graphs.append(weights.move_out(ir.load(made), f"stage_{k}.data"))
     return graphs
 
 
-def _quantise(source: Path, made: Path, how: Int8, batches: list[Arrays]) -> None:
+def quantise_graph(source: Path, made: Path, how: Int8, batches: Iterable[Arrays], what: str) -> None:
+    """Write one graph in eight bits.
+
+    Args:
+        source: in float32.
+        made: file to write.
+        how: see :data:`Int8`.
+        batches: its inputs, by name, that static ranges are found on.
+        what: what it is of, in an error.
+
+    Raises:
+        UserError: if onnx is missing, or it cannot be quantised (:class:`ExportError`).
+    """
+    with needing_extras("quantisation"):
+        import onnx  # noqa: F401
+    try:
+        _quantise(source, made, how, batches)
+    except Exception as error:  # its quantiser raises errors of many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExportError(f"{what} cannot be quantised by ONNX Runtime: {reason}") from error
+
+
+def _quantise(source: Path, made: Path, how: Int8, batches: Iterable[Arrays]) -> None:
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -82,6 +109,54 @@ def _quantise(source: Path, made: Path, how: Int8, batches: list[Arrays]) -> Non
             )
     finally:
         logging.root.setLevel(level)
+
+
+def for_ranges(inputs: Iterable[Arrays]) -> Iterator[Arrays]:
+    """Return as many of the samples as static ranges are found on, a few at a time."""
+    return islice(in_batches(inputs, RANGES_BATCH), RANGES // RANGES_BATCH)
+
+
+def in_batches(inputs: Iterable[Arrays], size: int) -> Iterator[Arrays]:
+    """Split batches into some of at most ``size`` samples."""
+    for batch in inputs:
+        for start in range(0, len(next(iter(batch.values()))), size):
+            yield {name: array[start : start + size] for name, array in batch.items()}
+
+
+class Int8Bundle:
+    """A bundle's stages in eight bits, to be written as a bundle with one calibration after the other.
+
+    Args:
+        bundle: a folder of version 2, in float32.
+        folder: where to; it is there and empty.
+        how: see :data:`Int8`.
+        samples: batches of held-out inputs, by name, that static ranges are found on.
+
+    Raises:
+        UserError: as :func:`quantised`.
+    """
+
+    def __init__(self, bundle: Path, folder: Path, how: Int8, samples: Iterable[Arrays]) -> None:
+        said = dict(read_manifest(bundle / MANIFEST, bundle / MANIFEST).content)
+        self._said = {key: value for key, value in said.items() if key not in _OF_FILES}
+        self._folder, self._weights = folder, WeightFiles(folder)
+        if (bundle / TOKENIZER).is_file():
+            shutil.copy(bundle / TOKENIZER, folder / TOKENIZER)
+        self._graphs = quantised(bundle, self._weights, how, samples)
+
+    def write(self, calibration: Calibration) -> OnnxRunner:
+        """Write it with a calibration, in place of the one before; return what runs it."""
+        write_bundle(self._folder, self._graphs, self._weights.files, self._said, calibration)
+        return OnnxRunner(self._folder)
+
+    def uncalibrated(self) -> OnnxRunner:
+        """Write it so that nobody leaves early."""
+        nobody = ExitPolicy([None] * (len(self._graphs) - 1))
+        return self.write(Calibration.of(nobody, self._said["exit_macs"]))
+
+
+_OF_FILES = ("format", "version", "onnxruntime", "stages", "single", "data")
+"""What a manifest says of its own files."""
 
 
 class _Reader:

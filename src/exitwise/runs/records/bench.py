@@ -13,23 +13,30 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-FormName = Literal["eager", "compiled", "onnx"]
+FormName = Literal["eager", "compiled", "onnx", "int8"]
+Kind = Literal["full", "early", "static"]
 
 
 class Network(NamedTuple):
-    """One of those compared: ``full`` (without early exits), ``early`` or ``static``, with what it is known for.
-
-    Attributes:
-        name: for people.
-        kind: of the three.
-        accuracy: on the test images; None where unknown.
-        macs: mean multiply-accumulates per image; None where unknown.
-    """
+    """One of those compared: ``full`` (without early exits), ``early`` or ``static``."""
 
     name: str
-    kind: Literal["full", "early", "static"]
-    accuracy: float | None
-    macs: float | None
+    kind: Kind
+
+
+class Gap(NamedTuple):
+    """How much more accurate one network is than another on the same samples.
+
+    Attributes:
+        mean: share of the samples.
+        half: half the width of the 95 % interval, from the samples' own differences.
+    """
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f} ± {100 * self.half:.1f}"
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,13 @@ class Row:
     Attributes:
         network: which.
         form: how it runs.
-        batch_size: images per call.
+        batch_size: samples per call.
         mean: seconds per call, the mean over batches of their median.
         p50, p95, p99: percentiles of seconds per call.
+        accuracy: on the test samples, in this form; None where unknown.
+        macs: mean multiply-accumulates per sample.
+        gap: to the network in full, in float32; None where the accuracy is unknown.
+        weights: bytes of weights; of a bundle or graph, of its files.
     """
 
     network: Network
@@ -51,6 +62,10 @@ class Row:
     p50: float
     p95: float
     p99: float
+    accuracy: float | None = None
+    macs: float | None = None
+    gap: Gap | None = None
+    weights: int | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -67,8 +82,14 @@ class Bench(Shown):
     left_out: dict[str, str]
 
     def full(self, row: Row) -> Row:
-        """Return the full network in the same form and batch size."""
-        return next(r for r in self.rows if (r.form, r.batch_size) == (row.form, row.batch_size))
+        """Return the network in full at the same batch size, in the same form where it was timed in it."""
+        full = [r for r in self.rows if r.network.kind == "full" and r.batch_size == row.batch_size]
+        return next((r for r in full if r.form == row.form), full[0])
+
+    def is_dominated(self, row: Row) -> bool:
+        """Return whether another row of the batch size is no slower and no less accurate; False where unknown."""
+        known = [r for r in self.rows if r.batch_size == row.batch_size and r.accuracy is not None]
+        return any(_dominates(other, row) for other in known)
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -77,12 +98,13 @@ class Bench(Shown):
         return Group(self._table(), *left_out, *(f"batch {size}: {text}" for size, text in self.verdicts.items()))
 
     def _table(self) -> Table:
-        """Return a row per network, form and batch size, with times and the time saved against the full network."""
+        """Return a row per network, form and batch size: times, time saved against the full network, accuracy."""
         from rich import box
         from rich.table import Table
 
-        table = Table(title="Times per call on this machine, in turn", box=box.SIMPLE, padding=(0, 0, 0, 1))
-        for name in ("", "", "p50 ms", "p95", "p99", "images/s", "saved", "accuracy"):
+        title = "Times per call on this machine, in turn; * no row is faster and as accurate"
+        table = Table(title=title, box=box.SIMPLE, padding=(0, 0, 0, 1))
+        for name in ("", "", "p50 ms", "p95", "p99", "samples/s", "saved", "MB", "accuracy", "gap", " "):
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
         size = None
         for row in sorted(self.rows, key=lambda row: row.batch_size):
@@ -91,21 +113,33 @@ class Bench(Shown):
                 table.add_section()
                 table.add_row(f"batch {size}", style="bold")
             times = (f"{1000 * value:.3g}" for value in (row.p50, row.p95, row.p99))
-            accuracy = row.network.accuracy
             table.add_row(
                 f"  {row.network.name}",
                 row.form,
                 *times,
                 f"{row.images_per_second:.0f}",
                 "" if row.network.kind == "full" else percent(1 - row.mean / self.full(row).mean),
-                "" if accuracy is None else percent(accuracy),
+                "" if row.weights is None else f"{row.weights / 1e6:.1f}",
+                "" if row.accuracy is None else percent(row.accuracy),
+                "" if row.gap is None or row.gap == (0, 0) else str(row.gap),
+                "" if row.accuracy is None or self.is_dominated(row) else "*",
             )
         return table
 
 
+def _dominates(one: Row, other: Row) -> bool:
+    if one.accuracy is None or other.accuracy is None:
+        return False
+    ordered = (one.mean, -one.accuracy), (other.mean, -other.accuracy)
+    return all(a <= b for a, b in zip(*ordered, strict=True)) and ordered[0] != ordered[1]
+
+
 def _encode(result: Bench) -> dict[str, Any]:
     return {
-        "rows": [{**asdict(row), "network": row.network._asdict()} for row in result.rows],
+        "rows": [
+            {**asdict(row), "network": row.network._asdict(), "gap": row.gap and row.gap._asdict()}
+            for row in result.rows
+        ],
         "verdicts": result.verdicts,
         "left_out": result.left_out,
         "machine": environment([]),
@@ -113,10 +147,23 @@ def _encode(result: Bench) -> dict[str, Any]:
 
 
 def _decode(content: dict[str, Any], version: int) -> Bench:
-    rows = [Row(**{**row, "network": Network(**row["network"])}) for row in content["rows"]]
-    return Bench(rows, {int(size): text for size, text in content["verdicts"].items()}, content["left_out"])
+    verdicts = {int(size): text for size, text in content["verdicts"].items()}
+    return Bench([_row(row) for row in content["rows"]], verdicts, content["left_out"])
+
+
+def _row(content: dict[str, Any]) -> Row:
+    network = dict(content["network"])
+    of_row = {name: network.pop(name) for name in ("accuracy", "macs") if name in network}  # of version 1
+    gap = content.get("gap")
+    return Row(**{**content, **of_row, "network": Network(**network), "gap": None if gap is None else Gap(**gap)})
 
 
 BENCH = Record(
-    "bench.json", "exitwise/bench", _encode, _decode, expected="measured times", again="run `exitwise bench {run}`"
+    "bench.json",
+    "exitwise/bench",
+    _encode,
+    _decode,
+    expected="measured times",
+    version=2,
+    again="run `exitwise bench {run}`",
 )
