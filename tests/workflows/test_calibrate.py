@@ -233,3 +233,20 @@ def test_times_are_read_with_their_unit():
     assert [parse_seconds(text) for text in ("5ms", "800us", "1.5 s", "2e-3s")] == pytest.approx(
         [0.005, 0.0008, 1.5, 0.002]
     )
+
+
+@pytest.mark.parametrize("measure", ["running-ensemble", "max-probability"])
+def test_evaluation_tells_the_exits_own_answers_from_the_ensembles(run, measure):
+    found = ew.calibrate(run.run.path, budget=0.6, measure=measure, splits=run.splits)
+    evaluation = ew.evaluate(run.run.path, device="cpu", splits=run.splits)
+    own = anytime(collect(run.run.model(), run.splits.test, "cpu"))
+    assert evaluation.anytime == own
+    assert run.run.read_evaluation() == evaluation
+    if measure == "max-probability":
+        assert evaluation.answers == ()
+        return
+    by_hand = anytime(ew.collect_outputs(run.run.model(), run.splits.test.batches(256), measure=found.policy.measure))
+    assert evaluation.answers == pytest.approx(by_hand)
+    assert evaluation.answers[0] == own[0]
+    assert evaluation.answers != tuple(own)
+    assert "all at exit 4, as calibrated" in str(evaluation)

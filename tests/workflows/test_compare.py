@@ -43,7 +43,10 @@ def test_the_advice_is_the_usual_measure_unless_an_interval_lies_above_zero():
     )
     kept = MeasuresCompared([usual, unsure], 500)
     assert kept.best == "max-probability"
-    assert kept.advice == "keep max-probability: no other measure's interval along the curve lies above zero"
+    assert (
+        kept.advice == "keep max-probability: no other measure's interval along the curve lies above zero by an image"
+    )
+    assert MeasuresCompared([usual, better], 500).best == "max-probability"  # 0.002 is one image
     taken = MeasuresCompared([usual, unsure, better, best], 500)
     assert taken.best == "running-ensemble"
     assert taken.advice == (

@@ -86,9 +86,13 @@ def measure_gains(
     return found
 
 
-def best_measure(gains: Sequence[MeasureGain]) -> MeasureGain:
-    """Return the one that gains most of those whose interval lies above zero, or else the first, the usual one."""
-    return max((each for each in gains if each.whole.low > 0), key=lambda each: each.whole.mean, default=gains[0])
+def best_measure(gains: Sequence[MeasureGain], samples: int) -> MeasureGain:
+    """Return the one that gains most of those whose interval lies above zero, or else the first, the usual one.
+
+    It must do so by more than one of the samples: drawing few samples anew that differ says nothing of others.
+    """
+    sure = (each for each in gains if each.whole.low > 1 / samples)
+    return max(sure, key=lambda each: each.whole.mean, default=gains[0])
 
 
 class _Curve(NamedTuple):

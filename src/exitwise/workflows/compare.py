@@ -33,15 +33,15 @@ class MeasuresCompared(Shown):
 
     @property
     def best(self) -> str:
-        """Return the measure to take: the usual one, unless another's interval lies above zero."""
-        return best_measure(self.gains).measure
+        """Return the measure to take: the usual one, unless another's interval lies above zero by an image."""
+        return best_measure(self.gains, self.samples).measure
 
     @property
     def advice(self) -> str:
         """Return which to take, and why, in a sentence."""
-        usual, best = self.gains[0], best_measure(self.gains)
+        usual, best = self.gains[0], best_measure(self.gains, self.samples)
         if best is usual:
-            return f"keep {usual.measure}: no other measure's interval along the curve lies above zero"
+            return f"keep {usual.measure}: no other measure's interval along the curve lies above zero by an image"
         gain = best.whole
         return (
             f"take {best.measure}: {100 * gain.mean:.1f} points above {usual.measure} along the curve "

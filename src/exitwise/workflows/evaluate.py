@@ -66,8 +66,9 @@ def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any
     calibrated = operate(outputs, policy, costs)
     policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
     budgets = tuple(BudgetPoint(budget, each, operate(outputs, each, costs)) for budget, each in policies.items())
-    alone = anytime(Outputs.from_logits(logits, targets))
-    return Evaluation(None, costs, alone, [], calibrated, len(targets), 0, budgets)
+    alone = Outputs.from_logits(logits, targets)
+    answers = tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else ()
+    return Evaluation(None, costs, anytime(alone), [], calibrated, len(targets), 0, budgets, answers)
 
 
 def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
@@ -79,12 +80,22 @@ def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
     logits, targets = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
     test = Outputs.from_logits(logits, targets)
     curve = budgeted_curve(collect(model, splits.calibration, place, workers), test, costs)
-    calibrated = None
+    calibrated, answers = None, tuple[float, ...]()
     if run.is_calibrated:
         policy = run.read_calibration().policy
-        calibrated = operate(Outputs.from_logits(logits, targets, policy.measure), policy, costs)
-    left_out = len(splits.test) - len(targets)
-    evaluation = Evaluation(run.best().name, costs, anytime(test), curve, calibrated, len(targets), left_out)
+        outputs = Outputs.from_logits(logits, targets, policy.measure)
+        calibrated = operate(outputs, policy, costs)
+        answers = tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else ()
+    evaluation = Evaluation(
+        run.best().name,
+        costs,
+        anytime(test),
+        curve,
+        calibrated,
+        len(targets),
+        len(splits.test) - len(targets),
+        answers=answers,
+    )
     run.write_evaluation(evaluation)
     figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)
     (run.path / "figures").mkdir(exist_ok=True)

@@ -147,7 +147,7 @@ def _reading(measure: Measure, exits: int, classes: int) -> Any | None:
     import onnx_ir as ir
 
     logits = tuple(torch.randn(1, classes) for _ in range(exits))
-    inputs, outputs = reading_names(exits, measure.read(logits[0], 0).probabilities is not None)
+    inputs, outputs = reading_names(exits, measure.mixes(logits[0]))
     try:
         return ir.to_proto(_export(_Reader(measure), logits, inputs, outputs, "the measure"))
     except ExportError:

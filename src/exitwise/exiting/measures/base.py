@@ -110,6 +110,10 @@ class Measure:
         stack = namespace(logits).stack
         return stack([each.confidence for each in readings], 1), stack([each.prediction for each in readings], 1)
 
+    def mixes(self, logits: Float[Array, "samples classes"]) -> bool:
+        """Return whether answers are made of several exits', by a look at logits of the first."""
+        return self.read(logits, 0).probabilities is not None
+
     def check(self, exits: int) -> None:
         """Raise ValueError unless this is for networks with so many exits."""
         if self.temperatures is not None and len(self.temperatures) != exits:

@@ -41,6 +41,8 @@ class Evaluation(Shown):
         images: number of test images that all this is measured on.
         left_out: number of test images that turned out broken.
         budgets: of a network, in place of the curve: each line of its calibration's table; a run's are not written.
+        answers: accuracy of the answers at each exit on all test images, where the calibration's measure makes them of
+            several exits'; empty where they are the exits' own.
     """
 
     checkpoint: str | None
@@ -51,6 +53,7 @@ class Evaluation(Shown):
     images: int
     left_out: int
     budgets: tuple[BudgetPoint, ...] = ()
+    answers: tuple[float, ...] = ()
 
     def __rich__(self) -> RenderableType:
         from rich.table import Table
@@ -68,6 +71,9 @@ class Evaluation(Shown):
             table.add_row(f"budget {percent(line.budget)}", *_row(line.test, full))
         if self.calibrated is not None:
             table.add_section()
+            for number, (accuracy, cost) in enumerate(zip(self.answers, self.exit_macs, strict=False), start=1):
+                name = f"all at exit {number}, as calibrated"
+                table.add_row(name, percent(accuracy), macs(cost), percent(cost / full), "")
             table.add_row("as calibrated", *_row(self.calibrated, full))
         return table
 
@@ -92,6 +98,7 @@ def _encode(evaluation: Evaluation) -> dict[str, Any]:
             }
             for point in evaluation.curve
         ],
+        "answers": list(evaluation.answers),
         "calibrated": evaluation.calibrated._asdict() if evaluation.calibrated else None,
     }
 
@@ -109,6 +116,7 @@ def _decode(content: dict[str, Any], version: int) -> Evaluation:
         None if calibrated is None else _point(calibrated),
         content["images"],
         content["left_out"],
+        answers=tuple(content.get("answers", ())),
     )
 
 
