@@ -20,6 +20,7 @@ from exitwise.errors import ExitwiseWarning
 from exitwise.evaluation.anew import calibrated_anew, full_accuracy
 from exitwise.evaluation.exported import logits_of
 from exitwise.evaluation.outputs import Outputs, operate
+from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.point import OperatingPoint
 from exitwise.shown import percent
 
@@ -69,7 +70,9 @@ def quantise(
     """
     float32 = OnnxRunner(bundle)
     logits, targets = logits_of(float32, batches())
-    outputs = Outputs.from_logits(logits, targets, calibration.policy.measure)
+    former, costs = calibration.policy.measure, calibration.exit_macs
+    fitted = fit_and_read(former.name, logits, targets, costs, temperature=former.temperatures is not None)
+    outputs = Outputs(fitted.confidences, fitted.predictions, targets)  # both are judged where they were not fitted
     with new_folder(out, overwrite) as folder:
         eight = Int8Bundle(bundle, folder, how, for_ranges(inputs for inputs, _ in batches()))
         found, _ = logits_of(eight.uncalibrated(), batches())
@@ -78,7 +81,7 @@ def quantise(
         int8 = eight.write(anew)
         times = _times({"float32": float32, "int8": int8}, next(in_batches((inputs for inputs, _ in batches()), TIMED)))
         points = {
-            "float32": operate(outputs, calibration.policy, calibration.exit_macs),
+            "float32": operate(outputs, calibration.policy, costs),
             "int8": OperatingPoint(**anew.expected),
         }
         sizes = {"float32": _size(bundle), "int8": _size(folder)}
@@ -87,7 +90,7 @@ def quantise(
                 name,
                 points[name].accuracy,
                 full[name],
-                points[name].macs / calibration.exit_macs[-1],
+                points[name].macs / costs[-1],
                 *times[name],
                 sizes[name],
             )

@@ -79,6 +79,13 @@ def test_coefficients_are_those_of_a_logistic_regression(fitted):
                 assert loss(moved, later) > best - 1e-3
 
 
+def test_shares_that_are_no_numbers_are_refused():
+    for share in (float("nan"), 0.0, "much"):
+        parameters = {"coefficients": [[[0.0] * 7]], "shares": [share]}
+        with pytest.raises(ValueError, match=r"shares must be positive numbers|expected the parameters of deferral"):
+            measure_from_json({"measure": "deferral", "temperatures": None, "parameters": parameters})
+
+
 def test_parameters_of_other_shapes_are_refused():
     for parameters in (
         {"coefficients": [[[0.0] * 6]], "shares": [1.0]},

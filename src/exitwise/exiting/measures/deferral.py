@@ -57,6 +57,8 @@ class Deferral(Measure):
                 raise ValueError(f"coefficients must be finite numbers; got {rows}")
         if (self.coefficients is None) != (self.shares is None):
             raise ValueError("expected coefficients and shares, or neither")
+        if not all(0 < share < math.inf for share in self.shares or ()):
+            raise ValueError(f"shares must be positive numbers; got {self.shares}")
 
     def read(self, logits: Float[Array, "samples classes"], exit: int, state: State = None) -> Reading:
         features, carried = self._look(logits, exit, state)
