@@ -43,8 +43,7 @@ COMMANDS = by_name(
     ),
     Entry(
         "bench",
-        "Time a run on this machine: in full, leaving early, and cut at one exit; say whether leaving early is worth "
-        "it.",
+        "Time a run on this machine: in full, leaving early, cut at one exit, and others beside it; say what to use.",
         "exitwise.cli.bench:bench",
     ),
     Entry(
