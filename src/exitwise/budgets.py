@@ -93,14 +93,22 @@ def bisect_log_p(affordable: Callable[[float], bool], low: float = -60.0, high: 
     return low
 
 
-def check_budget(macs: float, exit_macs: Sequence[float]) -> None:
-    """Raise UserError unless ``macs`` lies between the first exit's cost and the full network's."""
-    first, full = exit_macs[0], exit_macs[-1]
-    if not first <= macs <= full:
+def check_budget(macs: float, exit_macs: Sequence[float], full_macs: float | None = None) -> None:
+    """Raise UserError unless ``macs`` lies between the first exit's cost and the last one's.
+
+    Args:
+        macs: the budget.
+        exit_macs: cost of leaving at each exit.
+        full_macs: what shares in the message are of; the last exit's cost if None.
+    """
+    first, last = exit_macs[0], exit_macs[-1]
+    full = last if full_macs is None else full_macs
+    dearest = "full network" if full == last else "last exit"
+    if not first <= macs <= last:
         raise UserError(
-            f"a budget must lie between the first exit's cost and the full network's, "
-            f"{first:.4g} to {full:.4g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to 1 of full); "
-            f"got {macs:.4g} MACs ({macs / full:.3g})"
+            f"a budget must lie between the first exit's cost and the {dearest}'s, "
+            f"{first:.4g} to {last:.4g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to "
+            f"{math.floor(1000 * last / full) / 1000:g} of full); got {macs:.4g} MACs ({macs / full:.3g})"
         )
 
 

@@ -190,7 +190,9 @@ def _early_in_int8(subject: Subject, folder: Path, how: Any) -> Made:
     former = subject.calibration.policy.measure if subject.calibration is not None else MAX_PROBABILITY
     fitted = fit_and_read(former.name, logits, targets, costs, temperature=former.temperatures is not None)
     right = fitted.predictions == targets[:, None]
-    table = budget_table(fitted.confidences, right, costs, family=fitted.measure.family)
+    table = budget_table(
+        fitted.confidences, right, costs, family=fitted.measure.family, full_macs=subject.model.full_macs
+    )
     for network, (_, budget) in subject.early.items():
         if budget is not None:
             policy = ExitPolicy(line_for(table, budget).thresholds, fitted.measure)

@@ -116,7 +116,7 @@ def subject_of_run(run: Run, budgets: Sequence[float], samples: int, place: torc
     measure = calibration.policy.measure if calibration else MAX_PROBABILITY
     if not table:
         held_out = collect_outputs(model, splits.calibration.batches(EVALUATION_BATCH, workers), place, measure)
-        table = budget_table(held_out.confidences, held_out.correct, count_cost(model).macs)
+        table = budget_table(held_out.confidences, held_out.correct, count_cost(model).macs, full_macs=model.full_macs)
     tested = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
     return Subject(
         model,

@@ -39,6 +39,7 @@ class Calibration(Shown):
         reference: how the calibration images left, to compare others with.
         table: thresholds for other budgets, by the same measure; empty in records of before it.
         samples: fingerprints of the samples of a loader that it was made on; they are not written.
+        full_macs: what shares of cost are of: the last exit's cost or, of a cascade, that of its last network alone.
     """
 
     policy: ExitPolicy
@@ -52,6 +53,11 @@ class Calibration(Shown):
     reference: Reference | None = None
     table: tuple[Budgeted, ...] = ()
     samples: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
+    full_macs: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.full_macs and self.exit_macs:
+            object.__setattr__(self, "full_macs", self.exit_macs[-1])
 
     @classmethod
     def of(cls, policy: ExitPolicy, exit_macs: Sequence[int]) -> Calibration:
@@ -82,7 +88,7 @@ class Calibration(Shown):
         lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"] if self.policy.thresholds else []
         if not self.expected:
             return lines
-        figures = OperatingPoint(**self.expected).figures(self.exit_macs[-1])
+        figures = OperatingPoint(**self.expected).figures(self.full_macs)
         lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
         if self.exit_seconds is not None:
             times = zip(self.expected["shares"], self.exit_seconds, strict=True)
@@ -114,6 +120,7 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
         **calibration.policy.measure.to_json(),
         "proportions": list(calibration.proportions),
         "exit_macs": list(calibration.exit_macs),
+        **({"full_macs": calibration.full_macs} if calibration.full_macs != calibration.exit_macs[-1] else {}),
         "calibration": calibration.expected,
         "checkpoint": calibration.checkpoint,
         "exit_seconds": calibration.exit_seconds,
@@ -128,6 +135,9 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
     if guarantee is not None and version == 1:
         guarantee = {"probability" if key == "confidence" else key: value for key, value in guarantee.items()}
     thresholds = [None if t is None else float(t) for t in content["thresholds"]]
+    full = content.get("full_macs", 0)
+    if not isinstance(full, int) or not 0 <= full <= max(content["exit_macs"], default=0):
+        raise ValueError(f"full_macs {full!r}")
     return Calibration(
         ExitPolicy(thresholds, measure_from_json(content)),
         content["budget"],
@@ -139,6 +149,7 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
         guarantee,
         Reference.from_dict(content["reference"]) if content.get("reference") else None,
         tuple(_line(line) for line in content["table"]) if version >= 3 else (),
+        full_macs=full,
     )
 
 

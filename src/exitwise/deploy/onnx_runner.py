@@ -81,6 +81,7 @@ class OnnxRunner:
     Attributes:
         classes: names, in the order of the logits.
         inputs: what it takes (:class:`~exitwise.deploy.manifest.Input`).
+        full_macs: what shares of cost are of: of a cascade, the last network's alone; else the last exit's.
         reference: how the calibration images left, for a :class:`~exitwise.deploy.monitor.Monitor`; None if not
             recorded.
         thresholds: one per exit but the last, None where nobody can leave; may be exchanged while it runs, as a budget
@@ -107,6 +108,7 @@ class OnnxRunner:
         self.inputs = bundle.manifest.inputs
         self.reference: Reference | None = bundle.calibration.reference
         self.exit_macs = np.array(bundle.manifest.content["exit_macs"], dtype=np.float64)
+        self.full_macs = bundle.calibration.full_macs
         self._calibration = bundle.calibration
         self.thresholds = bundle.calibration.policy.thresholds if budget is None else self.thresholds_for(budget)
         if monitor is not None:

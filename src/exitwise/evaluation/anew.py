@@ -65,7 +65,7 @@ def calibrated_anew(
     elif "p" in wish or "proportions" in wish:
         policy = calibrate_proportions(outputs.confidences, proportions)
     else:
-        target = wish["macs"] if "macs" in wish else wish["budget"] * costs[-1]
+        target = wish["macs"] if "macs" in wish else wish["budget"] * calibration.full_macs
         policy, proportions = calibrate_macs(outputs.confidences, costs, target, measure.family)
     left = outputs.under(policy)
     return replace(
@@ -74,7 +74,9 @@ def calibrated_anew(
         proportions=tuple(proportions),
         expected=operate(outputs, policy, costs)._asdict(),
         reference=Reference.of(left.exits, left.confidences, len(costs), policy.thresholds),
-        table=budget_table(outputs.confidences, outputs.correct, costs, family=measure.family),
+        table=budget_table(
+            outputs.confidences, outputs.correct, costs, family=measure.family, full_macs=calibration.full_macs
+        ),
     )
 
 

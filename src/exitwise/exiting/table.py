@@ -39,8 +39,10 @@ def budget_table(
     exit_macs: Sequence[float],
     searched: bool = False,
     family: Family = "geometric",
+    full_macs: float | None = None,
 ) -> tuple[Budgeted, ...]:
-    """Return a line for the first exit's share of the full network's MACs, and for each twentieth from there to 1.
+    """Return a line for the first exit's share of the full network's MACs, for each twentieth from there, and for the
+    last exit's share.
 
     Args:
         confidences: of calibration samples.
@@ -48,14 +50,17 @@ def budget_table(
         exit_macs: cost of leaving at each exit, cheap to dear.
         searched: whether thresholds are searched; else they are of the family.
         family: of thresholds.
+        full_macs: what shares are of; the last exit's cost if None.
     """
     confidences, correct = as_numpy(confidences), as_numpy(correct)
     costs = np.array(exit_macs, dtype=np.float64)
-    least = costs[0] / costs[-1]
+    full = costs[-1] if full_macs is None else full_macs
+    least, most = costs[0] / full, costs[-1] / full
     search = ThresholdSearch(confidences, correct, exit_macs) if searched else None
     lines = []
-    for budget in sorted({float(least), *(k / STEPS for k in range(1, STEPS + 1) if k / STEPS > least)}):
-        macs = min(max(budget * costs[-1], costs[0]), costs[-1])
+    steps = (k / STEPS for k in range(1, int(most * STEPS) + 1))
+    for budget in sorted({float(least), float(most), *(step for step in steps if least < step < most)}):
+        macs = min(max(budget * full, costs[0]), costs[-1])
         policy, _ = calibrate_macs(confidences, exit_macs, macs, family)
         if search is not None:
             policy = search.best_accuracy(macs, policy)
@@ -74,6 +79,9 @@ def line_for(table: Sequence[Budgeted], budget: float) -> Budgeted:
     if not table:
         raise UserError("expected a calibration with a table of budgets; this one has none: calibrate again")
     within = [line for line in table if line.budget <= budget * (1 + 1e-9)]
-    if not within or not budget <= 1:
-        raise UserError(f"expected a budget from {table[0].budget:.3g}, the first exit's, to 1; got {budget:g}")
+    most = table[-1].budget
+    if not within or not budget <= most * (1 + 1e-9):
+        raise UserError(
+            f"expected a budget from {table[0].budget:.3g}, the first exit's, to {most:.3g}; got {budget:g}"
+        )
     return within[-1]

@@ -95,6 +95,11 @@ class StagedModel(nn.Module):
         """Multiply-accumulates per sample, such as the example's first, to each exit, counted now on a pass."""
         return count_cost(self).macs
 
+    @property
+    def full_macs(self) -> int:
+        """What shares of cost are shares of: the last exit's multiply-accumulates per sample."""
+        return self.exit_macs[-1]
+
     def freeze_bodies(self) -> None:
         """Leave only the exits to be trained: the rest keeps its parameters and statistics, and stays in eval mode."""
         self.frozen = True

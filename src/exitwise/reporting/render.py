@@ -139,7 +139,7 @@ def _lines(report: Report, cost: Literal["macs", "seconds"], unit: float) -> lis
 
 
 def _run(run: RunFigures, unit: float) -> dict[str, Any]:
-    full = run.exits[-1].macs
+    full = run.calibration.full_macs
     shares = [budget.point.macs / full for budget in run.budgets]
     wanted = run.calibrated.point.macs / full
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from exitwise.benching.timing import measure_exit_seconds
-from exitwise.budgets import check_count, check_proportions, exit_proportions
+from exitwise.budgets import check_budget, check_count, check_proportions, exit_proportions
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.data import Splits
 from exitwise.deploy.calibration import Calibration
@@ -61,7 +61,7 @@ def calibrate(
         run: a run folder, whose calibration split is used and whose calibration.json is written; or a network.
         held_out: of a network, batches that it was neither trained on nor will be tested on, as (inputs, targets, ...)
             or mappings with an image and a label.
-        budget: share of the full network's MACs to spend on average.
+        budget: share of the full network's MACs to spend on average; of a cascade, of its last network's alone.
         macs: mean multiply-accumulates per image.
         latency: mean seconds per image, one by one, as measured here and now with the exits' own cost.
         p: budget parameter of the geometric family.
@@ -92,7 +92,7 @@ def calibrate(
     given = check_wish(wishes, guarantee, thresholds, risk)
     check_count("exit proportions", proportions, exits_of(run))
     model, logits, targets, checkpoint, seed, samples, folder = held_out_of(run, held_out, device, splits)
-    exit_macs = count_cost(model).macs
+    exit_macs, full_macs = count_cost(model).macs, model.full_macs
     if proportions is not None:
         proportions = check_proportions(proportions, model.exits)
     elif p is not None:
@@ -109,7 +109,9 @@ def calibrate(
     searched = thresholds == "searched"
     exit_seconds = None if latency is None else measure_exit_seconds(model)
     costs = exit_macs if exit_seconds is None else exit_seconds
-    target = budget * exit_macs[-1] if budget is not None else macs
+    target = budget * full_macs if budget is not None else macs
+    if target is not None and model.exits > 1:
+        check_budget(target, exit_macs, full_macs)
     if latency is not None and model.exits > 1:
         _check_latency(latency, costs)
         target = latency
@@ -144,8 +146,11 @@ def calibrate(
         exit_seconds,
         promise,
         Reference.of(left.exits, left.confidences, model.exits, policy.thresholds),
-        budget_table(outputs.confidences, outputs.correct, exit_macs, searched=searched, family=family),
+        budget_table(
+            outputs.confidences, outputs.correct, exit_macs, searched=searched, family=family, full_macs=full_macs
+        ),
         samples,
+        full_macs,
     )
     if folder is not None:
         folder.write_calibration(calibration)

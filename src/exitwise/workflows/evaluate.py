@@ -66,9 +66,9 @@ def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any
     calibrated = operate(outputs, policy, costs)
     policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
     budgets = tuple(BudgetPoint(budget, each, operate(outputs, each, costs)) for budget, each in policies.items())
-    alone = Outputs.from_logits(logits, targets)
+    alone, full = Outputs.from_logits(logits, targets), model.full_macs
     answers = tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else ()
-    return Evaluation(None, costs, anytime(alone), [], calibrated, len(targets), 0, budgets, answers)
+    return Evaluation(None, costs, anytime(alone), [], calibrated, len(targets), 0, budgets, answers, full)
 
 
 def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
@@ -95,6 +95,7 @@ def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
         len(targets),
         len(splits.test) - len(targets),
         answers=answers,
+        full_macs=model.full_macs,
     )
     run.write_evaluation(evaluation)
     figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)

@@ -58,7 +58,7 @@ def _by_bundle(folder: Path, images: Sequence[ImageLike], provider: str, threads
         read = [runner.read(file) for file in chunk]
         return runner({name: np.stack([each[name] for each in read]) for name in read[0]})
 
-    return _in_batches(images, classify, runner.classes, runner.exit_macs[-1])
+    return _in_batches(images, classify, runner.classes, runner.full_macs)
 
 
 def _by_run(folder: Path, images: Sequence[ImageLike], device: str) -> Predictions:
@@ -82,7 +82,7 @@ def _by_run(folder: Path, images: Sequence[ImageLike], device: str) -> Predictio
         batch = torch.stack([transform(read_image(image, preprocessing.channels)) for image in chunk])
         return runner(batch.to(place))
 
-    return _in_batches(images, classify, run.classes, calibration.exit_macs[-1])
+    return _in_batches(images, classify, run.classes, calibration.full_macs)
 
 
 def _in_batches(

@@ -90,7 +90,7 @@ def quantise(
                 name,
                 points[name].accuracy,
                 full[name],
-                points[name].macs / costs[-1],
+                points[name].macs / calibration.full_macs,
                 *times[name],
                 sizes[name],
             )

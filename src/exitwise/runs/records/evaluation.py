@@ -43,6 +43,7 @@ class Evaluation(Shown):
         budgets: of a network, in place of the curve: each line of its calibration's table; a run's are not written.
         answers: accuracy of the answers at each exit on all test images, where the calibration's measure makes them of
             several exits'; empty where they are the exits' own.
+        full_macs: what shares of cost are of; 0: the last exit's.
     """
 
     checkpoint: str | None
@@ -54,11 +55,12 @@ class Evaluation(Shown):
     left_out: int
     budgets: tuple[BudgetPoint, ...] = ()
     answers: tuple[float, ...] = ()
+    full_macs: int = 0
 
     def __rich__(self) -> RenderableType:
         from rich.table import Table
 
-        full = self.exit_macs[-1]
+        full = self.full_macs or self.exit_macs[-1]
         table = Table(title="Test images")
         for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit"):
             table.add_column(name, justify="left" if name == "setting" else "right")
@@ -88,6 +90,7 @@ def _encode(evaluation: Evaluation) -> dict[str, Any]:
         "images": evaluation.images,
         "left_out": evaluation.left_out,
         "exit_macs": list(evaluation.exit_macs),
+        "full_macs": evaluation.full_macs,
         "anytime": evaluation.anytime,
         "curve": [
             {
@@ -117,6 +120,7 @@ def _decode(content: dict[str, Any], version: int) -> Evaluation:
         content["images"],
         content["left_out"],
         answers=tuple(content.get("answers", ())),
+        full_macs=content.get("full_macs", 0),
     )
 
 
