@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.weighting.normalize import weighted_loss
     from exitwise.workflows.bench import bench
     from exitwise.workflows.calibrate import calibrate
+    from exitwise.workflows.cascade import cascade
     from exitwise.workflows.compare import MeasuresCompared, compare_measures
     from exitwise.workflows.evaluate import evaluate
     from exitwise.workflows.export import Exported, export

@@ -26,6 +26,7 @@ from exitwise.exiting.table import Budgeted, budget_table, line_for
 from exitwise.kernels.inputs import Inputs, joined, samples_in, varied
 from exitwise.models import count_cost, create_model
 from exitwise.models.backbones.attach import add_exits
+from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel
 from exitwise.runs.folder import Run
 from exitwise.runs.records.bench import Kind, Network
@@ -181,7 +182,8 @@ def early_of(
 def _alone(model: StagedModel) -> dict[Network, int]:
     last = model.exits - 1
     cut = {Network(f"exit {k + 1} alone", "static"): k for k in range(last)}
-    return {Network("without exits", "full"): last, **cut}
+    whole = "last network alone" if isinstance(model, Cascade) else "without exits"
+    return {Network(whole, "full"): last, **cut}
 
 
 def beside_run(source: str, run: Run, samples: int, place: torch.device) -> Subject | Exported:

@@ -22,6 +22,11 @@ COMMANDS = by_name(
         "exitwise.cli.train:train",
     ),
     Entry(
+        "cascade",
+        "Make one run of several trained ones, cheap to dear: what the first is sure of, the next never sees.",
+        "exitwise.cli.cascade:cascade",
+    ),
+    Entry(
         "calibrate",
         "Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.",
         "exitwise.cli.calibrate:calibrate",

@@ -29,15 +29,35 @@ def preprocessing_for(model: StagedModel, given: Any) -> Preprocessing | Texts |
     """
     if given is None:
         return None
-    if hasattr(given, "image_mean") and hasattr(given, "to_dict"):
-        given = _of_processor(given.to_dict())
-    elif isinstance(given, Mapping) and {"input_size", "mean", "std"} <= set(given):
-        given = _of_timm(given)
-    if isinstance(given, Preprocessing):
-        _check_images(model, given)
-        return given
+    images = _of_images(given)
+    if images is not None:
+        _check_images(model, images)
+        return images
     texts = given if isinstance(given, Texts) else Texts(given)
     return _fitted(model, texts)
+
+
+def image_preprocessing(given: Any) -> Preprocessing:
+    """Return the preprocessing of images from a :class:`Preprocessing`, what timm's ``resolve_data_config`` gives, or
+    an image processor of transformers.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    found = _of_images(given)
+    if found is None:
+        raise UserError(
+            f"expected a Preprocessing, a data configuration of timm or an image processor; got {type(given).__name__}"
+        )
+    return found
+
+
+def _of_images(given: Any) -> Preprocessing | None:
+    if hasattr(given, "image_mean") and hasattr(given, "to_dict"):
+        return _of_processor(given.to_dict())
+    if isinstance(given, Mapping) and {"input_size", "mean", "std"} <= set(given):
+        return _of_timm(given)
+    return given if isinstance(given, Preprocessing) else None
 
 
 def _of_processor(wish: Mapping[str, Any]) -> Preprocessing:

@@ -30,7 +30,7 @@ from exitwise.reporting.made import machine, now
 from exitwise.reporting.pictures import class_figures
 from exitwise.reporting.reliability import reliability
 from exitwise.runs.build import pick_device
-from exitwise.runs.folder import Run
+from exitwise.runs.folder import Run, check_same_data, run_names
 from exitwise.runs.records.evaluation import Evaluation
 from exitwise.version import __version__
 
@@ -55,9 +55,10 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
     if not paths:
         raise UserError("expected one or more run folders; got none")
     runs = [Run(path) for path in paths]
+    _check_different(runs)
     names = run_names(runs)
-    _check_same_data(runs, names)
-    groups = group_runs(names, [run.settings.model_dump() for run in runs])
+    check_same_data(runs, names)
+    groups = group_runs(names, [_settings_of(run) for run in runs])
     records = [_Record(run.read_calibration(), run.read_evaluation(), run.read_weights()) for run in runs]
     place = pick_device(device)
     pictures = pictures_per_class(len(runs[0].classes), len(runs))
@@ -81,18 +82,12 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
     )
 
 
-def run_names(runs: Sequence[Run]) -> list[str]:
-    """Return the folder's name of each run, or its path as given where names repeat.
-
-    Raises:
-        UserError: for a folder given twice.
-    """
+def _check_different(runs: Sequence[Run]) -> None:
+    """Raise UserError for a folder given twice."""
     places = [run.path.resolve() for run in runs]
     twice = next((run for run, place in zip(runs, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise UserError(f"expected different run folders; got {twice.path} more than once")
-    names = [place.name for place in places]
-    return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
 
 
 def pictures_per_class(classes: int, runs: int) -> list[int]:
@@ -139,7 +134,7 @@ def _run_figures(
     budgets = [_budget(point.policy, point.test, seconds, point.p) for point in evaluation.curve]
     return RunFigures(
         name,
-        _shown(run.settings.model_dump()),
+        _shown(_settings_of(run)),
         calibration,
         _budget(policy, calibrated, seconds),
         sorted(budgets, key=lambda budget: budget.point.macs),
@@ -147,6 +142,12 @@ def _run_figures(
         class_figures(test.split, outputs.under(policy), policy.exits, pictures),
         spread_out([row for row in weights or [] if row["losses"]]),
     )
+
+
+def _settings_of(run: Run) -> dict[str, Any]:
+    """Return all settings; of a cascade the network's are the names and exits of all."""
+    its = {} if run.cascade is None else {"model": run.network, "exits": run.exits, "exits_at": None}
+    return {**run.settings.model_dump(), **its}
 
 
 def _shown(settings: dict[str, Any]) -> dict[str, Any]:
@@ -189,16 +190,5 @@ def _comparison(label: str, members: list[int], runs: Sequence[RunFigures]) -> C
 
 def _network_key(run: Run) -> tuple[Any, ...]:
     """Return what decides how long the network takes."""
-    names = ("model", "exits", "exits_at", "head", "skip", "image_size", "mean")
-    return *(str(getattr(run.settings, name)) for name in names), len(run.classes)
-
-
-def _check_same_data(runs: Sequence[Run], names: Sequence[str]) -> None:
-    for run, name in zip(runs, names, strict=True):
-        if run.classes != runs[0].classes:
-            raise UserError(
-                f"expected runs of the same classes; {names[0]} has {len(runs[0].classes)}, {name} has others "
-                f"({len(run.classes)})"
-            )
-        if run.data != runs[0].data:
-            raise UserError(f"expected runs of the same images, split in the same way; {names[0]} and {name} differ")
+    names = ("exits", "exits_at", "head", "skip", "image_size", "mean")
+    return run.network, run.exits, *(str(getattr(run.settings, name)) for name in names), len(run.classes)

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from exitwise.data import Preprocessing, Splits, TrainingBatches, load
 from exitwise.errors import UserError
+from exitwise.kernels.inputs import example_of
 from exitwise.methods import BackboneFirst, Method, build_method
 from exitwise.models import create_model
 from exitwise.models.backbones.weights import load_exited
+from exitwise.models.cascade import Cascade
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes.distributed import first
 from exitwise.processes.ranks import ALONE, Ranks
+from exitwise.runs.records.cascade import CASCADE, Members
 from exitwise.settings.checks import is_run_folder
 from exitwise.settings.schema import Settings, is_backbone
 from exitwise.training.checkpoint_folder import CheckpointFolder
@@ -117,8 +120,17 @@ def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -
     return model
 
 
+def build_cascade(members: Members, classes: int, input_shape: tuple[int, ...]) -> Cascade:
+    """Return the cascade of the networks that a record names, for that many classes, without their weights."""
+    networks = [build_model(settings, classes) for settings in members.networks]
+    example = example_of(None, input_shape)
+    return Cascade([networks[k] for k in members.order], members.views, example, all_exits=members.all_exits)
+
+
 def _weights_of_run(folder: Path) -> dict[str, Tensor]:
     """Return the weights of the best epoch of a run."""
+    if CASCADE.exists(folder):
+        raise UserError(f"expected a run of one network; {folder} is a cascade of several")
     found = CheckpointFolder(folder / "checkpoints").load("best")
     if found is None:
         raise UserError(f"expected a trained run at {folder}; it has no checkpoint yet")

@@ -11,6 +11,7 @@
       .lock               held while training          figures/
       calibration.json    budget, thresholds           evaluation.json    test results
       bench.json          measured times               network.json       places of a backbone's exits
+      cascade.json        networks of a cascade
 
 Each JSON file states its schema and version (:mod:`exitwise.runs.records`).
 """
@@ -30,6 +31,7 @@ from exitwise.errors import UserError
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.staged import StagedModel
 from exitwise.runs import build
+from exitwise.runs.records.cascade import CASCADE, Members
 from exitwise.runs.records.data import DATA, IMAGES
 from exitwise.runs.records.environment import ENVIRONMENT, environment
 from exitwise.runs.records.evaluation import EVALUATION, Evaluation
@@ -80,6 +82,31 @@ class Run:
     def classes(self) -> list[str]:
         """Class names, in the order of the logits."""
         return self.data["classes"]
+
+    @property
+    def cascade(self) -> Members | None:
+        """Return the networks of a cascade; None of a run of one network.
+
+        Raises:
+            UserError: if the record is damaged.
+        """
+        return CASCADE.read(self.path) if CASCADE.exists(self.path) else None
+
+    @property
+    def network(self) -> str:
+        """Name of the network, or of those in a cascade."""
+        members = self.cascade
+        return self.settings.model if members is None else ", ".join(members.names)
+
+    @property
+    def exits(self) -> int:
+        """Number of exits."""
+        members = self.cascade
+        return self.settings.exit_count if members is None else members.exits
+
+    def as_built(self) -> Settings:
+        """Return the settings with the exits where they are; as they are if there is no record of that."""
+        return as_built(self.settings, self.path)
 
     @classmethod
     def create(
@@ -157,7 +184,12 @@ class Run:
             UserError: without a checkpoint, or if it is of another network.
         """
         best = self.best()
-        model = build.build_model(as_built(self.settings, self.path), len(self.classes))
+        members, shape = self.cascade, (len(self.settings.mean), *[self.settings.image_size] * 2)
+        model: StagedModel = (
+            build.build_model(self.as_built(), len(self.classes))
+            if members is None
+            else build.build_cascade(members, len(self.classes), shape)
+        )
         try:
             state = load_checkpoint(best)["model"]
         except CheckpointError as error:
@@ -166,9 +198,7 @@ class Run:
             model.load_state_dict(state)
         except RuntimeError as error:
             detail = [line.strip() for line in str(error).splitlines() if line.strip()][1]
-            raise CheckpointError(
-                f"{best} is a checkpoint of another model than {self.settings.model}: {detail}"
-            ) from error
+            raise CheckpointError(f"{best} is a checkpoint of another model than {self.network}: {detail}") from error
         return model.eval().to(device)
 
     def write_network(self, model: StagedModel) -> None:
@@ -249,9 +279,28 @@ def as_built(settings: Settings, path: Path) -> Settings:
     return settings.model_copy(update={"exits": None, "exits_at": NETWORK.read(path)})
 
 
+def check_same_data(runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Raise UserError unless runs, called ``names``, have the same classes and images, split in the same way."""
+    for run, name in zip(runs, names, strict=True):
+        if run.classes != runs[0].classes:
+            same = sorted(run.classes) == sorted(runs[0].classes)
+            raise UserError(
+                f"expected runs of the same classes; {names[0]} has {len(runs[0].classes)}, {name} has "
+                f"{'them in another order' if same else f'others ({len(run.classes)})'}"
+            )
+        if run.data != runs[0].data:
+            raise UserError(f"expected runs of the same images, split in the same way; {names[0]} and {name} differ")
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Return the folder's name of each run, or its path as given where names repeat."""
+    names = [run.path.resolve().name for run in runs]
+    return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
+
+
 def _tidy(path: Path) -> None:
     """Remove what a killed training was writing, the calibration at its end included."""
-    records = (DATA, ENVIRONMENT, NETWORK, CALIBRATION, WEIGHTS, IMAGES)
+    records = (DATA, ENVIRONMENT, NETWORK, CASCADE, CALIBRATION, WEIGHTS, IMAGES)
     for name in ("config.yaml", METRICS, SKIPPED, *(record.file for record in records)):
         for temporary in path.glob(f".{name}.*"):
             temporary.unlink()
@@ -266,6 +315,10 @@ def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> Non
     if (path / "config.yaml").is_file():
         if resume == "never":
             raise UserError(f"{path} holds a run: continue it with --resume auto, or choose another --out")
+        if CASCADE.exists(path):
+            raise UserError(
+                f"{path} holds a cascade, whose networks are trained before, each by itself: choose another --out"
+            )
         old, new = Run(path).settings.model_dump(), settings.model_dump()
         changed = [key for key in new if old[key] != new[key] and key not in MAY_CHANGE_ON_RESUME]
         if changed:

@@ -136,7 +136,7 @@ def export(
             raise UserError("a run, which knows its classes and preprocessing, is exported as export(run, out)")
         run, (out,) = Run(source), rest
         calibration, model = run.read_calibration(), run.model("cpu")
-        names, prepared, name = run.classes, preprocessing_of(run.settings), run.settings.model
+        names, prepared, name = run.classes, preprocessing_of(run.settings), run.network
     about: dict[str, Any] = {"classes": names, "preprocessing": prepared, "name": name}
     out = Path(out)
     if int8 is None:

@@ -19,6 +19,7 @@ from exitwise.data.loaders import pairs_of
 from exitwise.data.sampling import SMALLEST_BATCH
 from exitwise.errors import DataError, UserError
 from exitwise.methods import Method, build_method
+from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel, check_staged
 from exitwise.shown import Shown, percent
 from exitwise.training.fitting import fit_heads
@@ -105,6 +106,8 @@ def fit_exits(
         Interrupted: after SIGTERM or SIGINT; the exits may have been changed.
     """
     check_staged(model)
+    if isinstance(model, Cascade):
+        raise UserError("expected a network whose exits are to be fitted; got a cascade (fit its networks one by one)")
     if model.exits < 2:
         raise UserError(f"expected a network with early exits; got {model.exits} exit")
     if isinstance(method, Method):

@@ -43,7 +43,7 @@ def exits_of(run: str | Path | StagedModel) -> int:
     if isinstance(run, nn.Module):
         check_staged(run)
         return run.exits
-    return Run(run).settings.exit_count
+    return Run(run).exits
 
 
 def held_out_of(

@@ -71,7 +71,7 @@ def add_exits(
         raise UserError(f"expected a network with parameters; {type(backbone).__name__} has none")
     with evaluating(backbone), unchanged(backbone):
         example = _checked(example, input_shape, backbone)
-        classes = _count_classes(backbone, example, num_classes)
+        classes = count_classes(backbone, example, num_classes)
         if skip:
             traced = trace(backbone, example)
             places = find_places(traced, backbone, example)
@@ -101,7 +101,7 @@ def exit_points(
     backbone = unwrapped(backbone)
     example = _checked(example, input_shape, backbone)
     with evaluating(backbone), unchanged(backbone):
-        _count_classes(backbone, example, None)
+        count_classes(backbone, example, None)
     points = [place.point for place in find_places(trace(backbone, example), backbone, example).values()]
     return [point for point in points if point.feature.kind != "unknown"]
 
@@ -121,9 +121,14 @@ def _hint(traced: Traced) -> str:
     return f"; module {', '.join(traced.whole)} decides by what it computes and stays whole"
 
 
-def _count_classes(backbone: nn.Module, example: Inputs, expected: int | None) -> int:
+def count_classes(backbone: nn.Module, example: Inputs, expected: int | None, kind: str = "") -> int:
+    """Return the number of a classifier's classes, from a run in the mode that it is in; ``kind``: what to call it.
+
+    Raises:
+        UserError: if it does not take the example, is no classifier, or has not the ``expected`` classes.
+    """
     inputs = batch_of(example, 2, next(backbone.parameters()))
-    kind = type(backbone).__name__
+    kind = kind or type(backbone).__name__
     try:
         with torch.no_grad():
             output = answer(backbone, inputs)
@@ -138,7 +143,7 @@ def _count_classes(backbone: nn.Module, example: Inputs, expected: int | None) -
         raise UserError(f"expected a classifier that maps 2 samples to logits (2, C); {kind} gives {shape}")
     if expected is not None and output.shape[1] != expected:
         raise UserError(
-            f"expected a backbone for {expected} classes; {type(backbone).__name__} has {output.shape[1]} "
+            f"expected a backbone for {expected} classes; {kind} has {output.shape[1]} "
             "(its classifier is kept as the last exit: build it for your classes)"
         )
     return output.shape[1]
