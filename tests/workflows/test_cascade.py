@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 import exitwise as ew
+from exitwise.catalogue.measures import MEASURES
 from exitwise.data.sources.digits import read_digits
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import Outputs, collect_logits, operate
@@ -99,7 +100,7 @@ WISHES = [
     {"max_accuracy_drop": 0.1, "guarantee": 0.9},
     {"budget": 0.7, "thresholds": "searched"},
     {"budget": 0.8, "temperature": True},
-    {"p": 0.8, "measure": "patience"},
+    *({"budget": 0.9, "measure": measure} for measure in MEASURES),
 ]
 
 
