@@ -1,3 +1,5 @@
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -78,10 +80,25 @@ def test_one_threshold_for_all_exits_keeps_an_accuracy_at_the_least_cost():
 def test_an_accuracy_counts_from_the_network_and_out_of_reach_is_refused():
     confidences, correct = torch.rand(100, 2), torch.zeros(100, 2, dtype=torch.bool)
     correct[:80] = True
-    policy, _ = calibrate_accuracy(confidences, correct, (1.0, 2.0), 0.05, full=0.84)
+    policy, _ = calibrate_accuracy(confidences, correct, (1.0, 2.0), 0.05, full=torch.arange(100) < 84)
     assert policy.exit_of(confidences).float().mean() <= 0.01
     with pytest.raises(UserError, match=r"lose at most 5 points of the full .* by this measure 10 is the least"):
-        calibrate_accuracy(confidences, correct, (1.0, 2.0), 0.05, full=0.9)
+        calibrate_accuracy(confidences, correct, (1.0, 2.0), 0.05, full=torch.arange(100) < 90)
+
+
+def test_a_margin_counts_in_standard_errors_of_the_paired_loss():
+    confidences, correct = torch.rand(400, 4), torch.rand(400, 4) < torch.tensor([0.6, 0.7, 0.8, 0.9])
+    policy, _ = calibrate_accuracy(confidences, correct, MACS, 0.05, margin=2.0)
+    cheaper, _ = calibrate_accuracy(confidences, correct, MACS, 0.05)
+
+    def lost(policy):
+        exits = reference.leave(confidences, policy.thresholds)
+        losses = [int(correct[i, 3]) - int(correct[i, exit]) for i, exit in enumerate(exits)]
+        return sum(losses) / 400, statistics.pstdev(losses) / 20, sum(MACS[exit] for exit in exits) / 400
+
+    mean, error, cost = lost(policy)
+    assert mean + 2 * error <= 0.05
+    assert lost(cheaper)[2] < cost < MACS[-1]
 
 
 @pytest.mark.parametrize("macs", [9.0, 101.0])

@@ -93,12 +93,12 @@ def test_a_network_is_timed_as_it_was_calibrated(digits_run):
     assert result.verdicts[1].split(": ")[1].startswith("early exits, as calibrated (eager)")
 
 
-def test_what_is_timed_next_is_told(digits_run, capsys):
+def test_what_is_timed_next_is_told(run, capsys):
     options = {"forms": "eager", "batch_sizes": [1, 8], "budgets": [0.5], "seconds": 0.1}
-    bench(digits_run.run, **options)
+    bench(run, **options)
     output, told = capsys.readouterr()
     assert (output, told) == ("", "eager, batch 1 ...\neager, batch 8 ...\n")
-    bench(digits_run.run, **options, tell=lambda message: None)
+    bench(run, **options, tell=lambda message: None)
     assert capsys.readouterr().err == ""
 
 

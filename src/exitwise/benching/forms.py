@@ -22,7 +22,7 @@ from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.sessions import open_session
 from exitwise.errors import UserError
-from exitwise.evaluation.anew import calibrated_anew, full_accuracy
+from exitwise.evaluation.anew import calibrated_anew, right_in_full
 from exitwise.evaluation.exported import arrays_of, as_arrays, logits_of
 from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.fitting import fit_and_read
@@ -182,7 +182,7 @@ def _early_in_int8(subject: Subject, folder: Path, how: Any) -> Made:
     anew: Calibration | None = None
     if subject.calibration is not None:
         try:
-            full = full_accuracy(*collect_logits(model, held_out(), next(model.parameters()).device))
+            full = right_in_full(*collect_logits(model, held_out(), next(model.parameters()).device))
             anew = calibrated_anew(subject.calibration, logits, targets, full, f"eight bits ({how})")
             runner = eight.write(anew)
         except UserError as error:

@@ -59,7 +59,8 @@ def calibrate(
     proportions
         Share of images that leave at each exit.
     max_accuracy_drop
-        Spend as little as loses no more accuracy than this against the full network, on the held-out images.
+        Spend as little as loses no more accuracy than this against the full network, on the held-out images and with a
+        standard error of the loss in hand.
     guarantee
         Guarantee that for images to come with this probability, such as 0.95.
     risk

@@ -13,7 +13,7 @@ from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import Outputs, anytime, operate
-from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
+from exitwise.exiting.calibration import MARGIN, calibrate_accuracy, calibrate_macs, calibrate_proportions
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.table import budget_table
@@ -30,7 +30,7 @@ def check_repeatable(calibration: Calibration) -> None:
 
 
 def calibrated_anew(
-    calibration: Calibration, logits: NDArray[Any], targets: NDArray[np.int64], full: float, what: str
+    calibration: Calibration, logits: NDArray[Any], targets: NDArray[np.int64], full: NDArray[np.bool_], what: str
 ) -> Calibration:
     """Return a calibration for the same wish on other logits, such as those of the same network in eight bits.
 
@@ -38,7 +38,7 @@ def calibrated_anew(
         calibration: whose wish, and kind of measure.
         logits: of held-out samples, (N, K, C).
         targets: class indices (N).
-        full: accuracy that drops count from.
+        full: whether the network that drops count from is right on each sample, bool (N).
         what: what the logits are of, in an error.
 
     Raises:
@@ -53,14 +53,14 @@ def calibrated_anew(
     if len(costs) == 1:
         policy = ExitPolicy([])
     elif "max_accuracy_drop" in wish:
-        lost = full - max(full_accuracy(logits, targets), anytime(outputs)[-1])
+        lost = full.mean() - max(right_in_full(logits, targets).mean(), anytime(outputs)[-1])
         if lost > wish["max_accuracy_drop"]:
             raise UserError(
                 f"expected {what} to lose at most {100 * wish['max_accuracy_drop']:.3g} points of held-out "
                 f"accuracy, as calibrated; the last exit alone loses {100 * lost:.3g}: nothing was written"
             )
         policy, proportions = calibrate_accuracy(
-            outputs.confidences, outputs.correct, costs, wish["max_accuracy_drop"], measure.family, full
+            outputs.confidences, outputs.correct, costs, wish["max_accuracy_drop"], measure.family, full, MARGIN
         )
     elif "p" in wish or "proportions" in wish:
         policy = calibrate_proportions(outputs.confidences, proportions)
@@ -80,6 +80,7 @@ def calibrated_anew(
     )
 
 
-def full_accuracy(logits: NDArray[Any], targets: NDArray[np.int64]) -> float:
-    """Return how often the last exit's own answer is right."""
-    return float((logits[:, -1].argmax(-1) == targets).mean())
+def right_in_full(logits: NDArray[Any], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return on which samples the last exit's own answer is right."""
+    right: NDArray[np.bool_] = logits[:, -1].argmax(-1) == targets
+    return right

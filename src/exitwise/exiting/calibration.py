@@ -128,6 +128,9 @@ def calibrate_macs(
     return member(confidences, levels[max(dearer - 1, 0)], family)
 
 
+MARGIN = 1.0
+"""Standard errors that a drop in accuracy is kept below what was asked for."""
+
 ACCURACY_STEPS = 400
 """Members of a family that are tried for an accuracy."""
 
@@ -138,7 +141,8 @@ def calibrate_accuracy(
     exit_macs: Sequence[float],
     max_drop: float,
     family: Family = "geometric",
-    full: float | None = None,
+    full: Bool[Array, "samples"] | None = None,
+    margin: float = 0.0,
 ) -> tuple[ExitPolicy, list[float]]:
     """Return thresholds of a family that cost least among those that lose no more accuracy than allowed.
 
@@ -148,7 +152,9 @@ def calibrate_accuracy(
         exit_macs: cost of leaving at each exit, cheap to dear.
         max_drop: by how much accuracy on the calibration samples may fall below the full network's, in [0, 1].
         family: ``geometric``, or ``same``: one threshold for all exits.
-        full: accuracy of the full network, where ``correct`` is not of its own answers; None: the last exit's.
+        full: whether the full network is right, where ``correct`` is not of its own answers; None: the last exit.
+        margin: how many standard errors of a drop are added to it. Without any the cheapest of many thresholds is
+            mostly one that was lucky on the calibration samples.
 
     Returns:
         The policy, and the proportions it was calibrated for. What it loses on other samples may be more.
@@ -161,15 +167,17 @@ def calibrate_accuracy(
     confidences, correct = as_numpy(confidences), as_numpy(correct)
     exits = len(exit_macs)
     costs = np.array(exit_macs, dtype=np.float64)
-    full = correct[:, -1].mean() if full is None else full
+    right = correct[:, -1] if full is None else as_numpy(full)
     everything_to_the_end = [*[0.0] * (exits - 1), 1.0]
     dearest = calibrate_proportions(confidences, everything_to_the_end), everything_to_the_end
     best, least, lost = None, np.inf, np.inf
     for policy, proportions in [dearest, *members(confidences, ACCURACY_STEPS, 8, family)]:
         taken = policy.exit_of(confidences)
-        drop = full - np.take_along_axis(correct, taken[:, None], 1).mean()
+        drop, error = loss_of(taken, correct, right)
         cost, lost = costs[taken].mean(), min(lost, drop)
-        if drop <= max_drop + 1e-12 and cost < least:
+        if policy is dearest[0]:
+            error = 0.0  # there is nothing dearer to turn to
+        if drop + margin * error <= max_drop + 1e-12 and cost < least:
             best, least = (policy, proportions), cost
     if best is None:
         raise UserError(
@@ -177,3 +185,12 @@ def calibrate_accuracy(
             f"this measure {100 * lost:.3g} is the least: take another"
         )
     return best
+
+
+def loss_of(
+    taken: Int[np.ndarray, "samples"], correct: Bool[np.ndarray, "samples exits"], full: Bool[np.ndarray, "samples"]
+) -> tuple[float, float]:
+    """Return how much less accurate the exits taken are than the full network, and the standard error of that."""
+    left = np.take_along_axis(correct, taken[:, None], 1)[:, 0]
+    differences = full.astype(np.float64) - left
+    return float(differences.mean()), float(differences.std() / len(differences) ** 0.5)

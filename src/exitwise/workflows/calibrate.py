@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_budget, check_count, check_proportions, exit_proportions
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
@@ -15,7 +18,13 @@ from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import Outputs, operate
-from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
+from exitwise.exiting.calibration import (
+    MARGIN,
+    calibrate_accuracy,
+    calibrate_macs,
+    calibrate_proportions,
+    loss_of,
+)
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.measures import Measure
 from exitwise.exiting.policy import ExitPolicy
@@ -66,7 +75,9 @@ def calibrate(
         latency: mean seconds per image, one by one, as measured here and now with the exits' own cost.
         p: budget parameter of the geometric family.
         proportions: share of images leaving at each exit.
-        max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost.
+        max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost. The loss on
+            the held-out samples is kept one standard error below that: of many thresholds that seem to keep a wish the
+            cheapest is mostly a lucky one.
         guarantee: with max_accuracy_drop: the probability with which it is to hold (see :func:`control_risk`).
         risk: what is guaranteed; ``accuracy-drop`` by default.
         thresholds: ``geometric``: of the paper's family; ``same``: one for all exits; ``searched``: those that do best
@@ -133,8 +144,8 @@ def calibrate(
             "mean_loss": result.mean_loss,
         }
     else:
-        full = float((own == targets).mean())
-        policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, full, family, searched=searched)
+        right = own == targets
+        policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, right, family, searched=searched)
     point, left = operate(outputs, policy, exit_macs), outputs.under(policy)
     calibration = Calibration(
         policy.read_by(reading),
@@ -180,7 +191,7 @@ def _spend(
     costs: Sequence[float],
     target: float | None,
     max_drop: float | None,
-    full: float,
+    full: NDArray[np.bool_],
     family: Family,
     searched: bool,
 ) -> tuple[ExitPolicy, Sequence[float]]:
@@ -188,11 +199,12 @@ def _spend(
     network's accuracy, and the proportions of the family that they are or start from."""
     if max_drop is not None:
         policy, proportions = calibrate_accuracy(
-            outputs.confidences, outputs.correct, costs, max_drop, family=family, full=full
+            outputs.confidences, outputs.correct, costs, max_drop, family, full, MARGIN
         )
         if searched:
             search = ThresholdSearch(outputs.confidences, outputs.correct, costs)
-            policy = search.least_cost(full - max_drop, policy)
+            _, error = loss_of(policy.exit_of(outputs.confidences), outputs.correct, full)
+            policy = search.least_cost(float(full.mean()) - max_drop + MARGIN * error, policy)
         return policy, proportions
     assert target is not None
     policy, proportions = calibrate_macs(outputs.confidences, costs, target, family)

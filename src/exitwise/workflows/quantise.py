@@ -17,7 +17,7 @@ from exitwise.deploy.formats.int8 import Arrays, Int8, Int8Bundle, for_ranges, i
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.stages import new_folder
 from exitwise.errors import ExitwiseWarning
-from exitwise.evaluation.anew import calibrated_anew, full_accuracy
+from exitwise.evaluation.anew import calibrated_anew, right_in_full
 from exitwise.evaluation.exported import logits_of
 from exitwise.evaluation.outputs import Outputs, operate
 from exitwise.exiting.fitting import fit_and_read
@@ -76,7 +76,7 @@ def quantise(
     with new_folder(out, overwrite) as folder:
         eight = Int8Bundle(bundle, folder, how, for_ranges(inputs for inputs, _ in batches()))
         found, _ = logits_of(eight.uncalibrated(), batches())
-        full = {name: full_accuracy(each, targets) for name, each in (("float32", logits), ("int8", found))}
+        full = {name: right_in_full(each, targets) for name, each in (("float32", logits), ("int8", found))}
         anew = calibrated_anew(calibration, found, targets, full["float32"], f"eight bits ({how})")
         int8 = eight.write(anew)
         times = _times({"float32": float32, "int8": int8}, next(in_batches((inputs for inputs, _ in batches()), TIMED)))
@@ -89,7 +89,7 @@ def quantise(
             Compared(
                 name,
                 points[name].accuracy,
-                full[name],
+                float(full[name].mean()),
                 points[name].macs / calibration.full_macs,
                 *times[name],
                 sizes[name],
