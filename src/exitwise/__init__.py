@@ -13,6 +13,7 @@ from exitwise.catalogue.extras import needing_extras
 from exitwise.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each name
+    from exitwise.advising.advice import Advice
     from exitwise.budgets import exit_proportions, proportions_for_macs
     from exitwise.catalogue.options import Options, option
     from exitwise.data import Preprocessing
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.weighting.lookahead import look_ahead
     from exitwise.weighting.network import WeightNetwork
     from exitwise.weighting.normalize import weighted_loss
+    from exitwise.workflows.advise import advise
     from exitwise.workflows.bench import bench
     from exitwise.workflows.calibrate import calibrate
     from exitwise.workflows.cascade import cascade

@@ -17,6 +17,11 @@ COMMANDS = by_name(
         "exitwise.cli.doctor:doctor",
     ),
     Entry(
+        "advise",
+        "Say what to try on some images within a limit, exits or not, before anything is trained.",
+        "exitwise.cli.advise:advise",
+    ),
+    Entry(
         "train",
         "Train a network with exits. The same command continues an interrupted run.",
         "exitwise.cli.train:train",

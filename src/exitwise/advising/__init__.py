@@ -1,0 +1,1 @@
+"""What to try before anything is trained: candidates, their times here, a probe of their features, what follows."""
