@@ -37,7 +37,7 @@ CASES = [
     ("meta-weighted-shared", "batch", {"objective": "share-weighted", "centering": "samples"}),
     ("meta-weighted-shared", "group", {"objective": "per-exit", "centering": "all"}),
 ]
-"""Method, kind of normalisation, options of the weighting."""
+"""Method, kind of normalisation, options of the weighting. Those with groups have a teacher."""
 
 
 def stage(channels, norm):
@@ -76,12 +76,15 @@ def steps(case, ranks):
     model, optimizer, method = build(name, norm, **options)
     rows = []
     for index, batch in enumerate(batches()):
-        for train, meta in half_batches(*dealt(batch, ranks)):
+        taught = (batch[0][:, 0, 0, :3],) if norm == "group" else ()
+        soft = {"distil": 0.3 * len(taught)}
+        for train, meta in half_batches(*dealt((*batch, *taught), ranks)):
             with SyncedNorm(ranks) if norm == "batch" and ranks.size > 1 else nullcontext():
                 if "accumulate" in options and ranks.size > 1:
-                    step = accumulated_step(model, optimizer, method, train, options["accumulate"], 0.1, ranks)
+                    parts = options["accumulate"]
+                    step = accumulated_step(model, optimizer, method, train, parts, 0.1, ranks, **soft)
                 else:
-                    step = half_step(model, optimizer, method, train, meta, index, 0.1, ranks)
+                    step = half_step(model, optimizer, method, train, meta, index, 0.1, ranks, **soft)
             learned = [] if name == "uniform" else [param.grad for param in method.network.parameters()]
             rows.append(
                 {
@@ -133,6 +136,8 @@ def trainer(name, ranks, folder=None, stop=None):
         method,
         Doubles(data, 12, 0, rank=ranks.rank, ranks=ranks.size),
         evaluate,
+        distil=0.3,
+        teacher=(lambda images: images[:, 0, 0, :3]) if name == "meta-weighted-shared" else None,
         epochs=2,
         checkpoints=folder and CheckpointFolder(folder),
         checkpoint_every=1,

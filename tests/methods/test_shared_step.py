@@ -64,14 +64,15 @@ def test_equals_a_chain_of_look_aheads(objective):
             before, previous = (model_before, optimizer_before, copy.deepcopy(method.network)), train
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_the_three_modes_agree(kind):
+@pytest.mark.parametrize(("kind", "taught"), [("sgd", False), ("adamw", False), ("adamw", True)])
+def test_the_three_modes_agree(kind, taught):
     gradients = {}
     for mode in ("forward", "double-backward", "finite-difference"):
         model, optimizer, method = start(kind, mode=mode)
         for index, batch in enumerate(batches(2)):
-            for halves in half_batches(*batch):
-                half_step(model, optimizer, method, *halves, index, label_smoothing=0.1)
+            teacher = batch[0][:, 0, 0, :3] if taught else None
+            for halves in half_batches(*batch, teacher):
+                half_step(model, optimizer, method, *halves, index, label_smoothing=0.1, distil=0.5 * taught)
         gradients[mode] = method.network.layers[0].weight.grad
     torch.testing.assert_close(gradients["double-backward"], gradients["forward"], rtol=1e-7, atol=1e-13)
     torch.testing.assert_close(gradients["finite-difference"], gradients["forward"], rtol=1e-2, atol=1e-9)

@@ -49,13 +49,17 @@ def trainer(split, method="uniform", checkpoints=None, evaluate=None, reporter=N
     )
 
 
+TAUGHT = {"distil": 0.4, "teacher": lambda images: 3 * images.mean((2, 3))}
+"""Options of a training with a teacher of three classes."""
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(split):
-    """A trained trainer by its method."""
+    """A trained trainer by its method, and maybe with a teacher."""
 
     @cache
-    def train(method):
-        whole = trainer(split, method)
+    def train(method, taught=False):
+        whole = trainer(split, method, **(TAUGHT if taught else {}))
         whole.fit()
         return whole
 
@@ -98,6 +102,30 @@ def test_resuming_gives_the_uninterrupted_run_bit_for_bit(split, uninterrupted, 
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(state_of(again.method), state_of(whole.method), rtol=0, atol=0)
     assert again.samples.rows() == whole.samples.rows()
+
+
+def test_resuming_keeps_what_the_teacher_said_of_a_half_that_waits(split, uninterrupted, tmp_path):
+    whole = uninterrupted("meta-weighted-shared", taught=True)
+    options = {"checkpoints": CheckpointFolder(tmp_path), "checkpoint_every": 3, **TAUGHT}
+    with pytest.raises(Stop):
+        trainer(split, "meta-weighted-shared", reporter=StopAfter(4), **options).fit()
+    again = trainer(split, "meta-weighted-shared", **options)
+    assert again.resume()
+    assert again.method.loaded["run"]["teacher"].shape[1] == 3
+    assert again.fit() == whole.progress.history
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert whole.progress.history != uninterrupted("meta-weighted-shared").progress.history
+
+
+def test_a_teacher_sees_the_augmented_images_once_without_gradients(split):
+    seen = []
+
+    def teacher(images):
+        seen.append((len(images), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        return torch.zeros(len(images), 3)
+
+    trainer(split, epochs=1, distil=0.4, teacher=teacher, bf16=True).fit()
+    assert seen == [(len(targets), False, True) for _, targets in TrainingBatches(split, 10, 0)]
 
 
 def test_resuming_keeps_the_memory_format_of_a_half_that_waits(split, tmp_path):
@@ -237,9 +265,9 @@ def test_methods_see_the_same_half_batches_in_the_same_order(split, monkeypatch)
     def seen(method):
         batches = []
 
-        def spy(model, optimizer, weighing, train, meta, *args):
+        def spy(model, optimizer, weighing, train, meta, *args, **options):
             batches.append((train, meta))
-            return half_step(model, optimizer, weighing, train, meta, *args)
+            return half_step(model, optimizer, weighing, train, meta, *args, **options)
 
         monkeypatch.setattr("exitwise.training.trainer.half_step", spy)
         trainer(split, method).fit()
@@ -344,18 +372,20 @@ def test_accumulated_passes_make_the_update_of_one(parts):
     torch.manual_seed(0)
     body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     start = StagedModel([Stage(torch.nn.Identity(), body), Stage(torch.nn.Tanh(), copy.deepcopy(body))], 3, (1, 8, 8))
-    halves = next(half_batches(torch.randn(22, 1, 8, 8).double(), torch.randint(3, (22,))))
+    batch = torch.randn(22, 1, 8, 8).double(), torch.randint(3, (22,)), torch.randn(22, 3).double()
+    halves = next(half_batches(*batch))
     ends = []
     for accumulated in (False, True):
         model, method = copy.deepcopy(start).double(), create_method("uniform", exit_weights=[2.0, 1.0])
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(2):
             step = (
-                accumulated_step(model, optimizer, method, halves[0], parts, 0.1)
+                accumulated_step(model, optimizer, method, halves[0], parts, 0.1, distil=0.3)
                 if accumulated
-                else half_step(model, optimizer, method, *halves, 0, 0.1)
+                else half_step(model, optimizer, method, *halves, 0, 0.1, distil=0.3)
             )
-        ends.append([model.state_dict(), step.loss, step.correct, step.images, step.deviation, step.weights])
+        figures = [step.loss, step.correct, step.images, step.deviation, step.weights, step.forward.teacher]
+        ends.append([model.state_dict(), *figures])
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-12, atol=1e-14)
 
 

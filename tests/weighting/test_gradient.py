@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -10,7 +9,8 @@ import reference
 from exitwise.budgets import exit_proportions
 from exitwise.errors import UserError
 from exitwise.models import MSDNet
-from exitwise.weighting.gradient import call_with, exit_losses, loss_tangents, meta_gradient, train_pass, trainable
+from exitwise.weighting.gradient import call_with, loss_tangents, meta_gradient, train_pass, trainable
+from exitwise.weighting.losses import exit_losses
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -76,24 +76,14 @@ def test_forward_mode_equals_double_backward(kind, objective):
     torch.testing.assert_close(forward.loss, double.loss)
 
 
-def test_early_exits_learn_from_the_last_one_which_learns_nothing_of_it():
-    torch.manual_seed(0)
-    logits, targets = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True), torch.randint(4, (6,))
-    losses = exit_losses(logits, targets, 0.1, distil=0.3)
-    teacher = (logits[:, 2].detach() / 2).softmax(1)
-    for k in (0, 1):
-        hard = F.cross_entropy(logits[:, k], targets, reduction="none", label_smoothing=0.1)
-        soft = F.kl_div((logits[:, k] / 2).log_softmax(1), teacher, reduction="none").sum(1)
-        torch.testing.assert_close(losses[:, k], 0.7 * hard + 0.3 * 4 * soft)
-    torch.testing.assert_close(losses[:, 2], exit_losses(logits, targets, 0.1)[:, 2])
-    (gradient,) = torch.autograd.grad(losses[:, :2].sum(), logits)
-    assert gradient[:, 2].abs().max() == 0
-    torch.testing.assert_close(exit_losses(logits[:, :1], targets, distil=0.3), exit_losses(logits[:, :1], targets))
-
-
-def test_forward_mode_is_exact_where_early_exits_learn_from_the_last_one():
+@pytest.mark.parametrize("taught", [False, True])
+def test_forward_mode_is_exact_where_exits_learn_from_an_answer(taught):
+    """The last exit's own, or a teacher's, in which case the last exit learns too."""
     model, optimizer, train, meta = case("adamw")
-    run = train_pass(model, *train, distil=0.4)
+    teacher = torch.randn(10, 3, dtype=torch.float64) if taught else None
+    if taught:
+        meta = *meta, torch.randn(10, 3, dtype=torch.float64)
+    run = train_pass(model, *train, distil=0.4, teacher=teacher, temperature=3.0)
     weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
     forward, double = (
         meta_gradient(model, optimizer, run, weights, meta, shares, mode=mode).weights
@@ -102,6 +92,16 @@ def test_forward_mode_is_exact_where_early_exits_learn_from_the_last_one():
     plain = meta_gradient(model, optimizer, train_pass(model, *train), weights, meta, shares).weights
     torch.testing.assert_close(forward, double, rtol=1e-9, atol=1e-14)
     assert not torch.allclose(forward, plain, rtol=0.01)
+
+
+def test_a_teacher_of_the_meta_half_counts():
+    model, optimizer, train, meta = case("sgd")
+    teachers = torch.randn(3, 10, 3, dtype=torch.float64)
+    run = train_pass(model, *train, distil=0.4, teacher=teachers[0])
+    weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
+    one, other = (meta_gradient(model, optimizer, run, weights, (*meta, each), shares) for each in teachers[1:])
+    assert not torch.allclose(one.weights, other.weights, rtol=0.01)
+    assert one.loss != other.loss
 
 
 @pytest.mark.parametrize("objective", ["per-exit", "share-weighted"])

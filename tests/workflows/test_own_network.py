@@ -363,7 +363,7 @@ def test_what_was_is_restored_also_after_an_error(network, monkeypatch):
     model.stages[0].head.requires_grad_(False)
     modes = {name: module.training for name, module in model.named_modules()}
     needed = {name: param.requires_grad for name, param in model.named_parameters()}
-    monkeypatch.setattr("exitwise.training.trainer.half_step", lambda *_: 1 / 0)
+    monkeypatch.setattr("exitwise.training.trainer.half_step", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ew.fit_exits(model, loader(0, 50))
     assert {name: module.training for name, module in model.named_modules()} == modes

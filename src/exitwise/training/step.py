@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from exitwise.methods.base import Method, Weighting
 from exitwise.processes.ranks import ALONE, Ranks
-from exitwise.weighting.gradient import Batch, TrainPass, train_pass
+from exitwise.weighting.gradient import Batch, TrainPass, train_pass, with_teacher
 from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless, step_if
+from exitwise.weighting.losses import DISTILLATION_TEMPERATURE
 from exitwise.weighting.normalize import weighted_loss
 
 
@@ -43,17 +44,18 @@ class HalfStep(NamedTuple):
     taken: Tensor
 
 
-def half_batches(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Batch, Batch]]:
+def half_batches(inputs: Tensor, targets: Tensor, teacher: Tensor | None = None) -> Iterator[tuple[Batch, Batch]]:
     """(train half, meta half), then the other way round; of an odd batch the first half is one larger.
+
+    ``teacher`` are a teacher's logits for the samples, to be halved with them.
 
     Raises:
         ValueError: if there are fewer than two samples.
     """
     if len(inputs) < 2:
         raise ValueError(f"a batch is trained on in halves and needs at least 2 samples; got {len(inputs)}")
-    first_inputs, second_inputs = inputs.chunk(2)
-    first_targets, second_targets = targets.chunk(2)
-    first, second = (first_inputs, first_targets), (second_inputs, second_targets)
+    parts = (inputs, targets) if teacher is None else (inputs, targets, teacher)
+    first, second = cast("tuple[Batch, Batch]", tuple(zip(*(part.chunk(2) for part in parts), strict=True)))
     yield first, second
     yield second, first
 
@@ -68,6 +70,7 @@ def half_step(
     label_smoothing: float = 0.0,
     ranks: Ranks = ALONE,
     distil: float = 0.0,
+    temperature: float = DISTILLATION_TEMPERATURE,
 ) -> HalfStep:
     """Return one update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
 
@@ -75,7 +78,9 @@ def half_step(
     finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.
     """
     keep = method.takes_tangents(index)
-    forward = train_pass(model, *train, label_smoothing, keep=keep, ranks=ranks, distil=distil)
+    inputs, targets, teacher = with_teacher(train)
+    learned: dict[str, Any] = {"distil": distil, "teacher": teacher, "temperature": temperature}
+    forward = train_pass(model, inputs, targets, label_smoothing, keep=keep, ranks=ranks, **learned)
     copies = list(forward.buffers.values())
     weighting = method.weigh(model, optimizer, forward, meta, index)
     forward = replace(forward, kept=None)  # as much as the graph, and the caller may hold on to it
@@ -95,13 +100,14 @@ def accumulated_step(
     label_smoothing: float = 0.0,
     ranks: Ranks = ALONE,
     distil: float = 0.0,
+    temperature: float = DISTILLATION_TEMPERATURE,
 ) -> HalfStep:
     """:func:`half_step` in several passes over parts of the train half, of which one has to fit into memory.
 
     Gradients are those of one pass, unless layers mix samples: BatchNorm takes its statistics from each part.
 
     Args:
-        model, optimizer, train, label_smoothing, ranks, distil: as for :func:`half_step`.
+        model, optimizer, train, label_smoothing, ranks, distil, temperature: as for :func:`half_step`.
         method: one that weighs each sample by itself and takes no meta half.
         parts: how many; fewer where a part would have less than two samples.
     """
@@ -111,9 +117,11 @@ def accumulated_step(
     runs: list[TrainPass] = []
     weights, losses = [], []
     count = min(parts, max(len(targets) // 2, 1))
-    for inputs, labels in zip(*(part.tensor_split(count) for part in train), strict=True):
-        forward = train_pass(model, inputs, labels, label_smoothing, distil=distil)
-        weights.append(method.weigh(model, optimizer, forward, (inputs, labels), 0).weights)
+    learned: dict[str, Any] = {"distil": distil, "temperature": temperature}
+    for part in zip(*(each.tensor_split(count) for each in train), strict=True):
+        inputs, labels, teacher = with_teacher(part)
+        forward = train_pass(model, inputs, labels, label_smoothing, teacher=teacher, **learned)
+        weights.append(method.weigh(model, optimizer, forward, part, 0).weights)
         loss = weighted_loss(forward.losses, weights[-1]) * share * (len(labels) / len(targets))
         with ranks.adding(model.parameters()) if len(runs) == count - 1 else nullcontext():
             loss.backward()
@@ -127,6 +135,7 @@ def accumulated_step(
         first,
         inputs=train[0],
         targets=train[1],
+        teacher=with_teacher(train)[2],
         logits=logits,
         losses=values,
         confidences=confidences,

@@ -30,6 +30,7 @@ from exitwise.training.samples import WeightSamples
 from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
 from exitwise.weighting.gradient import Batch
 from exitwise.weighting.lookahead import check_optimizer
+from exitwise.weighting.losses import DISTILLATION_TEMPERATURE
 
 CHECKPOINT_SECONDS = 300
 """The longest time between checkpoints, whatever the length of an epoch."""
@@ -104,7 +105,9 @@ class Trainer:
         evaluate: accuracy of each exit on the calibration split; their mean picks the best epoch.
         epochs: passes over the training split.
         max_iterations: end after so many loaded batches (the schedule then ends there too).
-        label_smoothing, distil: of the loss; see :func:`~exitwise.weighting.gradient.exit_losses`.
+        label_smoothing, distil, temperature: of the loss; see :func:`~exitwise.weighting.losses.exit_losses`.
+        teacher: gives the logits of another network, which all exits learn from, for the inputs of a loaded batch; it
+            runs without gradients, and under autocast where the network does.
         checkpoints: where to save and resume; None: neither.
         checkpoint_every: loaded batches between checkpoints, besides one after each epoch and every 5 minutes.
         reporter: who watches.
@@ -128,6 +131,8 @@ class Trainer:
         max_iterations: int | None = None,
         label_smoothing: float = 0.0,
         distil: float = 0.0,
+        temperature: float = DISTILLATION_TEMPERATURE,
+        teacher: Callable[[Tensor], Tensor] | None = None,
         checkpoints: CheckpointFolder | None = None,
         checkpoint_every: int | None = None,
         reporter: Reporter | None = None,
@@ -153,6 +158,8 @@ class Trainer:
             self.total = min(self.total, max_iterations)
         self.label_smoothing = label_smoothing
         self.distil = distil
+        self.temperature = temperature
+        self.teacher = teacher
         self.accumulate = accumulate
         self.checkpoints = checkpoints
         self.checkpoint_every = checkpoint_every
@@ -246,8 +253,8 @@ class Trainer:
             schedule.step_update(progress.iteration)
         inputs = inputs.contiguous(memory_format=self.format)
         ranks = self.ranks if self.batches.sampler.dealt(progress.batch) else self.ranks.repeated()
-        for train, meta in half_batches(inputs, targets):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), self._norm(ranks):
+        for train, meta in half_batches(inputs, targets, self._taught(inputs)):
+            with self._precision(), self._norm(ranks):
                 step = self._half_step(train, meta, ranks)
             self.meters.add(step)
             self.skipped_row.add(step)
@@ -260,9 +267,25 @@ class Trainer:
 
     def _half_step(self, train: Batch, meta: Batch, ranks: Ranks) -> HalfStep:
         training = self.model, self.optimizer, self.method
+        loss: dict[str, Any] = {
+            "label_smoothing": self.label_smoothing,
+            "ranks": ranks,
+            "distil": self.distil,
+            "temperature": self.temperature,
+        }
         if self.accumulate > 1:
-            return accumulated_step(*training, train, self.accumulate, self.label_smoothing, ranks, self.distil)
-        return half_step(*training, train, meta, self.progress.batch, self.label_smoothing, ranks, self.distil)
+            return accumulated_step(*training, train, self.accumulate, **loss)
+        return half_step(*training, train, meta, self.progress.batch, **loss)
+
+    def _taught(self, inputs: Tensor) -> Tensor | None:
+        """Return what the teacher says of a loaded batch, whose augmented images it sees as the network does."""
+        if self.teacher is None:
+            return None
+        with torch.no_grad(), self._precision():
+            return self.teacher(inputs)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _norm(self, ranks: Ranks) -> AbstractContextManager[Any]:
         if self.sync_batchnorm:

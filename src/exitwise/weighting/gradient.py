@@ -14,7 +14,6 @@ from weakref import WeakSet
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -29,12 +28,16 @@ from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.shapes import Float, Int, Shaped
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
 from exitwise.weighting.lookahead import look_ahead
+from exitwise.weighting.losses import DISTILLATION_TEMPERATURE, exit_losses
 from exitwise.weighting.normalize import weighted_loss
 from exitwise.weighting.replay import RandomState, check_repeats
 
 GradientMode = Literal["forward", "double-backward", "finite-difference"]
-Batch = tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"]]
-"""Inputs and class indices."""
+Batch = (
+    tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"]]
+    | tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"], Float[Tensor, "meta classes"]]
+)
+"""Inputs and class indices; where a teacher is learned from, its logits too."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class TrainPass:
     Attributes:
         inputs, targets: the half batch, with class indices.
         logits: with graph.
-        losses: cross-entropy of each sample at each exit, with graph.
+        losses: of each sample at each exit, with graph; see :func:`~exitwise.weighting.losses.exit_losses`.
         confidences: max softmax of each sample at each exit, detached.
-        label_smoothing, distil: what ``losses`` were computed with; see :func:`exit_losses`.
+        label_smoothing, distil, teacher, temperature: what ``losses`` were computed with.
         random_state: generator states before the pass, so that dropout can be replayed (not that of a network compiled
             without the compiler's ``fallback_random``, which draws its own numbers).
         buffers: the network's before the pass, by name, so that what it reads and updates can be read again.
@@ -69,6 +72,17 @@ class TrainPass:
     ranks: Ranks = ALONE
     share: Float[Tensor, ""] | float = 1.0
     distil: float = 0.0
+    teacher: Float[Tensor, "batch classes"] | None = None
+    temperature: float = DISTILLATION_TEMPERATURE
+
+    def losses_of(
+        self,
+        logits: Float[Tensor, "batch exits classes"],
+        targets: Int[Tensor, "batch"],
+        teacher: Float[Tensor, "batch classes"] | None,
+    ) -> Float[Tensor, "batch exits"]:
+        """Return the losses of other logits, computed as these were."""
+        return exit_losses(logits, targets, self.label_smoothing, self.distil, teacher, self.temperature)
 
 
 class MetaGradient(NamedTuple):
@@ -94,6 +108,8 @@ def train_pass(
     keep: bool = False,
     ranks: Ranks = ALONE,
     distil: float = 0.0,
+    teacher: Float[Tensor, "batch classes"] | None = None,
+    temperature: float = DISTILLATION_TEMPERATURE,
 ) -> TrainPass:
     """Run ``model`` on a half batch and keep what the weighting needs.
 
@@ -101,7 +117,7 @@ def train_pass(
         model: maps ``inputs`` to a sequence of logits (batch, classes), one per exit.
         inputs: of the samples.
         targets: class indices.
-        label_smoothing, distil: see :func:`exit_losses`.
+        label_smoothing, distil, teacher, temperature: see :func:`~exitwise.weighting.losses.exit_losses`.
         keep: keep what its layers compute; that makes forward mode over this pass cheaper.
         ranks: the processes to which the half batch was dealt; the inputs are this one's share.
 
@@ -120,49 +136,18 @@ def train_pass(
     if not random_state.is_current() and any(map(is_compiled, model.modules())):
         kept = None  # compiled code may draw its own random numbers: forward mode will have another dropout mask
     logits = _stacked(outputs)
-    losses = exit_losses(logits, targets, label_smoothing, distil)
+    losses = exit_losses(logits, targets, label_smoothing, distil, teacher, temperature)
     confidences = exit_confidences(logits)
     share = ranks.share(confidences)
     return TrainPass(
         *(inputs, targets, logits, losses, confidences, label_smoothing, random_state, buffers),
-        *(autocast, kept, ranks, share, distil),
+        *(autocast, kept, ranks, share, distil, teacher, temperature),
     )
 
 
-DISTILLATION_TEMPERATURE = 2.0
-"""Of the last exit's answer and the others', where these learn from that."""
-
-
-def exit_losses(
-    logits: Float[Tensor, "batch exits classes"],
-    targets: Int[Tensor, "batch"],
-    label_smoothing: float = 0.0,
-    distil: float = 0.0,
-) -> Float[Tensor, "batch exits"]:
-    """Return the loss of each sample at each exit, unreduced: cross-entropy, and maybe a divergence at early exits.
-
-    Args:
-        logits: of all exits, the last of which teaches the others.
-        targets: class indices.
-        label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
-        distil: share of an early exit's loss that is the Kullback-Leibler divergence of its probabilities from the last
-            exit's, both at :data:`DISTILLATION_TEMPERATURE`, whose square it counts (Hinton et al., 2015); the last
-            exit learns nothing from it.
-    """
-    samples, exits, _ = logits.shape
-    losses = F.cross_entropy(
-        logits.flatten(0, 1),
-        targets.repeat_interleave(exits, dim=0),
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    losses = losses.view(samples, exits)
-    if not distil or exits == 1:
-        return losses
-    answers = (logits / DISTILLATION_TEMPERATURE).log_softmax(dim=-1)
-    early, last = answers[:, :-1], answers[:, -1:].detach()
-    divergences = (last.exp() * (last - early)).sum(dim=-1) * DISTILLATION_TEMPERATURE**2
-    return torch.cat([(1 - distil) * losses[:, :-1] + distil * divergences, losses[:, -1:]], dim=1)
+def with_teacher(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return inputs, targets and a teacher's logits, None if there are none."""
+    return (*batch, None) if len(batch) == 2 else batch
 
 
 def exit_confidences(logits: Float[Tensor, "batch exits classes"]) -> Float[Tensor, "batch exits"]:
@@ -193,7 +178,7 @@ def meta_gradient(
         optimizer: SGD, Adam or AdamW over the network's parameters.
         forward: the forward pass over the train half, at the current parameters.
         weights: sample weights of that half; only their values are used.
-        meta: inputs and targets of the meta half.
+        meta: inputs and targets of the meta half, and a teacher's logits if ``forward`` has them.
         proportions: share of samples leaving at each exit.
         objective: see :func:`~exitwise.weighting.allocation.meta_loss`.
         mode: ``forward`` needs one forward-mode pass over the train half; ``double-backward`` differentiates
@@ -334,7 +319,7 @@ def loss_tangents(
 
 def _losses_at(model: nn.Module, params: Mapping[str, Tensor], forward: TrainPass) -> Tensor:
     logits = call_with(model, {**params, **forward.buffers}, forward.inputs)
-    return exit_losses(logits, forward.targets, forward.label_smoothing, forward.distil)
+    return forward.losses_of(logits, forward.targets, forward.teacher)
 
 
 def _forward_mode(
@@ -478,9 +463,9 @@ def _loss_at(
     proportions: Sequence[float],
     objective: Objective,
 ) -> tuple[Tensor, Tensor]:
-    inputs, targets = meta
+    inputs, targets, teacher = with_teacher(meta)
     logits = call_with(model, params, inputs)
-    losses = exit_losses(logits, targets, forward.label_smoothing, forward.distil)
+    losses = forward.losses_of(logits, targets, teacher)
     confidences, share = exit_confidences(logits), forward.ranks.share(losses)
     return allocated_loss(losses, confidences, proportions, objective, forward.ranks, share)
 

@@ -28,6 +28,7 @@ from exitwise.weighting.gradient import (
 )
 from exitwise.weighting.guard import all_finite
 from exitwise.weighting.lookahead import GainRule, gain_rules
+from exitwise.weighting.losses import DISTILLATION_TEMPERATURE
 from exitwise.weighting.replay import RandomState
 
 
@@ -115,7 +116,7 @@ def _without_graph(forward: TrainPass) -> TrainPass:
 
 
 _GENERATORS = ("cpu", "cuda", "python", "numpy")
-_TENSORS = ("inputs", "targets", "logits", "losses", "confidences")
+_TENSORS = ("inputs", "targets", "logits", "losses", "confidences", "teacher")
 
 
 def _pack(pending: Pending) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def _pack(pending: Pending) -> dict[str, Any]:
     """
     forward = pending.forward
     assert pending.taken is not None
-    shares = {name: getattr(forward, name) for name in _TENSORS}
+    shares = {name: tensor for name in _TENSORS if (tensor := getattr(forward, name)) is not None}
 
     def clean(value: Any) -> Any:
         return value if pending.taken or not isinstance(value, Tensor) else value.nan_to_num(0, 0, 0)
@@ -134,6 +135,7 @@ def _pack(pending: Pending) -> dict[str, Any]:
         "run": {name: clean(value) for name, value in gather_shares(shares, forward.ranks).items()},
         "label_smoothing": forward.label_smoothing,
         "distil": forward.distil,
+        "temperature": forward.temperature,
         "random": gather_states({name: getattr(forward.random_state, name) for name in _GENERATORS}, forward.ranks),
         "buffers": forward.buffers,
         "autocast": forward.autocast,
@@ -167,7 +169,8 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
     forward = TrainPass(
         **parts,
         label_smoothing=state["label_smoothing"],
-        distil=state.get("distil", 0.0),  # checkpoints made before it have none
+        distil=state.get("distil", 0.0),  # checkpoints made before it have none, as of temperature
+        temperature=state.get("temperature", DISTILLATION_TEMPERATURE),
         random_state=RandomState(
             random["cpu"],
             device,
