@@ -32,6 +32,8 @@ def test_digits_split_is_disjoint_stratified_and_seeded():
     other = load("digits", DIGITS, calibration_fraction=0.1, test_fraction=0.2, seed=1)
     assert again.summary() == splits.summary()
     assert other.summary()["sha256"] != splits.summary()["sha256"]
+    assert splits.train.shared_with(again.test) == 0
+    assert splits.train.shared_with(other.test) == len(parts[0] & names(other.test)) > 100
 
 
 def test_one_folder_is_split_three_ways(tmp_path):

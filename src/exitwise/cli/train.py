@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from exitwise.cli.progress import RichReporter, plain_console
-from exitwise.settings.checks import check_data, check_weights
+from exitwise.settings.checks import check_data, check_run_folder, check_weights
 from exitwise.settings.compose import compose
 from exitwise.settings.fields import Fields
 from exitwise.settings.schema import Settings, is_backbone
@@ -34,6 +34,7 @@ def train(
         exitwise train
         exitwise train --data ./photos --model timm/resnet18 --exits 3
         exitwise train --data ./photos --out runs/photos
+        exitwise train --data ./photos --model timm/resnet10t --exits 1 --distil-from runs/photos
         exitwise train --recipe cifar10_msdnet5 --data ./cifar10 --method uniform --batch-size 256
 
     Parameters
@@ -59,6 +60,8 @@ def train(
         return
     check_data(resolved.data)
     check_weights(resolved.pretrained)
+    if resolved.distil_from is not None:
+        check_run_folder(Path(resolved.distil_from))
 
     import exitwise as ew
     from exitwise.processes.distributed import launched
@@ -101,4 +104,6 @@ def describe_settings(settings: Settings) -> str:
     if is_backbone(settings.model):
         parts.append(f"weights {settings.pretrained}")
         parts.append(f"regime {settings.regime}")
+    if settings.distil_from is not None:
+        parts.append(f"taught by {settings.distil_from}")
     return ", ".join(parts)

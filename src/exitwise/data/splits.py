@@ -54,6 +54,10 @@ class Split:
             digest.update(line.encode(errors="surrogateescape"))
         return digest.hexdigest()
 
+    def shared_with(self, other: Split) -> int:
+        """Return how many images are in both: the same files or, without files, of the same name and pixels."""
+        return len(_files(self) & _files(other)) or len(_pixels(self) & _pixels(other))
+
     def share(self, rank: int, ranks: int) -> Split:
         """Return the part of one of several processes: in the order of ranks, they make up the split."""
         return replace(self, indices=self.indices.tensor_split(ranks)[rank])
@@ -197,3 +201,9 @@ def _files(split: Split) -> set[Path]:
     """Return the files behind a split, symbolic links followed; none for data that does not come from a folder."""
     paths = split.source.paths
     return {paths[index].resolve() for index in split.indices.tolist()} if paths else set()
+
+
+def _pixels(split: Split) -> set[tuple[str, str]]:
+    """Return name and stamp of each image of data that does not come from a folder; none for data that does."""
+    source = split.source
+    return set() if source.paths else {(source.names[index], source.stamp(index)) for index in split.indices.tolist()}

@@ -34,7 +34,7 @@ class View(NamedTuple):
     std: tuple[float, ...] | None = None
 
 
-class _Seen(nn.Module):
+class Seen(nn.Module):
     """From the cascade's input to what a network sees of it."""
 
     def __init__(self, view: View, first: View, example: Inputs, like: Tensor) -> None:
@@ -68,7 +68,7 @@ class _Keep(nn.Module):
 class _Whole(nn.Module):
     """The head of such a stage: the network, by its last exit."""
 
-    def __init__(self, seen: _Seen | None, network: nn.Module) -> None:
+    def __init__(self, seen: Seen | None, network: nn.Module) -> None:
         super().__init__()
         self.seen, self.network = seen, network
 
@@ -84,7 +84,7 @@ class _Whole(nn.Module):
 class _Within(nn.Module):
     """The body of a stage of a network with exits, beside the cascade's input; the first one sees that."""
 
-    def __init__(self, body: nn.Module, seen: _Seen | None, head: nn.Module | None = None) -> None:
+    def __init__(self, body: nn.Module, seen: Seen | None, head: nn.Module | None = None) -> None:
         super().__init__()
         self.body, self.seen, self.head = body, seen, head
 
@@ -138,7 +138,7 @@ class Cascade(StagedModel):
         if {(like.device, like.dtype) for like in likes} != {(likes[0].device, likes[0].dtype)}:
             kinds = ", ".join(dict.fromkeys(f"{like.dtype} on {like.device}" for like in likes))
             raise UserError(f"expected networks of one type on one device; got {kinds}")
-        seen = [_Seen(view, views[0], example, like) for view, like in zip(views, likes, strict=True)]
+        seen = [Seen(view, views[0], example, like) for view, like in zip(views, likes, strict=True)]
         classes = _classes_of(networks, seen, example)
         stages: list[Stage] = []
         starts = []
@@ -199,7 +199,7 @@ class Cascade(StagedModel):
                 )
 
 
-def _exits_of(network: StagedModel, seen: _Seen) -> list[Stage]:
+def _exits_of(network: StagedModel, seen: Seen) -> list[Stage]:
     """Return the stages of a network with exits as those of a cascade."""
     stages = cast("list[Stage]", list(network.stages))
     *early, last = [(stage, seen if k == 0 else None) for k, stage in enumerate(stages)]
@@ -216,7 +216,7 @@ def _parameter(network: nn.Module) -> Tensor:
     return first
 
 
-def _classes_of(networks: Sequence[nn.Module], seen: Sequence[_Seen], example: Inputs) -> int:
+def _classes_of(networks: Sequence[nn.Module], seen: Sequence[Seen], example: Inputs) -> int:
     """Return the number of classes of all networks, each run on what it sees of the example."""
     found: list[int] = []
     for number, (network, each) in enumerate(zip(networks, seen, strict=True), start=1):

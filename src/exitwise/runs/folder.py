@@ -11,7 +11,7 @@
       .lock               held while training          figures/
       calibration.json    budget, thresholds           evaluation.json    test results
       bench.json          measured times               network.json       places of a backbone's exits
-      cascade.json        networks of a cascade
+      cascade.json        networks of a cascade        teacher.json       run that all exits learned from
 
 Each JSON file states its schema and version (:mod:`exitwise.runs.records`).
 """
@@ -38,6 +38,7 @@ from exitwise.runs.records.evaluation import EVALUATION, Evaluation
 from exitwise.runs.records.metrics import METRICS, write_metrics
 from exitwise.runs.records.network import NETWORK
 from exitwise.runs.records.skipped import SKIPPED, read_skipped, write_skipped
+from exitwise.runs.records.teacher import TEACHER
 from exitwise.runs.records.weights import WEIGHTS
 from exitwise.settings.checks import check_run_folder
 from exitwise.settings.schema import MAY_CHANGE_ON_RESUME, Settings, resolve
@@ -141,10 +142,19 @@ class Run:
         Raises:
             UserError: if the data has changed since.
         """
+        splits = self.look_up_splits()
+        self.follow(splits.ledger)
+        return splits
+
+    def look_up_splits(self) -> Splits:
+        """Return :meth:`splits`, without a word in the run's records on broken images.
+
+        Raises:
+            UserError: if the data has changed since.
+        """
         splits = build.load_splits(self.settings)
         if splits.summary() != self.data:
             raise UserError(f"expected the data that {self.path} was trained on; the images have changed")
-        self.follow(splits.ledger)
         return splits
 
     def follow(self, ledger: ImageLedger) -> None:
@@ -282,14 +292,16 @@ def as_built(settings: Settings, path: Path) -> Settings:
 def check_same_data(runs: Sequence[Run], names: Sequence[str]) -> None:
     """Raise UserError unless runs, called ``names``, have the same classes and images, split in the same way."""
     for run, name in zip(runs, names, strict=True):
-        if run.classes != runs[0].classes:
-            same = sorted(run.classes) == sorted(runs[0].classes)
-            raise UserError(
-                f"expected runs of the same classes; {names[0]} has {len(runs[0].classes)}, {name} has "
-                f"{'them in another order' if same else f'others ({len(run.classes)})'}"
-            )
+        check_same_classes(runs[0].classes, names[0], run.classes, name)
         if run.data != runs[0].data:
             raise UserError(f"expected runs of the same images, split in the same way; {names[0]} and {name} differ")
+
+
+def check_same_classes(classes: Sequence[str], name: str, others: Sequence[str], other: str) -> None:
+    """Raise UserError unless the classes of two runs, called ``name`` and ``other``, are the same in the same order."""
+    if list(others) != list(classes):
+        how = "them in another order" if sorted(others) == sorted(classes) else f"others ({len(others)})"
+        raise UserError(f"expected runs of the same classes; {name} has {len(classes)}, {other} has {how}")
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -300,7 +312,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def _tidy(path: Path) -> None:
     """Remove what a killed training was writing, the calibration at its end included."""
-    records = (DATA, ENVIRONMENT, NETWORK, CASCADE, CALIBRATION, WEIGHTS, IMAGES)
+    records = (DATA, ENVIRONMENT, NETWORK, CASCADE, TEACHER, CALIBRATION, WEIGHTS, IMAGES)
     for name in ("config.yaml", METRICS, SKIPPED, *(record.file for record in records)):
         for temporary in path.glob(f".{name}.*"):
             temporary.unlink()
@@ -309,6 +321,8 @@ def _tidy(path: Path) -> None:
 
 def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> None:
     """Raise UserError unless a run with these settings can be started or, unless ``never``, continued at ``path``."""
+    if settings.distil_from is not None and Path(settings.distil_from).resolve() == path.resolve():
+        raise UserError(f"expected another run to learn from (distil_from); got the run itself, {path}")
     images = Path(settings.data)
     if images.is_dir() and path.resolve().is_relative_to(images.resolve()):
         raise UserError(f"expected a run folder outside the images' folder {images}; got {path}")

@@ -18,7 +18,7 @@ from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.errors import UserError, near_match
 from exitwise.settings.checks import check_device, check_network, check_shape
-from exitwise.settings.fields import AUGMENTED_PASSES, Fields
+from exitwise.settings.fields import AUGMENTED_PASSES, TAUGHT_SHARE, Fields
 from exitwise.settings.ranges import fields_of
 
 
@@ -56,6 +56,13 @@ class Settings(Fields):
     def stated(self) -> dict[str, Any]:
         """Return all settings but the options of other methods than the chosen one."""
         return self.model_dump(exclude=options_of_others(self.method))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _taught(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("distil_from") is not None:
+            return {"distil": TAUGHT_SHARE, **values}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -105,6 +112,12 @@ class Settings(Fields):
                     raise ValueError(f"{name} goes with regime heads or refit_heads; got regime {self.regime}")
         if self.regime == "heads" and self.compile:
             raise ValueError("regime heads runs the backbone but once, which is not worth compiling; leave out compile")
+        if self.regime == "heads" and self.distil_from is not None:
+            raise ValueError("distil_from goes with other regimes; regime heads keeps features, not images to answer")
+        if self.distil == 0 and self.distil_from is not None:
+            raise ValueError("distil_from needs distil above 0; got 0")
+        if self.distil == 0 and self.distil_temperature != 2:
+            raise ValueError("distil_temperature goes with distil or distil_from; got neither")
         if self.augment == "none" and (self.augmented_passes or 1) > 1:
             raise ValueError(f"augmented_passes are alike without augmentation; got {self.augmented_passes}")
         if self.backbone_epochs is not None and self.backbone_epochs >= self.epochs:

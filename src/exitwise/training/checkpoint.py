@@ -136,6 +136,11 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
     return content
 
 
+def sha256_of_tensors(folder: Path) -> str:
+    """Return the SHA-256 of the tensors in a checkpoint that is there."""
+    return _sha256(folder / _TENSORS)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,6 +26,8 @@ from exitwise.processes.ranks import Ranks
 from exitwise.runs import build
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Resume, Run, as_built, check_vacant
+from exitwise.runs.records.teacher import TEACHER
+from exitwise.runs.teacher import Teacher, find_teacher
 from exitwise.settings.schema import Settings
 from exitwise.shown import Shown, percent
 from exitwise.storage.lock import check_unlocked, locked
@@ -107,8 +109,9 @@ def train(
                 check_vacant(out, settings, resume)
                 check_unlocked(out)
             splits = splits or build.load_splits(settings, max_broken=settings.max_broken)
+            teacher = None if settings.distil_from is None else find_teacher(settings, out, splits, device)
         with training_flags(tf32=settings.precision == "tf32", compiled=settings.compile):
-            return _train(settings, out, reporter, splits, resume, device, ranks)
+            return _train(settings, out, reporter, splits, teacher, resume, device, ranks)
 
 
 def _train(
@@ -116,6 +119,7 @@ def _train(
     out: Path,
     reporter: Reporter | None,
     splits: Splits,
+    teacher: Teacher | None,
     resume: Resume,
     device: torch.device,
     ranks: Ranks,
@@ -134,6 +138,8 @@ def _train(
         if ranks.rank == 0:
             run.follow(splits.ledger)
             run.write_network(parts.model)
+            if teacher is not None:
+                TEACHER.write(out, teacher.record)
 
         reporter = _MetricsWriter(run, reporter) if ranks.rank == 0 else Silent()
         collected: Callable[[], Outputs] = partial(
@@ -159,6 +165,8 @@ def _train(
             max_iterations=settings.max_iterations,
             label_smoothing=settings.label_smoothing,
             distil=settings.distil,
+            temperature=settings.distil_temperature,
+            teacher=None if teacher is None else teacher.answer,
             checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
             checkpoint_every=settings.checkpoint_every,
             reporter=reporter,
