@@ -1,5 +1,7 @@
 """What is advised before training: planted cases, what it is refused for, and that both doors say the same."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from exitwise.advising.belief import Interval
 from exitwise.advising.times import Time
 from exitwise.catalogue.published import Published
 from exitwise.cli import main
-from exitwise.errors import DataError, UserError
+from exitwise.errors import DataError, Interrupted, UserError
 from exitwise.models.backbones.libraries import create_backbone
 from images import make_folder
 
@@ -162,6 +164,17 @@ def test_bad_input_is_one_line(photos, capsys, arguments, said):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
+
+
+def test_a_signal_promises_nothing_that_only_training_keeps(photos, capsys, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("exitwise.workflows.advise.advise", stopped)
+    with pytest.raises(SystemExit) as stop:
+        main(["advise", "--data", str(photos), "--macs", "1M"])
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == "exitwise: stopped by SIGTERM\n"
 
 
 def test_no_images_is_one_line(tmp_path, capsys):

@@ -76,7 +76,8 @@ def _run(app: App, tokens: Sequence[str], continues: str) -> None:
     except PeerError as error:
         _stop(f"{error}; the same command continues from the last checkpoint", FAILED)
     except Interrupted as error:
-        _stop(f"{error}; all steps are saved, and the same `train` command continues", 128 + error.number)
+        saved = "; all steps are saved, and the same `train` command continues" if continues else ""
+        _stop(f"{error}{saved}", 128 + error.number)
     except _Terminated:
         _stop("ended by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
