@@ -22,7 +22,7 @@ from exitwise.errors import UserError
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Family, leaves
-from exitwise.shapes import Bool, Float
+from exitwise.shapes import Bool, Float, Int
 
 
 def calibrate_proportions(confidences: Float[Array, "samples exits"], proportions: Sequence[float]) -> ExitPolicy:
