@@ -226,6 +226,7 @@ def test_the_data_source_trains_and_is_evaluated(copy, tmp_path):
     assert (out / "evaluation.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_measures_calibrate_and_bundles_read_by_them(copy, run, tmp_path):
     pytest.importorskip("onnx")
     for brightness in (20, 90, 160):

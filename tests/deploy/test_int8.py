@@ -6,11 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import exitwise as ew
 from exitwise import OnnxRunner
 from exitwise.cli import main
 from exitwise.deploy.calibration import CALIBRATION, Calibration
+from exitwise.models.staged import Stage, StagedModel
 from exitwise.storage.protobuf import BundleError
 
 pytest.importorskip("onnx")
@@ -37,7 +40,7 @@ def of_held_out(folder, splits):
     return (prediction == targets).mean(), macs.mean() / runner.exit_macs[-1]
 
 
-@pytest.mark.parametrize("how", ["static", "dynamic"])
+@pytest.mark.parametrize("how", ["static", pytest.param("dynamic", marks=pytest.mark.slow)])
 def test_a_run_in_eight_bits(digits_run, run, tmp_path, how, capsys):
     out = tmp_path / "small"
     with pytest.raises(SystemExit) as stop:
@@ -63,14 +66,29 @@ def test_a_run_in_eight_bits(digits_run, run, tmp_path, how, capsys):
         assert b"QuantizeLinear" in (out / "stage_0.onnx").read_bytes()
 
 
-def test_a_loss_beyond_the_wish_is_refused(digits_run, run, tmp_path, monkeypatch):
+@pytest.fixture
+def linear(digits_run):
+    """A linear classifier of the digits at both exits: exported in a second."""
+    train = list(digits_run.splits.train.batches(64))
+    images, targets = (torch.cat(part) for part in zip(*train, strict=True))
+    heads = [nn.Linear(images[0].numel(), 10) for _ in range(2)]
+    optimizer = torch.optim.Adam([param for head in heads for param in head.parameters()], lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(nn.functional.cross_entropy(head(images.flatten(1)), targets) for head in heads).backward()
+        optimizer.step()
+    bodies = nn.Flatten(), nn.Identity()
+    return StagedModel(map(Stage, bodies, heads), 10, tuple(images.shape[1:])).eval()
+
+
+def test_a_loss_beyond_the_wish_is_refused(digits_run, linear, tmp_path, monkeypatch):
     ruined = OnnxRunner.logits
 
     def logits(self, inputs):
         found = ruined(self, inputs)
         return found if "float32" in str(self.folder) else found[:, :, ::-1].copy()
 
-    model, out = digits_run.run.model(), tmp_path / "small"
+    model, out = linear, tmp_path / "small"
     pairs = held_out(digits_run.splits)
     calibration = ew.calibrate(model, pairs, max_accuracy_drop=0.02)
     exported = ew.export(model, calibration, out, int8="static", held_out=pairs)

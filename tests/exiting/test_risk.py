@@ -47,10 +47,10 @@ def test_the_guarantee_fails_no_more_often_than_it_says(population, risk, tolera
 
 
 def broken(population, margin):
-    """Return in how many of 60 draws a wish that is kept on the calibration samples is not kept in truth."""
+    """Return in how many of 30 draws a wish that is kept on the calibration samples is not kept in truth."""
     generator = torch.Generator().manual_seed(1)
     violations = 0
-    for _ in range(60):
+    for _ in range(30):
         index = torch.randint(POPULATION, (SAMPLES,), generator=generator).numpy()
         confidences, predictions, targets = (part[index] for part in population)
         correct = predictions == targets[:, None]
@@ -60,12 +60,11 @@ def broken(population, margin):
 
 
 def test_without_the_guarantee_the_tolerance_would_be_broken(population):
-    """What the same wish gives when it is met on the calibration samples alone: the test above can fail."""
-    assert broken(population, 0.0) > 60 * 0.2
-
-
-def test_a_margin_of_a_standard_error_mostly_keeps_the_tolerance(population):
-    assert broken(population, MARGIN) < 60 * 0.2
+    """What the same wish gives when it is met on the calibration samples alone: the test above can fail. A margin of a
+    standard error halves that, and is no guarantee."""
+    plain = broken(population, 0.0)
+    assert plain > 30 * 0.2
+    assert broken(population, MARGIN) <= plain / 2
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31 + 5, 2**32 + 3])

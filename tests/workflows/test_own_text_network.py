@@ -193,6 +193,7 @@ def test_networks_that_will_not_do(network):
         ew.add_exits(Odd(4, 3), exits=2, example=torch.zeros(1, 4))
 
 
+@pytest.mark.slow
 def test_texts_are_cut_where_the_network_ends(calibrated, tmp_path):
     pytest.importorskip("onnxruntime")
     model, calibration = calibrated
