@@ -186,8 +186,8 @@ def parse_seconds(text: str) -> float:
     raise UserError(f"expected a time with its unit (us, ms or s), such as 5ms; got {text!r}")
 
 
-def parse_numbers(texts: list[str], name: str) -> list[float]:
-    """Return numbers given apart or with commas.
+def parse_numbers(texts: list[str], name: str, such_as: str = "0.5,0.3,0.2") -> list[float]:
+    """Return numbers given apart or with commas; ``such_as`` is said where one is none.
 
     Raises:
         UserError: if one is no number.
@@ -196,4 +196,4 @@ def parse_numbers(texts: list[str], name: str) -> list[float]:
     try:
         return [float(part) for part in parts]
     except ValueError as error:
-        raise UserError(f"expected numbers for {name}, such as 0.5,0.3,0.2; got {' '.join(texts)!r}") from error
+        raise UserError(f"expected numbers for {name}, such as {such_as}; got {' '.join(texts)!r}") from error

@@ -149,7 +149,7 @@ def test_the_order_of_times_is_that_of_the_times(photos, weights, monkeypatch):
         (["--latency", "10ms", "--macs", "1M"], "expected one limit, latency or macs; got both"),
         ([], "expected one limit, latency or macs; got none"),
         (["--latency", "10"], "expected a time with its unit"),
-        (["--macs", "0"], "expected a positive limit; got 0"),
+        (["--macs", "0"], "expected a positive limit, in seconds or multiply-accumulates; got 0"),
         (["--macs", "1k"], "expected a limit that a candidate meets; the nearest, test_byobnet.r160_in1k, takes"),
         (["--macs", "1M", "--weights", "x"], "expected weights as NAME=FILE"),
         (["--macs", "1M", "--weights", "no_such=x"], "unknown model 'timm/no_such'"),

@@ -118,10 +118,11 @@ def row(kind, mean, accuracy=0.9, form="eager", macs=50.0):
 
 def said_of(rows, half=0.005, **wish):
     """The verdict, where each gap is that of the rows' accuracies, give or take ``half``."""
-    return verdict(rows, lambda one, other: Gap(one.accuracy - other.accuracy, half), **wish)
+    return verdict(rows, EARLY.network, lambda one, other: Gap(one.accuracy - other.accuracy, half), **wish)
 
 
 FULL, EARLY = row("full", 4), row("early", 2, 0.895)
+CASCADE = Row(Network("cascade", "early"), "onnx", 1, 1, 1, 1, 1, 0.9, 50.0)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,7 @@ FULL, EARLY = row("full", 4), row("early", 2, 0.895)
         ([FULL, row("early", 3.9, 0.9, macs=95)], "not worth it: .*; 5 % fewer MACs: too few samples leave early"),
         ([FULL, row("early", 8, 0.9, macs=105)], "not worth it: .*; 5 % more MACs: too few samples leave early"),
         ([FULL, row("early", 4, 0.93)], "worth it: .* full (eager) takes as long and is less accurate"),
+        ([FULL, EARLY, CASCADE], "not worth it: .*; cascade (onnx) is 2.00x as fast again, +0.0 ± 0.5 points"),
     ],
 )
 def test_the_verdict_follows_from_times_and_accuracies(rows, says):
@@ -297,6 +299,8 @@ def test_networks_with_other_classes_are_refused(samples, exported):
     calibration = ew.calibrate(model, samples[:2], budget=0.7)
     with pytest.raises(UserError, match="expected 4 classes of wider; got 5"):
         bench(model, calibration, samples, beside={"wider": nn.Linear(WIDE, 5)}, forms="eager", seconds=0.1)
+    with pytest.raises(UserError, match=r"expected networks beside this one by name, such as .*; got a list"):
+        bench(model, calibration, samples, beside=[model], forms="eager", seconds=0.1)
     with pytest.raises(UserError, match="expected a network, a network and its calibration, or a bundle for it; got 3"):
         bench(model, calibration, samples, beside={"it": 3}, forms="eager", seconds=0.1)
     with pytest.raises(UserError, match="a bundle is timed in the form onnx; got eager"):

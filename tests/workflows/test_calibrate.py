@@ -175,7 +175,8 @@ def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
         (["--max-accuracy-drop", "0.01", "--risk", "disagreement"], "a risk is what a guarantee is about; got"),
         (["--budget", "0.5", "--measure", "luck"], "luck"),
         (["--p", "0.5", "--thresholds", "same"], "one threshold for all exits is for a budget or an accuracy; got p"),
-        (["--budget", "0.5", "--compare"], "a comparison of measures takes no wish; got budget"),
+        (["--measure", "margin", "--compare"], "all measures are compared, over all budgets; got measure"),
+        (["--budget", "0.5", "--compare"], "all measures are compared, over all budgets; got budget"),
     ],
 )
 def test_bad_wishes_change_nothing(run, capsys, flags, message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from exitwise.runs.records.bench import Gap, Row
+from exitwise.runs.records.bench import Gap, Network, Row
 
 WORTH = 1.1
 """How much faster it must be to be worth it; times closer than that are the same."""
@@ -16,21 +16,23 @@ Compare = Callable[[Row, Row], Gap]
 """How much more accurate the first is than the second, on the same samples."""
 
 
-def verdict(rows: Sequence[Row], compare: Compare, allowed: float = ALLOWED) -> str:
-    """Return what to use, from the rows of one batch size.
+def verdict(rows: Sequence[Row], judged: Network, compare: Compare, allowed: float = ALLOWED) -> str:
+    """Return whether leaving early is worth it, from the rows of one batch size.
 
-    The fastest early exits stand against the fastest of what has none and is accurate enough: no more than ``allowed``
-    below the network in full, or as accurate as they are. Rows without accuracy have no vote.
+    The judged policy in its fastest form stands against the fastest of all others that are accurate enough, what leaves
+    early beside it included: no more than ``allowed`` below the network in full, or as accurate as the policy is. Rows
+    without accuracy have no vote.
 
     Args:
-        rows: of the network in full, and of what leaves early, at least one each.
+        rows: of the network in full, and of what is judged, at least one each.
+        judged: the network as it was calibrated.
         compare: two rows.
         allowed: the drop in accuracy that was asked for.
     """
     full = min((row for row in rows if row.network.kind == "full" and row.form != "int8"), key=_mean)
-    early = min((row for row in rows if row.network.kind == "early"), key=_mean)
+    early = min((row for row in rows if row.network == judged), key=_mean)
     least = min((full.accuracy or 0) - allowed, early.accuracy or 0)
-    rivals = [row for row in rows if row.network.kind != "early" and (row.accuracy or -1) >= least]
+    rivals = [row for row in rows if row.network != judged and (row.accuracy or -1) >= least]
     rival = min([full, *rivals], key=_mean)
     what = f"{_named(early)}: {full.mean / early.mean:.2f}x as fast as the network in full ({full.form}), "
     what += f"{compare(early, full)} points of accuracy"

@@ -48,7 +48,7 @@ def bench(
     device
         auto, cpu, cuda, ...
     """
-    sizes = parse_numbers(batch_sizes, "batch sizes") if batch_sizes else [1, 8, 64]
+    sizes = parse_numbers(batch_sizes, "batch sizes", "1,32") if batch_sizes else [1, 8, 64]
     if any(size != int(size) for size in sizes):
         raise UserError(f"expected whole numbers for batch sizes; got {' '.join(batch_sizes or [])}")
     shares = parse_numbers(budgets, "budgets") if budgets else [0.3, 0.5, 0.7]

@@ -27,7 +27,7 @@ def calibrate(
     guarantee: Annotated[float | None, Parameter(name=["--guarantee", "--confidence"])] = None,
     risk: Literal["accuracy-drop", "disagreement"] | None = None,
     thresholds: Literal["geometric", "same", "searched"] | None = None,
-    measure: MeasureName = USUAL_MEASURE,
+    measure: MeasureName | None = None,
     temperature: bool = False,
     compare: Annotated[bool, Parameter(negative=())] = False,
     device: str = "auto",
@@ -70,7 +70,7 @@ def calibrate(
         geometric: of the paper's family; same: one for all exits; searched: those that do best on the held-out images.
         By default the measure's own: same for accuracy and deferral, else geometric.
     measure
-        How an exit's confidence is read, and its answer.
+        How an exit's confidence is read, and its answer; by default max-probability.
     temperature
         Fit a temperature per exit first.
     compare
@@ -90,7 +90,8 @@ def calibrate(
         "max_accuracy_drop": max_accuracy_drop,
     }
     if compare:
-        _compare(run, {**wishes, "guarantee": guarantee, "risk": risk, "thresholds": thresholds}, temperature, device)
+        others = {"guarantee": guarantee, "risk": risk, "thresholds": thresholds, "measure": measure}
+        _compare(run, {**wishes, **others}, temperature, device)
         return
     check_wish(wishes, guarantee, thresholds, risk)
     check_run_folder(run)
@@ -104,7 +105,7 @@ def calibrate(
         guarantee=guarantee,
         risk=risk,
         thresholds=thresholds,
-        measure=measure,
+        measure=measure or USUAL_MEASURE,
         temperature=temperature,
         device=device,
     )
@@ -116,7 +117,7 @@ def calibrate(
 def _compare(run: Path, others: dict[str, Any], temperature: bool, device: str) -> None:
     given = [name for name, value in others.items() if value is not None]
     if given:
-        raise UserError(f"a comparison of measures takes no wish; got {', '.join(given)}")
+        raise UserError(f"all measures are compared, over all budgets; got {', '.join(given)}")
     check_run_folder(run)
     check_device(device)
 

@@ -41,7 +41,7 @@ def cascade(
     """
     for run in runs:
         check_run_folder(run)
-    sides = None if sizes is None else [_whole(number) for number in parse_numbers(sizes, "sizes")]
+    sides = None if sizes is None else [_whole(number) for number in parse_numbers(sizes, "sizes", "96,160")]
 
     import exitwise as ew
     from exitwise.models.cascade import Cascade

@@ -160,8 +160,8 @@ def _limit(latency: float | None, macs: float | None) -> tuple[float, bool]:
     given = [value for value in (latency, macs) if value is not None]
     if len(given) != 1:
         raise UserError(f"expected one limit, latency or macs; got {'both' if given else 'none'}")
-    if not 0 < given[0] < math.inf:
-        raise UserError(f"expected a positive limit; got {given[0]:g}")
+    if isinstance(given[0], bool) or not isinstance(given[0], (int, float)) or not 0 < given[0] < math.inf:
+        raise UserError(f"expected a positive limit, in seconds or multiply-accumulates; got {given[0]!r}")
     return given[0], latency is not None
 
 

@@ -60,8 +60,8 @@ def bench(
     What leaves early does so as it was calibrated, and at each budget of ``budgets`` by the same measure. Every row has
     its accuracy on the same samples; gaps to the network in full are paired by sample. In eight bits (ONNX Runtime's,
     with static ranges; of networks that take tokens, dynamic ones) thresholds are found anew on the held-out samples,
-    for the same wish. The verdict sets the calibrated policy, and others beside it that leave early, against the
-    fastest of what does not and is accurate enough.
+    for the same wish. The verdict sets the calibrated policy against the fastest of all others that are accurate
+    enough, what leaves early beside it included. What decides is the mean time over samples, each by its median.
 
     Args:
         source: a run folder, whose test images are used and whose bench.json is written; or a network.
@@ -132,6 +132,8 @@ def _of_network(
     samples: int,
 ) -> list[Subject | Exported]:
     if not isinstance(beside, Mapping):
+        if not all(isinstance(each, (str, Path)) for each in beside):
+            raise UserError('expected networks beside this one by name, such as {"smaller": network}; got a list')
         beside = {str(each): each for each in beside}
     held = None if held_out is None else (lambda: pairs_of(held_out, model, "held-out loader"))
     subject = subject_of_network(
@@ -199,7 +201,7 @@ def _with_gaps(rows: Sequence[Row], correct: Correct) -> list[Row]:
 def _verdicts(rows: Sequence[Row], correct: Correct, subject: Subject | Exported) -> dict[int, str]:
     """Return a verdict for each batch size on what counts: the calibrated policy or, without one, the middle budget."""
     assert isinstance(subject, Subject)
-    aside = set(list(subject.early)[1:])
+    judged, *aside = subject.early
     counted = [row for row in rows if row.network not in aside]
     wish = {} if subject.calibration is None else subject.calibration.budget
     allowed = wish.get("max_accuracy_drop", ALLOWED)
@@ -208,6 +210,6 @@ def _verdicts(rows: Sequence[Row], correct: Correct, subject: Subject | Exported
         return _gap(one, other, correct) or Gap(math.nan, math.nan)
 
     return {
-        size: verdict([row for row in counted if row.batch_size == size], compare, allowed)
+        size: verdict([row for row in counted if row.batch_size == size], judged, compare, allowed)
         for size in {row.batch_size: None for row in rows}
     }

@@ -84,6 +84,8 @@ def cascade(
     """
     if exits not in ("last", "all"):
         raise UserError(f"expected exits as last or all; got {exits!r}")
+    if not networks:
+        raise UserError("expected at least two networks, or one with sizes; got none")
     if not all(isinstance(network, nn.Module) for network in networks) and out is not None:
         if any(each is not None for each in (preprocessing, input_shape, example)):
             raise UserError("runs know their preprocessing and inputs; got some with run folders")
