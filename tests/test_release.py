@@ -29,7 +29,7 @@ def wheel(tmp_path_factory):
 
 def test_it_holds_the_package_and_nothing_else(wheel):
     names = call(sys.executable, "-m", "zipfile", "-l", wheel)
-    assert "exitwise/reporting/template/page.html" in names
+    assert "exitwise/reporting/template/run.html" in names
     assert "exitwise/py.typed" in names
     assert "exitwise/data/sources/digits.npz" in names
     assert "exitwise/data/sources/digits.txt" in names

@@ -21,7 +21,9 @@ def named(gains):
 
 def test_exits_that_err_apart_are_heard_together(apart):
     gain = named(apart)["running-ensemble"]
-    assert "ensemble" in best_measure(apart, 400).measure
+    best = best_measure(apart, 400)
+    assert best.measure not in ("max-probability", "margin", "entropy")
+    assert best.whole.mean >= gain.whole.mean
     assert gain.whole.low > 0.02
     assert gain.dearest.mean > gain.whole.mean > gain.cheapest.mean
 
