@@ -41,7 +41,7 @@ from exitwise.data.sources.base import Request
 from exitwise.data.sources.folder import FolderSource, open_folder
 from exitwise.data.splits import Split, Splits
 from exitwise.evaluation.outputs import EVALUATION_BATCH, anytime, collect_outputs, mean_and_half_width
-from exitwise.methods import Uniform
+from exitwise.methods import Method, Uniform
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes.ranks import ALONE
 from exitwise.runs.build import build, build_model, preprocessing_of
@@ -50,7 +50,7 @@ from exitwise.settings.schema import Settings
 from exitwise.training.fitting import fit_heads
 from exitwise.training.flags import training_flags
 from exitwise.training.kept import Kept, keep
-from exitwise.training.trainer import Trainer
+from exitwise.training.trainer import Batches, Trainer
 
 FOLDS, SEEDS = 5, 3
 
@@ -192,6 +192,16 @@ class ScaledHead(nn.Module):
         return self.head(self.factor * x + (1 - self.factor) * x.detach())
 
 
+def fit(
+    settings: Settings, model: StagedModel, method: Method, optimizer: torch.optim.Optimizer, batches: Batches
+) -> None:
+    """Train as the settings say, without looking at any other images."""
+    options = {"epochs": settings.epochs, "label_smoothing": settings.label_smoothing}
+    trainer = Trainer(model, optimizer, method, batches, lambda: [0.0] * model.exits, **options)
+    with training_flags(tf32=False, compiled=False):
+        trainer.fit()
+
+
 def train_one(task: str, name: str, number: int, data: Path, weights: Path | None, workers: int) -> list[dict]:
     """Train a variant on a fold or seed; return its rows, one more for each way of fitting heads afterwards."""
     variant, start = VARIANTS[task][name], time.perf_counter()
@@ -210,17 +220,7 @@ def train_one(task: str, name: str, number: int, data: Path, weights: Path | Non
     def accuracies(split: Split) -> list[float]:
         return anytime(collect_outputs(model, split.batches(EVALUATION_BATCH), device))
 
-    trainer = Trainer(
-        model,
-        optimizer,
-        method,
-        batches,
-        lambda: [0.0] * model.exits,
-        epochs=settings.epochs,
-        label_smoothing=settings.label_smoothing,
-    )
-    with training_flags(tf32=False, compiled=False):
-        trainer.fit()
+    fit(settings, model, method, optimizer, batches)
     for stage in early:
         stage.head = cast("ScaledHead", stage.head).head
     seconds = time.perf_counter() - start
@@ -310,6 +310,7 @@ def _job(job: tuple, deadline: float, threads: int) -> tuple[tuple, list[dict], 
 
 def run(options: argparse.Namespace) -> None:
     """Train what is missing."""
+    torch.set_num_threads(1)  # a pool of threads in this process would be missing, and waited for, in the forked ones
     done = {(r["task"], r["variant"], r["number"]) for r in _read(options.runs)}
     numbers = range(FOLDS if options.task == "flowers" else SEEDS)
     names = options.variants or list(VARIANTS[options.task])

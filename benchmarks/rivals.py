@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from common import machine
-from finetune import FOLDS, SOURCES, features_of, splits_of
+from finetune import FOLDS, SOURCES, features_of, fit, splits_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -56,8 +56,7 @@ from exitwise.runs.build import build, build_model
 from exitwise.settings.compose import compose
 from exitwise.settings.schema import Settings
 from exitwise.training.fitting import fit_heads
-from exitwise.training.flags import training_flags
-from exitwise.training.trainer import Batches, Trainer
+from exitwise.training.trainer import Batches
 
 SIZES = (96, 128, 160)
 CLASSES = 5
@@ -148,17 +147,7 @@ def train_one(name: str, fold: int, data: Path, weights: Path, out: Path) -> flo
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, method, optimizer, batches = build(settings, splits, device, ALONE)
     loader = cast("Batches", Resized(batches, rival.sizes)) if rival.sizes else batches
-    trainer = Trainer(
-        model,
-        optimizer,
-        method,
-        loader,
-        lambda: [0.0] * model.exits,
-        epochs=settings.epochs,
-        label_smoothing=settings.label_smoothing,
-    )
-    with training_flags(tf32=False, compiled=False):
-        trainer.fit()
+    fit(settings, model, method, optimizer, loader)
     if rival.exits > 1:
         kept = features_of(model, splits, batches, 3, device)
         fit_heads(model, kept, Uniform(), epochs=20, distil=0.5, device=device)

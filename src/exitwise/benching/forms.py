@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from exitwise.benching.networks import Exported, Subject, right_alone, right_early, rows_of
+from exitwise.benching.networks import Exported, Subject, right_early, rows_of
 from exitwise.benching.timing import interleaved_seconds
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.onnx_runner import OnnxRunner
@@ -24,7 +24,7 @@ from exitwise.deploy.sessions import open_session
 from exitwise.errors import UserError
 from exitwise.evaluation.anew import calibrated_anew, right_in_full
 from exitwise.evaluation.exported import arrays_of, as_arrays, logits_of
-from exitwise.evaluation.outputs import collect_logits
+from exitwise.evaluation.outputs import collect_logits, right_alone
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.exiting.rule import Thresholds
@@ -229,7 +229,7 @@ def _graph_of(subject: Subject, exit: int, folder: Path) -> Path:
 
 
 def _right_alone(subject: Subject, exit: int) -> NDArray[np.bool_] | None:
-    return None if subject.tested is None else right_alone(subject.tested, exit)
+    return None if subject.tested is None else right_alone(*subject.tested, exit)
 
 
 def _right_early(subject: Subject, policy: ExitPolicy) -> tuple[NDArray[np.bool_], float]:

@@ -88,13 +88,6 @@ class Exported:
     macs: float
 
 
-def right_alone(tested: Tested, exit: int) -> NDArray[np.bool_]:
-    """Return whether an exit alone is right, for each sample."""
-    logits, targets = tested
-    right: NDArray[np.bool_] = logits[:, exit].argmax(-1) == targets
-    return right
-
-
 def right_early(tested: Tested, policy: ExitPolicy, costs: Sequence[float]) -> tuple[NDArray[np.bool_], float]:
     """Return whether a policy is right, for each sample, and its mean MACs."""
     logits, targets = tested

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import Outputs, anytime, operate
+from exitwise.evaluation.outputs import Outputs, anytime, operate, right_alone
 from exitwise.exiting.calibration import MARGIN, calibrate_accuracy, calibrate_macs, calibrate_proportions
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.policy import ExitPolicy
@@ -82,5 +82,4 @@ def calibrated_anew(
 
 def right_in_full(logits: NDArray[Any], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return on which samples the last exit's own answer is right."""
-    right: NDArray[np.bool_] = logits[:, -1].argmax(-1) == targets
-    return right
+    return right_alone(logits, targets, -1)

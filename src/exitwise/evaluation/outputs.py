@@ -113,6 +113,12 @@ def _logits(
         raise UserError("expected at least one batch to evaluate; got none")
 
 
+def right_alone(logits: NDArray[Any], targets: NDArray[np.int64], exit: int) -> NDArray[np.bool_]:
+    """Return on which of N samples an exit's own answer is right, from logits (N, K, C) and targets (N)."""
+    right: NDArray[np.bool_] = logits[:, exit].argmax(-1) == targets
+    return right
+
+
 def anytime(outputs: Outputs) -> list[float]:
     """Return the accuracy of each exit on all samples, K numbers in [0, 1]."""
     return outputs.correct.mean(axis=0).tolist()

@@ -31,6 +31,7 @@ from exitwise.benching.verdict import ALLOWED, verdict
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
+from exitwise.evaluation.outputs import mean_and_half_width
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
@@ -188,7 +189,8 @@ def _gap(row: Row, other: Row, correct: Correct) -> Gap | None:
     if one is None or two is None:
         return None
     differences = one.astype(float) - two.astype(float)
-    return Gap(float(differences.mean()), float(1.96 * differences.std() / math.sqrt(len(differences))))
+    mean, half = mean_and_half_width(differences)
+    return Gap(float(mean), 0.0 if half is None else float(half))
 
 
 def _with_gaps(rows: Sequence[Row], correct: Correct) -> list[Row]:
