@@ -105,7 +105,7 @@ def subject_of_run(run: Run, budgets: Sequence[float], samples: int, place: torc
         place: where.
     """
     model, splits, workers = run.model(place), run.splits(), run.settings.workers
-    calibration = run.read_calibration() if run.is_calibrated else None
+    calibration = run.read_calibration(model) if run.is_calibrated else None
     table = calibration.table if calibration else ()
     measure = calibration.policy.measure if calibration else MAX_PROBABILITY
     if not table:
@@ -137,7 +137,7 @@ def subject_of_network(
     Raises:
         UserError: for the calibration of another network.
     """
-    calibration.check_costs(count_cost(model).macs)
+    calibration.check_network(model)
     first: list[Inputs] = []
 
     def remembered() -> Iterator[tuple[Inputs, Tensor]]:
@@ -248,7 +248,7 @@ def beside_network(name: str, source: Any, subject: Subject, classes: int, sampl
     tested = collect_logits(network, subject.test(), device)
     early: dict[Network, Early] = {}
     if calibration is not None:
-        calibration.check_costs(count_cost(network).macs)
+        calibration.check_network(network)
         early[Network(f"{name}, as calibrated", "early")] = Early(calibration.policy, None)
     alone = {Network(name, "static"): network.exits - 1}
     return replace(subject, model=network, alone=alone, early=early, calibration=calibration, tested=tested)

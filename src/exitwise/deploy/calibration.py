@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import UserError
@@ -21,6 +21,16 @@ from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+class Network(Protocol):
+    """A network that a calibration may be of, such as a :class:`~exitwise.models.staged.StagedModel`."""
+
+    @property
+    def exit_macs(self) -> tuple[int, ...]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Calibration(Shown):
         table: thresholds for other budgets, by the same measure; empty in records of before it.
         samples: fingerprints of the samples of a loader that it was made on; they are not written.
         full_macs: what shares of cost are of: the last exit's cost or, of a cascade, that of its last network alone.
+        network: fingerprint of the weights that it was made for; empty where that is not known (older records).
     """
 
     policy: ExitPolicy
@@ -54,6 +65,7 @@ class Calibration(Shown):
     table: tuple[Budgeted, ...] = ()
     samples: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
     full_macs: int = 0
+    network: str = ""
 
     def __post_init__(self) -> None:
         if not self.full_macs and self.exit_macs:
@@ -68,6 +80,16 @@ class Calibration(Shown):
         """Raise UserError unless it is of a network whose exits cost this much."""
         if self.exit_macs != tuple(exit_macs):
             raise UserError("expected the calibration of this network; got that of one with other costs")
+
+    def has_weights_of(self, network: Network) -> bool:
+        """Return whether it was made for a network's weights, or does not say for which."""
+        return not self.network or self.network == network.fingerprint
+
+    def check_network(self, network: Network) -> None:
+        """Raise UserError unless it is of this network, whose costs are counted and whose weights are read now."""
+        self.check_costs(network.exit_macs)
+        if not self.has_weights_of(network):
+            raise UserError("expected the calibration of this network; got that of one with other weights")
 
     def thresholds_for(self, budget: float) -> Thresholds:
         """Return the thresholds of the table for a share of the full network's MACs.
@@ -121,6 +143,7 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
         "proportions": list(calibration.proportions),
         "exit_macs": list(calibration.exit_macs),
         **({"full_macs": calibration.full_macs} if calibration.full_macs != calibration.exit_macs[-1] else {}),
+        "network": calibration.network,
         "calibration": calibration.expected,
         "checkpoint": calibration.checkpoint,
         "exit_seconds": calibration.exit_seconds,
@@ -150,6 +173,7 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
         Reference.from_dict(content["reference"]) if content.get("reference") else None,
         tuple(_line(line) for line in content["table"]) if version >= 3 else (),
         full_macs=full,
+        network=str(content.get("network", "")),
     )
 
 

@@ -70,6 +70,7 @@ def calibrated_anew(
     left = outputs.under(policy)
     return replace(
         calibration,
+        network=calibration.network and f"{what}, from {calibration.network}",
         policy=policy.read_by(measure),
         proportions=tuple(proportions),
         expected=operate(outputs, policy, costs)._asdict(),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import Inputs, example_of
 from exitwise.models.cost import count_cost
+from exitwise.models.fingerprint import fingerprint
 from exitwise.shapes import Float
 
 State = Any
@@ -99,6 +100,11 @@ class StagedModel(nn.Module):
     def full_macs(self) -> int:
         """What shares of cost are shares of: the last exit's multiply-accumulates per sample."""
         return self.exit_macs[-1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Which weights it has, in 64 characters, read now: the same on any device and in any process."""
+        return fingerprint(self.state_dict())
 
     def freeze_bodies(self) -> None:
         """Leave only the exits to be trained: the rest keeps its parameters and statistics, and stays in eval mode."""

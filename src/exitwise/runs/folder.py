@@ -241,11 +241,11 @@ class Run:
         """Return whether a calibration is recorded, of whichever checkpoint."""
         return CALIBRATION.exists(self.path)
 
-    def read_calibration(self) -> Calibration:
-        """Return the calibration of this run.
+    def read_calibration(self, model: StagedModel | None = None) -> Calibration:
+        """Return the calibration of this run; with its network, only if it was made for those weights.
 
         Raises:
-            UserError: if it has not been calibrated, or its record is damaged or of another checkpoint.
+            UserError: if it has not been calibrated, or its record is damaged or of another checkpoint or network.
         """
         again = f"run `exitwise calibrate {self.path}"
         if not self.is_calibrated:
@@ -259,6 +259,8 @@ class Run:
             raise UserError(
                 f"{path} was made for {calibration.checkpoint}, but the best checkpoint is now {best}: {again}` again"
             )
+        if model is not None and not calibration.has_weights_of(model):
+            raise UserError(f"{path} was made for a network with other weights than this run's: {again}` again")
         return calibration
 
     def write_evaluation(self, evaluation: Evaluation) -> None:

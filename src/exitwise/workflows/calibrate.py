@@ -162,6 +162,7 @@ def calibrate(
         ),
         samples,
         full_macs,
+        model.fingerprint,
     )
     if folder is not None:
         folder.write_calibration(calibration)

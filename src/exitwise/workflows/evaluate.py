@@ -56,8 +56,8 @@ def evaluate(
 
 
 def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any]) -> Evaluation:
-    costs, policy = count_cost(model).macs, calibration.policy
-    calibration.check_costs(costs)
+    calibration.check_network(model)
+    costs, policy = calibration.exit_macs, calibration.policy
     device = next(model.parameters()).device
     used = {"fitted on": model.fitted_on, "calibrated on": calibration.samples}
     batches = unused(pairs_of(test, model, "test loader"), used, "test loader")
@@ -82,7 +82,7 @@ def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
     curve = budgeted_curve(collect(model, splits.calibration, place, workers), test, costs)
     calibrated, answers = None, tuple[float, ...]()
     if run.is_calibrated:
-        policy = run.read_calibration().policy
+        policy = run.read_calibration(model).policy
         outputs = Outputs.from_logits(logits, targets, policy.measure)
         calibrated = operate(outputs, policy, costs)
         answers = tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else ()

@@ -21,7 +21,6 @@ from exitwise.errors import UserError
 from exitwise.evaluation.anew import check_repeatable
 from exitwise.evaluation.exported import arrays_of
 from exitwise.evaluation.outputs import EVALUATION_BATCH
-from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
@@ -125,7 +124,7 @@ def export(
     if isinstance(source, nn.Module):
         first, second = rest if len(rest) == 2 else (None, None)
         check_network_call(source, first, second, "exported by export(network, calibration, out)")
-        rest[0].check_costs(count_cost(source).macs)
+        rest[0].check_network(source)
         model, name, (calibration, out) = source, "", rest
         names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)
         if len(set(names)) != model.num_classes or not all(isinstance(each, str) for each in names):
@@ -135,7 +134,8 @@ def export(
         if len(rest) != 1 or preprocessing is not None or classes is not None:
             raise UserError("a run, which knows its classes and preprocessing, is exported as export(run, out)")
         run, (out,) = Run(source), rest
-        calibration, model = run.read_calibration(), run.model("cpu")
+        model = run.model("cpu")
+        calibration = run.read_calibration(model)
         names, prepared, name = run.classes, preprocessing_of(run.settings), run.network
     about: dict[str, Any] = {"classes": names, "preprocessing": prepared, "name": name}
     out = Path(out)

@@ -71,12 +71,13 @@ def _by_run(folder: Path, images: Sequence[ImageLike], device: str) -> Predictio
         from exitwise.runs.folder import Run
 
     run = Run(folder)
-    calibration = run.read_calibration()
     preprocessing = preprocessing_of(run.settings)
     transform = preprocessing.for_evaluation()
     place = pick_device(device)
+    model = run.model(place)
+    calibration = run.read_calibration(model)
     monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, len(images))
-    runner = EarlyExitRunner(run.model(place), calibration.policy, calibration.exit_macs, monitor=monitor)
+    runner = EarlyExitRunner(model, calibration.policy, calibration.exit_macs, monitor=monitor)
 
     def classify(chunk: Sequence[ImageLike]) -> Any:
         batch = torch.stack([transform(read_image(image, preprocessing.channels)) for image in chunk])

@@ -10,7 +10,6 @@ from exitwise.data.fingerprints import unused
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH
-from exitwise.models import count_cost
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.runs import build
 from exitwise.runs.folder import Run, check_vacant
@@ -55,7 +54,7 @@ def write_run(
             f"{len(splits.classes)} classes; got another"
         )
     if calibration is not None:
-        calibration.check_costs(count_cost(model).macs)
+        calibration.check_network(model)
     for split, name in ((splits.calibration, "calibration images of the run"), (splits.test, "test images of the run")):
         for _ in unused(split.batches(EVALUATION_BATCH, settings.workers), {"fitted on": model.fitted_on}, name):
             pass

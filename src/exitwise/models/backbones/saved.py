@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.kernels.inputs import named
 from exitwise.models.backbones.attach import add_exits
 from exitwise.models.backbones.exited import ExitedModel
+from exitwise.models.fingerprint import fingerprint
 from exitwise.models.heads import HeadFactory
 from exitwise.storage.files import write_bytes
 
@@ -47,7 +46,7 @@ def save(model: ExitedModel, path: str | Path) -> None:
         "head": model.head,
         "skip": model.skips,
         "classes": model.num_classes,
-        "network": _digest(rest),
+        "network": fingerprint(rest),
     }
     inputs[_FITTED] = torch.tensor(sorted(model.fitted_on), dtype=torch.uint64)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**heads, **inputs}.items()}
@@ -88,7 +87,7 @@ def load(network: nn.Module, path: str | Path, *, head: HeadFactory | None = Non
         for name, tensor in heads.items():
             tensor.copy_(found[name])
     model.fitted_on.update(tensors[_FITTED].tolist())
-    if _digest(rest) != said["network"]:
+    if fingerprint(rest) != said["network"]:
         warnings.warn(
             f"the exits in {path} were saved with other weights of the network: fit and calibrate them anew",
             ExitwiseWarning,
@@ -103,14 +102,6 @@ def _parts(model: ExitedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     early = tuple(f"stages.{k}.head." for k in range(model.exits - 1))
     heads = {name: tensor for name, tensor in state.items() if name.startswith(early)}
     return heads, {name: tensor for name, tensor in state.items() if name not in heads}
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
