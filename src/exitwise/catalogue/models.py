@@ -13,6 +13,7 @@ from exitwise.catalogue.entry import Entry
 from exitwise.catalogue.lookup import by_name
 
 _MSDNET, _RANET = "exitwise.models.msdnet:MSDNet", "exitwise.models.ranet:RANet"
+_WIDE = "exitwise.models.wide:Wide"
 
 _IMAGENET = {
     "num_classes": 1000,
@@ -216,5 +217,13 @@ MODELS = by_name(
         },
         131123991,
         (244966400, 629504000, 858402856, 1039083784, 1866360676, 2156825764, 2728623199, 2822624635),
+    ),
+    Model(
+        "wide_signals",
+        "shallow residual network for signals of 40 values",
+        _WIDE,
+        {"widths": (8, 8, 16, 32, 48), "kernel": 3, "input_shape": (1, 1, 40)},
+        20656,
+        (12640, 28320, 59680, 97504),
     ),
 )

@@ -25,6 +25,22 @@ def digits() -> Recipe:
     }
 
 
+def mnist1d() -> Recipe:
+    """signals of 40 values, made by exitwise: to the plateau in less than a minute on a laptop, to compare methods."""
+    return {
+        "data": "mnist1d",
+        "model": "wide_signals",
+        "image_size": 40,
+        "mean": [0.5],
+        "std": [0.1],
+        "calibration_fraction": 0.2,
+        "epochs": 25,
+        "batch_size": 256,
+        "lr": 0.2,
+        "weight_decay": 1e-3,
+    }
+
+
 def cifar10_msdnet5() -> Recipe:
     """CIFAR-10, MSDNet with 5 exits: 300 epochs at batch 1024 (Han et al., ECCV 2022), share-weighted objective."""
     return {
@@ -171,6 +187,7 @@ RECIPES = by_name(
         Entry(recipe.__name__, (recipe.__doc__ or "").strip(), f"{__name__}:{recipe.__name__}")
         for recipe in (
             digits,
+            mnist1d,
             cifar10_msdnet5,
             cifar10_msdnet5_authors,
             cifar10_narrow,

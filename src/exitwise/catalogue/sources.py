@@ -1,4 +1,4 @@
-"""Where labelled images come from: data sets that have a name, and folders of images."""
+"""Where labelled images and signals come from: data sets that have a name, and folders of images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ class NamedData(Entry):
 
     Attributes:
         channels: of its images.
-        side: of its images, in pixels.
+        side: of its images, in pixels; of signals, their length.
         recipe: that is used with it, unless another is named.
         settings: that are otherwise with it than in that recipe, such as ``mean`` and ``std``.
+        signals: whether it has signals, which are carried as images of one row, in place of square images.
     """
 
     channels: int = 3
     side: int = 32
     recipe: str = "images"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    signals: bool = False
 
 
 SOURCES = by_name(
@@ -35,6 +37,15 @@ SOURCES = by_name(
         channels=1,
         side=8,
         recipe="digits",
+    ),
+    NamedData(
+        "mnist1d",
+        "14 000 signals of 40 values in 10 classes, made by exitwise after MNIST-1D's recipe",
+        "exitwise.data.sources.mnist1d:open_mnist1d",
+        channels=1,
+        side=40,
+        recipe="mnist1d",
+        signals=True,
     ),
     NamedData(
         "cifar10",
@@ -55,5 +66,5 @@ FOLDER = Entry("folder", "a folder of images per class", "exitwise.data.sources.
 
 
 def data_names() -> str:
-    """Return what may be given as data, in words: ``digits, cifar10, cifar100, or a folder of images``."""
+    """Return what may be given as data, in words: ``digits, ..., cifar100, or a folder of images``."""
     return f"{', '.join(SOURCES)}, or a folder of images"

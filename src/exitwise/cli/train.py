@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from exitwise.cli.progress import RichReporter, plain_console
-from exitwise.settings.checks import check_data, check_run_folder, check_weights
+from exitwise.settings.checks import check_data, check_run_folder, check_weights, is_of_signals
 from exitwise.settings.compose import compose
 from exitwise.settings.fields import Fields
 from exitwise.settings.schema import Settings, is_backbone
@@ -93,11 +93,12 @@ def train(
 
 def describe_settings(settings: Settings) -> str:
     """Return what matters most of the settings, in a line."""
+    side = settings.image_size
     parts = [
         f"{settings.epochs} epochs",
         f"batch {settings.batch_size}",
         f"{settings.optimizer} lr {settings.lr:g}",
-        f"images {settings.image_size}x{settings.image_size}",
+        f"signals of {side} values" if is_of_signals(settings.data) else f"images {side}x{side}",
     ]
     if settings.backbone_lr_factor != 1:
         parts.append(f"backbone lr x {settings.backbone_lr_factor:g}")

@@ -30,6 +30,7 @@ class Preprocessing:
         interpolation: for resizing.
         crop: with ``resize``, share of the resized image's shorter side that the centre crop keeps.
         smallest_crop: with ``resize``, least share of the image's area that a random crop keeps.
+        signals: whether these are signals of ``image_size`` values, as images of one row, that are only normalised.
     """
 
     image_size: int
@@ -39,6 +40,7 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     crop: float = 0.875
     smallest_crop: float = 0.08
+    signals: bool = False
 
     def __post_init__(self) -> None:
         if self.augment not in get_args(Augment):
@@ -93,6 +95,8 @@ class Preprocessing:
 
         Takes one uint8 image or a batch. Images that have ``image_size`` already only get normalised.
         """
+        if self.signals:
+            return self.to_float()
         crop = [v2.Resize(self.shorter_side, interpolation=self._mode, antialias=True), v2.CenterCrop(self.image_size)]
         return v2.Compose([*crop, *self._to_float()])
 

@@ -82,7 +82,7 @@ def _of_timm(wish: Mapping[str, Any]) -> Preprocessing:
 
 def _check_images(model: StagedModel, wish: Preprocessing) -> None:
     shapes = [tuple(tensor.shape[1:]) for tensor in named(model.example).values()]
-    takes = wish.channels, wish.image_size, wish.image_size
+    takes = wish.channels, 1 if wish.signals else wish.image_size, wish.image_size
     if shapes != [takes] or 0 in wish.std or len(wish.std) != wish.channels:
         said = shapes[0] if len(shapes) == 1 else ", ".join(named(model.example))
         raise UserError(f"expected preprocessing for inputs of {said}; got {wish}")

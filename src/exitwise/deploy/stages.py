@@ -96,8 +96,8 @@ def described_inputs(model: StagedModel, preprocessing: Preprocessing | Texts | 
 
 
 def image_wish(preprocessing: Preprocessing | None) -> dict[str, Any] | None:
-    """Return what a bundle says of the way from an image file to an input; None: it takes tensors."""
-    if preprocessing is None:
+    """Return what a bundle says of the way from an image file to an input; None: it takes tensors, as of signals."""
+    if preprocessing is None or preprocessing.signals:
         return None
     return {
         "kind": "image",

@@ -15,8 +15,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 from exitwise.data import Split
 from exitwise.evaluation.outputs import Left
 
-SIDE, LOSSLESS_SIDE, QUALITY = 64, 32, 75
-"""Longest side of a thumbnail in pixels; up to which it is a PNG; the quality of the JPEG that it is beyond."""
+SIDE, LOSSLESS_SIDE, QUALITY, STRIP = 64, 32, 75, 8
+"""Longest side of a thumbnail in pixels; up to which it is a PNG; the quality of the JPEG that it is beyond; height of
+a signal's."""
 
 
 class Picture(NamedTuple):
@@ -96,8 +97,8 @@ def _picture(split: Split, left: Left, position: int) -> Picture:
 
 
 def thumbnail(image: Tensor) -> str:
-    """Return an image, uint8 (channels, height, width), as a small data URI."""
-    picture: Image.Image = to_pil_image(image)
+    """Return an image, uint8 (channels, height, width), as a small data URI; a signal, of one row, as a strip."""
+    picture: Image.Image = to_pil_image(image.expand(-1, STRIP, -1) if image.shape[1] == 1 else image)
     picture.thumbnail((SIDE, SIDE))
     kind = "png" if max(picture.size) <= LOSSLESS_SIDE else "jpeg"
     content = io.BytesIO()

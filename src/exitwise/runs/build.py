@@ -21,7 +21,7 @@ from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes.distributed import first
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.runs.records.cascade import CASCADE, Members
-from exitwise.settings.checks import is_run_folder
+from exitwise.settings.checks import is_of_signals, is_run_folder
 from exitwise.settings.schema import Settings, is_backbone
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import compile_network
@@ -83,6 +83,7 @@ def preprocessing_of(settings: Settings) -> Preprocessing:
         settings.interpolation,
         settings.crop,
         settings.smallest_crop,
+        is_of_signals(settings.data),
     )
 
 
@@ -104,7 +105,7 @@ def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -
     """Return the network that the settings name, for that many classes; with its pretrained weights, if asked for."""
     options: dict[str, Any] = {
         "num_classes": classes,
-        "input_shape": (len(settings.mean), settings.image_size, settings.image_size),
+        "input_shape": settings.input_shape,
     }
     first_weights = settings.pretrained if pretrained else None
     other_run = first_weights is not None and is_run_folder(Path(first_weights))

@@ -194,7 +194,7 @@ class Run:
             UserError: without a checkpoint, or if it is of another network.
         """
         best = self.best()
-        members, shape = self.cascade, (len(self.settings.mean), *[self.settings.image_size] * 2)
+        members, shape = self.cascade, self.settings.input_shape
         model: StagedModel = (
             build.build_model(self.as_built(), len(self.classes))
             if members is None

@@ -61,10 +61,8 @@ def find_teacher(settings: Settings, out: Path, splits: Splits, device: torch.de
             "weights"
         )
     network = run.model(device)
-    mine, its = (
-        View((each.image_size, each.image_size), tuple(each.mean), tuple(each.std)) for each in (settings, theirs)
-    )
-    example = torch.empty(1, len(settings.mean), settings.image_size, settings.image_size)
+    mine, its = (View(each.input_shape[1:], tuple(each.mean), tuple(each.std)) for each in (settings, theirs))
+    example = torch.empty(1, *settings.input_shape)
     seen = Seen(its, mine, example, next(network.parameters()))
     return Teacher(record, lambda images: network.forward_last(seen(images)))
 

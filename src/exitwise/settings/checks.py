@@ -48,11 +48,19 @@ def check_data(name_or_path: str) -> None:
     raise DataError(f"expected a data set's name or a folder of images; there is no {name_or_path or repr('')}{hint}")
 
 
+def is_of_signals(data: str) -> bool:
+    """Return whether a data set has signals in place of images."""
+    return data in SOURCES and SOURCES[data].signals
+
+
 def check_shape(data: str, channels: int, image_size: int | None) -> None:
     """Raise DataError if a named data set's images are not of this shape; ``image_size`` None is any."""
     if data not in SOURCES:
         return
     source = SOURCES[data]
+    if source.signals and image_size != source.side:
+        size = "any, for augment resize" if image_size is None else image_size
+        raise DataError(f"{data} has signals of {source.side} values; got image_size {size}")
     if channels != source.channels:
         raise DataError(f"{data} has {source.channels} channels; got mean and std of {channels}")
     if image_size not in (None, source.side):

@@ -35,7 +35,7 @@ class _DataAndModel(BaseModel):
     data: str = Field("digits", description=f"{data_names()}.")
     data_root: str | None = Field(None, description="Where CIFAR lies or is downloaded to.")
     image_size: Annotated[Whole, Field(ge=1, le=8192)] = Field(
-        8, description="Side of the images that the network sees, in pixels."
+        8, description="Side of the images that the network sees, in pixels; of signals, their length."
     )
     augment: Literal["none", "shift", "crop", "resize"] = Field(
         "none", description="Training augmentation; all but resize take images of image_size."

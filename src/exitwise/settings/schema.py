@@ -17,7 +17,7 @@ from exitwise.catalogue.methods import METHODS, Part, find_method, option_owners
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.errors import UserError, near_match
-from exitwise.settings.checks import check_device, check_network, check_shape
+from exitwise.settings.checks import check_device, check_network, check_shape, is_of_signals
 from exitwise.settings.fields import AUGMENTED_PASSES, TAUGHT_SHARE, Fields
 from exitwise.settings.ranges import fields_of
 
@@ -48,6 +48,11 @@ class Settings(Fields):
     def kept_passes(self) -> int:
         """Passes over the training images of which features are kept."""
         return 1 if self.augment == "none" else min(self.augmented_passes or AUGMENTED_PASSES, self.epochs)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees; signals are of height 1."""
+        return len(self.mean), 1 if is_of_signals(self.data) else self.image_size, self.image_size
 
     def surroundings(self, processes: int = 1) -> Surroundings:
         """Return what the method meets in this run."""
@@ -124,6 +129,8 @@ class Settings(Fields):
             raise ValueError(f"backbone_epochs must be below epochs ({self.epochs}); got {self.backbone_epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; got 0")
+        if is_of_signals(self.data) and self.augment != "none":
+            raise ValueError(f"augment is for images; {self.data} has signals (leave it out)")
         check_shape(self.data, len(self.mean), None if self.augment == "resize" else self.image_size)
         return self
 

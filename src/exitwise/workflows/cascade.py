@@ -136,7 +136,7 @@ def _of_runs(runs: Sequence[Run], sizes: Sequence[Size] | None, exits: Exits, ou
     check_same_data(runs, names)
     views = [
         View(_size(size), tuple(run.settings.mean), tuple(run.settings.std))
-        for size, run in zip(sizes or [run.settings.image_size for run in runs], runs, strict=True)
+        for size, run in zip(sizes or [run.settings.input_shape[1:] for run in runs], runs, strict=True)
     ]
     different = {run.path.resolve(): run for run in runs}
     places = list(different)
@@ -148,9 +148,11 @@ def _of_runs(runs: Sequence[Run], sizes: Sequence[Size] | None, exits: Exits, ou
     if splits.summary() != runs[0].data:
         raise UserError(f"expected the data that {names[0]} was trained on; the images have changed")
     networks = {place: run.model() for place, run in different.items()}
-    shape = (len(settings.mean), settings.image_size, settings.image_size)
     model = Cascade(
-        [networks[run.path.resolve()] for run in runs], views, example_of(None, shape), all_exits=exits == "all"
+        [networks[run.path.resolve()] for run in runs],
+        views,
+        example_of(None, settings.input_shape),
+        all_exits=exits == "all",
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:

@@ -72,6 +72,8 @@ def _by_run(folder: Path, images: Sequence[ImageLike], device: str) -> Predictio
 
     run = Run(folder)
     preprocessing = preprocessing_of(run.settings)
+    if preprocessing.signals:
+        raise UserError(f"expected a run on images; {folder} is of signals, which are given to ew.EarlyExitRunner")
     transform = preprocessing.for_evaluation()
     place = pick_device(device)
     model = run.model(place)
