@@ -307,6 +307,8 @@ def test_networks_with_other_classes_are_refused(samples, exported):
         bench(model, calibration, samples, beside={"bundle": exported[0]}, forms="eager", seconds=0.1)
     with pytest.raises(UserError, match="eight bits need the held-out samples"):
         bench(model, calibration, samples, forms="int8", seconds=0.1)
+    with pytest.raises(UserError, match=r"expected a whole number as a batch size, at least 1; got 2\.5"):
+        bench(model, calibration, samples, forms="eager", batch_sizes=[2.5], seconds=0.1)
 
 
 def digits_network():
@@ -317,7 +319,7 @@ def digits_network():
     ("flags", "message"),
     [
         (["--forms", "tpu"], "expected forms among eager, compiled, onnx, int8; got tpu"),
-        (["--batch-sizes", "0"], "expected batch sizes of at least 1; got [0]"),
+        (["--batch-sizes", "0"], "expected a batch size of at least 1; got 0"),
         (["--batch-sizes", "1.7"], "expected whole numbers for batch sizes; got 1.7"),
         (["--batch-sizes", "many"], "expected numbers for batch sizes"),
         (["--budgets", "0.001"], "expected a budget from 0."),

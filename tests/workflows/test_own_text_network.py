@@ -179,6 +179,9 @@ def test_batches_that_will_not_do(network):
         ew.fit_exits(model, [(batch["input_ids"], batch["labels"])])
     with pytest.raises(ValueError, match=r"expected inputs input_ids .*; got torch.float32"):
         ew.EarlyExitRunner(model, ew.ExitPolicy([0.5, 0.5]))(torch.zeros(2, 3))
+    beyond = {"input_ids": torch.tensor([[1, WORDS]]), "attention_mask": torch.ones(1, 2, dtype=torch.int64)}
+    with pytest.raises(ValueError, match=rf"as the network knows; got input_ids 1 to {WORDS} \(1, 2\), attention_mask"):
+        ew.EarlyExitRunner(model, ew.ExitPolicy([0.5, 0.5]))(beyond)
 
 
 def test_networks_that_will_not_do(network):

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from exitwise.exiting.measures import State, rows
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds
-from exitwise.kernels.inputs import Inputs, described, device_of, mismatch, moved, taken
+from exitwise.kernels.inputs import Inputs, described, device_of, has_tokens, mismatch, moved, ranges, taken
 from exitwise.kernels.modes import evaluating
 from exitwise.shapes import Float, Float64, Int
 
@@ -85,7 +85,8 @@ class EarlyExitRunner:
 
     Raises:
         ValueError: if the policy, the monitor or the costs are for another number of exits, there are no costs, or
-            what it is called with is no batch of inputs such as the network's example.
+            what it is called with is no batch of inputs such as the network's example, or has tokens beyond the
+            network's tables.
     """
 
     def __init__(
@@ -126,11 +127,16 @@ class EarlyExitRunner:
         inputs = self._checked(inputs)
         start = time.perf_counter()
         policy = self.policy
-        if torch.is_inference_mode_enabled() and not self.model.training:  # which a single image would feel entering
-            result = self._run(inputs, policy)
-        else:
-            with torch.inference_mode(), evaluating(cast("nn.Module", self.model)):
+        try:
+            if torch.is_inference_mode_enabled() and not self.model.training:  # entering costs a single image time
                 result = self._run(inputs, policy)
+            else:
+                with torch.inference_mode(), evaluating(cast("nn.Module", self.model)):
+                    result = self._run(inputs, policy)
+        except IndexError as error:
+            if not has_tokens(inputs):
+                raise
+            raise ValueError(f"expected ids and as many tokens as the network knows; got {ranges(inputs)}") from error
         if self.monitor is not None:
             exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
             self.monitor.add(exit, confidence, macs, time.perf_counter() - start, policy.thresholds)

@@ -64,6 +64,15 @@ def has_tokens(inputs: Inputs) -> bool:
     return any(map(is_tokens, named(inputs).values()))
 
 
+def ranges(inputs: Inputs) -> str:
+    """Return the least and the largest whole number of each input, and its shape, in words."""
+    return ", ".join(
+        f"{name} {int(part.min())} to {int(part.max())} {tuple(part.shape)}".strip()
+        for name, part in named(inputs).items()
+        if is_tokens(part)
+    )
+
+
 def samples_in(inputs: Inputs) -> int:
     """Return how many rows inputs have."""
     return len(next(iter(named(inputs).values())))

@@ -28,6 +28,7 @@ from exitwise.benching.networks import (
 )
 from exitwise.benching.timing import warn_if_busy
 from exitwise.benching.verdict import ALLOWED, verdict
+from exitwise.budgets import check_whole
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
@@ -91,8 +92,9 @@ def bench(
         raise UserError(f"expected forms among {', '.join(FORMS)}; got {', '.join(unknown) or 'none'}")
     if not 0 < seconds < math.inf:
         raise UserError(f"expected a positive number of seconds; got {seconds:g}")
-    if not batch_sizes or min(batch_sizes) < 1:
-        raise UserError(f"expected batch sizes of at least 1; got {list(batch_sizes)}")
+    if not batch_sizes:
+        raise UserError("expected batch sizes of at least 1; got none")
+    batch_sizes = [check_whole("a batch size", size, 1) for size in batch_sizes]
     warn_if_busy()
     samples = max(*batch_sizes, MOST_BATCHES)
     run: Run | None = None
