@@ -21,7 +21,16 @@ SECTIONS = {
 }
 """Of each section, its files with their code."""
 
-KINDS = ["command", "data source", "export format", "measure", "measure with a state", "method", "model"]
+KINDS = [
+    "command",
+    "data source",
+    "export format",
+    "gradient flow",
+    "measure",
+    "measure with a state",
+    "method",
+    "model",
+]
 
 CALL = """
 import contextlib, io, json, sys
@@ -131,7 +140,19 @@ def run(copy, tmp_path_factory):
     """The model of the guide, trained by its method on digits, a few iterations long."""
     out = tmp_path_factory.mktemp("runs") / "digits"
     (said,) = copy.exitwise(
-        train_words(out, "--data", "digits", "--model", "plain_small", "--method", "hard-samples", "--sharpness", 2)
+        train_words(
+            out,
+            "--data",
+            "digits",
+            "--model",
+            "plain_small",
+            "--method",
+            "hard-samples",
+            "--sharpness",
+            2,
+            "--flow",
+            "fading",
+        )
     )
     assert "training plain_small on digits with hard-samples" in said
     return out
@@ -178,7 +199,9 @@ def test_the_model_and_the_method_are_listed(copy):
     models, methods, helped = copy.exitwise(["models"], ["methods"], ["train", "--help"])
     assert re.search(r"plain_small\W+1x8x8\W+0.00653M\W+4.69k 23.3k 42k", models)
     assert re.search(r"hard-samples\W+more weight for what an exit gets wrong\W+sharpness 1.0", methods)
+    assert re.search(r"fading\W+exits steer the layers below less and less\W+fades_to 0.1", methods)
     assert "--sharpness" in helped
+    assert "--fades-to" in helped
 
 
 def test_the_model_trains_by_the_method(run):
@@ -186,6 +209,7 @@ def test_the_model_trains_by_the_method(run):
     assert "model: plain_small\n" in settings
     assert "method: hard-samples\n" in settings
     assert "sharpness: 2.0\n" in settings
+    assert "flow: fading\nfades_to: 0.1\n" in settings
     assert (run / "metrics.csv").read_text().count("\n") == 2
 
 
@@ -295,9 +319,15 @@ def test_the_format_is_written_and_replaced(copy, run, tmp_path):
     assert [entry["file"] for entry in manifest["stages"]] == [f"stage_{k}.safetensors" for k in range(3)]
 
 
-TABLES = ["catalogue", "settings/test_options.py", "methods/test_every_method.py", "exiting/measures"]
+TABLES = [
+    "catalogue",
+    "settings/test_options.py",
+    "methods/test_every_method.py",
+    "methods/test_axes.py",
+    "exiting/measures",
+]
 ALL = ["catalogue", "cli", "exiting", "methods", "models/test_msdnet.py", "settings"]
-NAMES = "hard-samples or gap or mean-so-far or stripes or safetensors or plain_small or leads_to_its_code"
+NAMES = "hard-samples or fading or gap or mean-so-far or stripes or safetensors or plain_small or leads_to_its_code"
 
 
 def try_tables(copy, cwd, tables, *words):
@@ -313,7 +343,14 @@ def try_tables(copy, cwd, tables, *words):
 
 def test_tables_over_the_catalogue_try_additions(copy, tmp_path):
     said = try_tables(copy, tmp_path, TABLES, "-k", f"({NAMES}) and not bundle", "-rA")
-    for entry in ("method hard-samples", "measure gap", "measure mean-so-far", "source stripes", "format safetensors"):
+    for entry in (
+        "method hard-samples",
+        "flow fading",
+        "measure gap",
+        "measure mean-so-far",
+        "source stripes",
+        "format safetensors",
+    ):
         assert f"test_every_entry_leads_to_its_code[{entry}]" in said
     for test in (
         "test_costs_are_those_counted[plain_small]",
@@ -321,6 +358,8 @@ def test_tables_over_the_catalogue_try_additions(copy, tmp_path):
         "test_images_are_as_the_catalogue_says[stripes]",
         "test_writes_what_its_manifest_says_and_replaces_exports_alone[safetensors]",
         "test_trains_saves_resumes_and_runs[hard-samples-sgd]",
+        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-shared-fading]",
+        "test_resumes_to_the_bit[hard-samples-fading]",
         "test_the_runner_reads_as_the_simulation_does[mean-so-far]",
     ):
         assert test in said

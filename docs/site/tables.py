@@ -6,6 +6,7 @@ from typing import Any
 
 from exitwise.catalogue.commands import COMMANDS
 from exitwise.catalogue.entry import Entry
+from exitwise.catalogue.flows import FLOWS
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.measures import MEASURES
 from exitwise.catalogue.methods import METHODS
@@ -16,6 +17,7 @@ from exitwise.catalogue.sources import SOURCES
 KINDS: dict[str, Mapping[str, Entry]] = {
     "commands": COMMANDS,
     "data sets": SOURCES,
+    "flows": FLOWS,
     "formats": FORMATS,
     "measures": MEASURES,
     "methods": METHODS,

@@ -40,7 +40,17 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.exiting.runner import EarlyExitRunner, ExitResult
     from exitwise.exiting.search import ThresholdSearch
     from exitwise.exiting.temperatures import fit_temperatures
-    from exitwise.methods import MetaWeighted, Method, SharedStep, Uniform, Weighting, create_method, list_methods
+    from exitwise.methods import (
+        GradientFlow,
+        MetaWeighted,
+        Method,
+        SharedStep,
+        Uniform,
+        Weighting,
+        create_flow,
+        create_method,
+        list_methods,
+    )
     from exitwise.models import MSDNet, RANet, Stage, StagedModel, count_cost, create_model, list_models
     from exitwise.models.authors import load_authors_checkpoint
     from exitwise.models.backbones.attach import add_exits, exit_points

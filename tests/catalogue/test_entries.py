@@ -2,13 +2,16 @@
 
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from exitwise.catalogue.axes import AXES, option_owners
 from exitwise.catalogue.backbones import LIBRARIES
 from exitwise.catalogue.commands import COMMANDS
+from exitwise.catalogue.flows import FLOWS
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
 from exitwise.catalogue.measures import MEASURES
@@ -17,7 +20,7 @@ from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.recipes import RECIPES
 from exitwise.catalogue.sources import FOLDER, SOURCES, NamedData
 from exitwise.errors import UserError
-from exitwise.methods import Method
+from exitwise.methods import GradientFlow, Method
 from exitwise.models import count_cost, create_model
 from exitwise.models.backbones.libraries import _LIBRARIES
 from exitwise.settings.compose import compose, get_recipe
@@ -31,12 +34,14 @@ from exitwise.weighting.normalize import Centering
 KINDS = {
     "model": MODELS,
     "method": METHODS,
+    "flow": FLOWS,
     "measure": MEASURES,
     "source": SOURCES | {"folder": FOLDER},
     "format": FORMATS,
     "recipe": RECIPES,
     "command": COMMANDS,
 }
+PARTS = {"method": Method, "flow": GradientFlow}
 ENTRIES = [(kind, entry) for kind, entries in KINDS.items() for entry in entries.values()]
 
 
@@ -48,8 +53,8 @@ def test_every_entry_leads_to_its_code(kind, entry):
     assert "\n" not in entry.summary
     if kind == "command":
         assert inspect.getdoc(found).split("\n\n")[0].replace("\n", " ") == entry.summary
-    if kind == "method":
-        assert issubclass(found, Method)
+    if kind in PARTS:
+        assert issubclass(found, PARTS[kind])
         assert found.options is entry.options
 
 
@@ -74,6 +79,11 @@ def test_choices_are_those_of_the_code():
     for name, choices in types.items():
         assert set(get_args(Fields.model_fields[name].annotation)) == set(get_args(choices)), name
     assert tuple(_LIBRARIES) == LIBRARIES
+
+
+def test_no_option_is_of_two_axes():
+    names = [{field.name for part in axis.parts.values() for field in fields(part.options)} for axis in AXES.values()]
+    assert sum(map(len, names)) == len(set().union(*names)) == len(option_owners())
 
 
 def test_each_option_is_a_setting_with_its_range_and_default():

@@ -116,7 +116,7 @@ def test_it_is_listed(package, capsys, monkeypatch):
         ({"method": "fokal"}, "input should be 'uniform', .*, or package.module:name; got 'fokal'"),
         ({"method": "focal", "method_options": {"gama": 1}}, "unknown option 'gama' of focal; did you mean 'gamma'"),
         ({"method": "focal", "method_options": {"gamma": -1}}, "setting gamma: input should be greater than or equal"),
-        ({"method": "focal", "epsilon": 0.3}, "epsilon is an option of meta-weighted, .*; method is focal"),
+        ({"method": "focal", "epsilon": 0.3}, "epsilon is an option of method meta-weighted, .*; method is focal"),
         ({"method": "elsewhere:half", "accumulate": 2}, "accumulate goes with method uniform.*; got elsewhere:half"),
     ],
 )

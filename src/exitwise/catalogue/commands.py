@@ -66,6 +66,10 @@ COMMANDS = by_name(
         "List the networks with the cost of leaving at each exit; or show where exits can go on a backbone.",
         "exitwise.cli.models:models",
     ),
-    Entry("methods", "List the training methods with their options.", "exitwise.cli.methods:methods"),
+    Entry(
+        "methods",
+        "List what training methods are made of, with options: one choice on each axis.",
+        "exitwise.cli.methods:methods",
+    ),
     Entry("recipes", "List the recipes, or print one's settings as YAML.", "exitwise.cli.recipes:recipes"),
 )

@@ -1,41 +1,25 @@
-"""Parts of training methods: choices on four axes, with their options.
-
-``weights``: what each sample's loss counts at each exit; ``flow``: how gradients flow between stages; ``losses``: what
-else is learned; ``schedule``: what trains when. A method that a user names is today a choice on the first axis.
+"""What each sample's loss counts at each exit, with options: the training methods that a user names.
 
 Others join from outside: by an entry point of the group ``exitwise.methods`` or by ``package.module:name`` in place of
-a name. Either leads to a :class:`~exitwise.methods.base.Method`, or to a :class:`Part` where torch is not to be
-imported before it trains.
+a name. Either leads to a :class:`~exitwise.methods.base.Method`, or to a :class:`~exitwise.catalogue.parts.Part` where
+torch is not to be imported before it trains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from exitwise.budgets import check_count
 from exitwise.catalogue.entry import Entry
 from exitwise.catalogue.lookup import by_name
 from exitwise.catalogue.options import Options, Surroundings, option
+from exitwise.catalogue.parts import Part
 from exitwise.errors import UserError, near_match
 
-Axis = Literal["weights", "flow", "losses", "schedule"]
 GROUP = "exitwise.methods"
 """Of entry points, under which other packages register methods."""
-
-
-@dataclass(frozen=True)
-class Part(Entry):
-    """A choice on one axis.
-
-    Attributes:
-        options: what it takes.
-        axis: which.
-    """
-
-    options: type[Options] = Options
-    axis: Axis = "weights"
 
 
 @dataclass(frozen=True)
@@ -88,6 +72,8 @@ class MetaWeightedOptions(Options):
         if self.gradient == "forward":
             return
         alternative = "use gradient forward, or leave it out"
+        if around.flow != "plain" and self.gradient == "finite-difference":
+            raise ValueError(f"finite differences do not see how gradients flow (flow {around.flow}); {alternative}")
         if around.precision != "float32" and self.gradient == "finite-difference":
             raise ValueError(f"precision {around.precision} drowns a finite difference in rounding; {alternative}")
         if around.compile and self.gradient == "double-backward":
@@ -119,15 +105,6 @@ METHODS = by_name(
     ),
 )
 DEFAULT = "uniform"
-
-
-def option_owners() -> dict[str, list[str]]:
-    """Return the options of the methods here, each with the names of the methods that have it."""
-    owners: dict[str, list[str]] = {}
-    for part in METHODS.values():
-        for each in fields(part.options):
-            owners.setdefault(each.name, []).append(part.name)
-    return owners
 
 
 def weigh_alone() -> list[str]:

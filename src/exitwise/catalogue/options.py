@@ -1,6 +1,6 @@
-"""Options of training methods as dataclasses: default, range and meaning of each, written once.
+"""Options of the parts of training methods as dataclasses: default, range and meaning of each, written once.
 
-The schema of settings makes its fields from them; a method takes an instance. Needs neither torch nor pydantic.
+The schema of settings makes its fields from them; a part takes an instance. Needs neither torch nor pydantic.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Surroundings(NamedTuple):
         compile: whether these passes are compiled.
         channels_last: whether images and network are in channels-last format.
         processes: how many train together.
+        flow: how gradients flow between stages.
     """
 
     exits: int
@@ -30,11 +31,12 @@ class Surroundings(NamedTuple):
     compile: bool = False
     channels_last: bool = False
     processes: int = 1
+    flow: str = "plain"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a training method, none here; and what may be known of the method before its code is imported.
+    """The options of a part of a training method, none here; and what may be known of it before its code is imported.
 
     Attributes:
         weighs_alone: each sample's weights depend on nothing but that sample, and nothing is learned from a meta half,

@@ -1,13 +1,17 @@
-"""Training methods, by name."""
+"""Training methods and what they are made of, by name."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from exitwise.catalogue.methods import Part, find_method, method_names
+from exitwise.catalogue.flows import FLOWS
+from exitwise.catalogue.lookup import find
+from exitwise.catalogue.methods import find_method, method_names
 from exitwise.catalogue.options import Options, Surroundings
+from exitwise.catalogue.parts import Part
 from exitwise.errors import UserError
 from exitwise.methods.base import Method, Weighting
+from exitwise.methods.flow.base import GradientFlow
 from exitwise.methods.schedules.backbone_first import BackboneFirst
 from exitwise.methods.weights.meta_weighted import MetaWeighted
 from exitwise.methods.weights.shared_step import SharedStep
@@ -15,12 +19,14 @@ from exitwise.methods.weights.uniform import Uniform
 
 __all__ = [
     "BackboneFirst",
+    "GradientFlow",
     "MetaWeighted",
     "Method",
     "SharedStep",
     "Uniform",
     "Weighting",
     "build_method",
+    "create_flow",
     "create_method",
     "list_methods",
 ]
@@ -55,6 +61,20 @@ def build_method(name: str, options: Options, exits: int, *, fused: bool = False
     options.check(Surroundings(exits))
     found = _load(find_method(name))
     return found.from_options(options, exits, fused=fused) if isinstance(found, type) else found
+
+
+def create_flow(name: str, **options: Any) -> GradientFlow:
+    """Build a rule of how gradients flow between stages, to be set as a network's ``flow``.
+
+    Args:
+        name: one that ``exitwise methods`` lists, such as ``equilibrium``.
+        options: of that part.
+
+    Raises:
+        ValueError: for an unknown name (a UserError, with the nearest known one).
+    """
+    flow: GradientFlow = find(FLOWS, name, "flow").load()(**options)
+    return flow
 
 
 def _load(part: Part) -> type[Method] | Method:

@@ -36,6 +36,7 @@ class Method:
         for epoch in range(epochs):
             for index, (inputs, targets) in enumerate(loader):
                 # both optimizers follow the schedule
+                method.begin(index, progress)                          # <- the method
                 for train, meta in half_batches(inputs, targets):      # (a, b), then (b, a)
                     forward = train_pass(model, *train, keep=method.takes_tangents(index))   # forward, with graph
                     weighting = method.weigh(model, optimizer, forward, meta, index)   # <- the method
@@ -53,10 +54,12 @@ class Method:
     Attributes:
         options: the dataclass of its options, which says what it can do as well.
         optimizer: of what the method itself learns, scheduled like the network's; None if nothing.
+        progress: share of the training that is done, in [0, 1).
     """
 
     options: ClassVar[type[Options]] = Options
     optimizer: Optimizer | None = None
+    progress: float = 0.0
 
     @classmethod
     def create(cls, *args: Any, **kwargs: Any) -> Self:
@@ -78,6 +81,10 @@ class Method:
 
     def check(self, exits: int) -> None:
         """Raise UserError unless this is for networks with so many exits."""
+
+    def begin(self, index: int, progress: float) -> None:
+        """A loaded batch comes, the ``index``-th of the epoch, from 0; ``progress`` of the training is done."""
+        self.progress = progress
 
     def takes_tangents(self, index: int) -> bool:
         """Return whether the train half of this loaded batch will be passed through in forward mode."""

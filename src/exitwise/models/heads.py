@@ -62,6 +62,11 @@ class Feature(NamedTuple):
     masked: bool = False
     causal: bool = False
 
+    @property
+    def dimension(self) -> int:
+        """The dimension that holds the channels, the batch's being 0."""
+        return -1 if self.kind in ("tokens", "channels-last map") else 1
+
     @classmethod
     def of(cls, shape: Sequence[int], prefix: int | None = None, image: tuple[int, int] = (1, 1)) -> Feature | None:
         """Return the kind of feature that a tensor of this shape (batch first) is; None if it is none.

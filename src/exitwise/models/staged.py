@@ -6,9 +6,11 @@ It knows neither how stages compute nor who decides where a sample leaves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Self, cast
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import Inputs, example_of
@@ -26,16 +28,44 @@ class Stage(nn.Module):
     Args:
         body: maps the state to the next state.
         head: maps that next state to logits.
+        channels: the dimension of that state's tensors that has their channels.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module, channels: int = 1) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.channels = channels
 
     def forward(self, state: State) -> tuple[State, Float[Tensor, "batch classes"]]:
         state = self.body(state)
         return state, self.head(state)
+
+
+class Cut(NamedTuple):
+    """A place between two stages, behind one exit.
+
+    Attributes:
+        exit: which, from 0.
+        exits: how many the network has.
+        channels: the dimension of channels in the state's tensors.
+    """
+
+    exit: int
+    exits: int
+    channels: int
+
+
+class Flow(Protocol):
+    """What happens to gradients at a cut while a network trains; both methods return the values that they get."""
+
+    progress: float
+
+    def to_head(self, x: Tensor, cut: Cut) -> Tensor:
+        """Return a tensor of the state as the head sees it."""
+
+    def onward(self, x: Tensor, cut: Cut) -> Tensor:
+        """Return it as the next stage sees it."""
 
 
 def check_staged(network: object) -> None:
@@ -56,6 +86,7 @@ class StagedModel(nn.Module):
         example: in place of that: example inputs, batch first; a tensor, or a mapping of tensors by name.
 
     Attributes:
+        flow: how gradients flow between the stages in train mode; None: as they are.
         fitted_on: fingerprints of the samples that its exits were fitted on, where a loader gave them.
         example: inputs that the network is meant for; their device and the type of their floats say nothing.
     """
@@ -73,6 +104,7 @@ class StagedModel(nn.Module):
         self.num_classes = num_classes
         self.example = example_of(example, input_shape)
         self.frozen = False
+        self.flow: Flow | None = None
         self.fitted_on: set[int] = set()
 
     @property
@@ -140,6 +172,13 @@ class StagedModel(nn.Module):
     def run_stages(self, inputs: Inputs) -> Iterator[tuple[State, Float[Tensor, "batch classes"]]]:
         """Yield the state and the logits after each stage, computed as they are asked for."""
         state: State = inputs
-        for stage in self.stages:
-            state, logits = stage(state)
+        flow = self.flow if self.training else None
+        for k, stage in enumerate(cast("list[Stage]", list(self.stages))):
+            if flow is None:
+                state, logits = stage(state)
+            else:
+                cut = Cut(k, self.exits, stage.channels)
+                state = stage.body(state)
+                logits = stage.head(tree_map_only(Tensor, partial(flow.to_head, cut=cut), state))
+                state = tree_map_only(Tensor, partial(flow.onward, cut=cut), state)
             yield state, logits

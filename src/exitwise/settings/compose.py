@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from exitwise.catalogue.axes import chosen_in, options_of_others
 from exitwise.catalogue.backbones import IMAGES
 from exitwise.catalogue.lookup import find
-from exitwise.catalogue.methods import DEFAULT, METHODS
+from exitwise.catalogue.methods import METHODS
 from exitwise.catalogue.recipes import RECIPES, Recipe
 from exitwise.catalogue.sources import SOURCES
 from exitwise.errors import UserError
 from exitwise.settings.checks import check_network
-from exitwise.settings.schema import Settings, check_values, is_backbone, options_of_others, resolve
+from exitwise.settings.schema import Settings, check_values, is_backbone, resolve
 
 Layer = Mapping[str, Any]
 
@@ -26,7 +27,8 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
 
     A recipe may be used with any method: it states options of several, and those of the chosen one count. A file and
     flags mean what they say: each may state options of the method that it names or, if it names none, of the chosen
-    one. So a file made for one method can be used with another by a flag, and no option is given in vain.
+    one. So a file made for one method can be used with another by a flag, and no option is given in vain. It is the
+    same with the other axes (:mod:`exitwise.catalogue.axes`).
 
     Raises:
         UserError: for an unknown recipe or key, an option of another method, or a value out of range.
@@ -54,11 +56,10 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
             base |= {"backbone_lr_factor": 1.0}
     if "data" not in overrides and base["data"] not in SOURCES:
         raise UserError("this recipe needs a folder of images: give --data")
-    method: str = overrides.get("method") or base.get("method", DEFAULT)
-    in_file: str = from_file.get("method") or method
-    base = _without(base, options_of_others(method))
-    if in_file != method:
-        overrides = _without(overrides, options_of_others(method) - options_of_others(in_file) - set(from_flags))
+    chosen_parts = chosen_in(base | overrides)
+    in_file = chosen_in(chosen_parts | from_file)
+    base = _without(base, options_of_others(chosen_parts))
+    overrides = _without(overrides, options_of_others(chosen_parts) - options_of_others(in_file) - set(from_flags))
     settings = resolve(base, overrides)
     if "lr" not in overrides and settings.batch_size != base["batch_size"]:
         settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})
@@ -83,7 +84,7 @@ def get_recipe(name: str) -> Recipe:
         UserError: for an unknown name, with the nearest known one.
     """
     recipe = _recipe(name)
-    return _without(recipe, options_of_others(recipe.get("method", DEFAULT)))
+    return _without(recipe, options_of_others(chosen_in(recipe)))
 
 
 def _recipe(name: str) -> Recipe:

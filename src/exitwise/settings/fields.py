@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
-from exitwise.catalogue.methods import DEFAULT, METHODS, is_method, method_names, option_owners, weigh_alone
+from exitwise.catalogue.axes import AXES, option_owners
+from exitwise.catalogue.lookup import summaries
+from exitwise.catalogue.methods import DEFAULT, METHODS, is_method, method_names, weigh_alone
 from exitwise.catalogue.sources import data_names
 from exitwise.settings.ranges import Count, Finite, NotNegative, Numbers, Positive, Real, Seed, Share, Whole, fields_of
 
@@ -94,20 +96,22 @@ class _DataAndModel(BaseModel):
 
 
 def _method_fields() -> dict[str, Any]:
-    """Return the settings that say how weights come about, those of each method in turn."""
+    """Return the settings that say how a network learns, axis by axis, each with the options of its parts in turn."""
     owners = option_owners()
-    options = {name: field for part in METHODS.values() for name, field in fields_of(part.options, owners).items()}
-    return {
-        "method": (
-            Annotated[str, AfterValidator(_known_method)],
-            Field(DEFAULT, description=f"Training method: {', '.join(METHODS)}; or package.module:name."),
-        ),
-        **options,
-        "method_options": (
-            dict[str, Any] | None,
-            Field(None, description="Options of a method from elsewhere, by name."),
-        ),
-    }
+    made: dict[str, Any] = {}
+    for setting, axis in AXES.items():
+        choices: Any = Literal[tuple(axis.parts)]
+        made[setting] = choices, Field(axis.usual, description=f"{axis.title.capitalize()}: {summaries(axis.parts)}")
+        made |= {name: field for part in axis.parts.values() for name, field in fields_of(part.options, owners).items()}
+    made["method"] = (
+        Annotated[str, AfterValidator(_known_method)],
+        Field(DEFAULT, description=f"Training method: {', '.join(METHODS)}; or package.module:name."),
+    )
+    made["method_options"] = (
+        dict[str, Any] | None,
+        Field(None, description="Options of a method from elsewhere, by name."),
+    )
+    return made
 
 
 _WithMethod: Any = create_model("_WithMethod", __base__=_DataAndModel, **_method_fields())
@@ -118,6 +122,7 @@ class Fields(_WithMethod):
 
     if TYPE_CHECKING:
         method: str
+        flow: str
         method_options: dict[str, Any] | None
 
     epochs: Count = Field(60, description="Passes over the training images.")

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from exitwise.budgets import MOST
+from exitwise.catalogue.axes import Owners
 from exitwise.catalogue.options import Options
 
 
@@ -53,18 +54,18 @@ Number = TypeVar("Number")
 Numbers = Annotated[list[Number], BeforeValidator(_split_commas)]
 
 
-def fields_of(options: type[Options], owners: Mapping[str, Sequence[str]] | None = None) -> Fields:
-    """Return the options of a method as pydantic's fields; ``owners``, the methods that have each, end its meaning."""
+def fields_of(options: type[Options], owners: Mapping[str, Owners] | None = None) -> Fields:
+    """Return the options of a part as pydantic's fields; ``owners``, the parts that have each, end its meaning."""
     hints = get_type_hints(options)
     return {
-        each.name: (_ranged(hints[each.name], each), _described(each, (owners or {}).get(each.name, ())))
+        each.name: (_ranged(hints[each.name], each), _described(each, (owners or {}).get(each.name)))
         for each in fields(options)
     }
 
 
-def _described(each: DataclassField[Any], owners: Sequence[str]) -> FieldInfo:
+def _described(each: DataclassField[Any], owners: Owners | None) -> FieldInfo:
     default: Any = ... if each.default is MISSING else each.default
-    note = f" [method {', '.join(owners)}]" if owners else ""
+    note = f" [{owners}]" if owners else ""
     made: FieldInfo = Field(default, description=each.metadata.get("description", "") + note)
     return made
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError, create_model, model_validator
 
+from exitwise.catalogue.axes import AXES, chosen_in, option_owners, options_of_others
 from exitwise.catalogue.backbones import BACKBONE_EXITS
-from exitwise.catalogue.methods import METHODS, Part, find_method, option_owners, weigh_alone
+from exitwise.catalogue.methods import METHODS, find_method, weigh_alone
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.options import Options, Surroundings
+from exitwise.catalogue.parts import Part
 from exitwise.errors import UserError, near_match
 from exitwise.settings.checks import check_device, check_network, check_shape, is_of_signals
 from exitwise.settings.fields import AUGMENTED_PASSES, TAUGHT_SHARE, Fields
@@ -39,10 +41,19 @@ class Settings(Fields):
         Raises:
             UserError: if there is no such method, or it does not take ``method_options``.
         """
-        part = find_method(self.method)
         if self.method in METHODS:
-            return part.options(**{each.name: getattr(self, each.name) for each in fields(part.options)})
-        return options_from(part, self.method_options or {})
+            return self.options_of("method")
+        return options_from(find_method(self.method), self.method_options or {})
+
+    def options_of(self, axis: str) -> Options:
+        """Return the options of the part that is chosen on an axis."""
+        part = AXES[axis].parts[getattr(self, axis)]
+        return part.options(**{each.name: getattr(self, each.name) for each in fields(part.options)})
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The part that is chosen on each axis."""
+        return chosen_in(vars(self))
 
     @property
     def kept_passes(self) -> int:
@@ -56,11 +67,11 @@ class Settings(Fields):
 
     def surroundings(self, processes: int = 1) -> Surroundings:
         """Return what the method meets in this run."""
-        return Surroundings(self.exit_count, self.precision, self.compile, self.channels_last, processes)
+        return Surroundings(self.exit_count, self.precision, self.compile, self.channels_last, processes, self.flow)
 
     def stated(self) -> dict[str, Any]:
-        """Return all settings but the options of other methods than the chosen one."""
-        return self.model_dump(exclude=options_of_others(self.method))
+        """Return all settings but the options of other parts than the chosen ones."""
+        return self.model_dump(exclude=options_of_others(self.chosen))
 
     @model_validator(mode="before")
     @classmethod
@@ -78,8 +89,9 @@ class Settings(Fields):
         if self.method in METHODS and self.method_options is not None:
             raise ValueError(f"method_options are of methods from elsewhere; method is {self.method}")
         for name, owners in option_owners().items():
-            if name in self.model_fields_set and self.method not in owners:
-                raise ValueError(f"{name} is an option of {', '.join(owners)}; method is {self.method}")
+            part = self.chosen[owners.setting]
+            if name in self.model_fields_set and part not in owners.parts:
+                raise ValueError(f"{name} is an option of {owners}; {owners.setting} is {part}")
         if self.method in METHODS:
             self.options.check(self.surroundings())
         if self.accumulate > 1 and not find_method(self.method).options.weighs_alone:
@@ -89,6 +101,8 @@ class Settings(Fields):
             )
         if self.accumulate > 1 and self.sync_batchnorm:
             raise ValueError("accumulate and sync_batchnorm exclude one another; got both")
+        if self.flow != "plain":
+            self._check_flow()
         if self.sync_batchnorm and self.compile:
             raise ValueError("sync_batchnorm cannot be compiled; leave out compile")
         if not is_backbone(self.model):
@@ -133,6 +147,15 @@ class Settings(Fields):
             raise ValueError(f"augment is for images; {self.data} has signals (leave it out)")
         check_shape(self.data, len(self.mean), None if self.augment == "resize" else self.image_size)
         return self
+
+    def _check_flow(self) -> None:
+        others = "other flows than plain"
+        if self.compile:
+            raise ValueError(f"{others} cannot be compiled; got flow {self.flow}: leave out compile")
+        if self.regime == "heads":
+            raise ValueError(f"{others} go with other regimes; regime heads trains nothing below exits")
+        if not self.skip:
+            raise ValueError(f"{others} go with a backbone in stages; got flow {self.flow} and skip false")
 
 
 def is_backbone(model: str) -> bool:
@@ -193,7 +216,7 @@ def explain(error: ValidationError) -> str:
 
 
 def options_from(part: Part, values: Mapping[str, Any]) -> Options:
-    """Return the options of a method from plain values.
+    """Return the options of a part from plain values.
 
     Raises:
         UserError: for an option that it has not, or a value out of range.
@@ -207,9 +230,3 @@ def options_from(part: Part, values: Mapping[str, Any]) -> Options:
         return part.options(**model.model_validate(values).model_dump())
     except ValidationError as error:
         raise UserError(explain(error)) from error
-
-
-def options_of_others(method: str) -> set[str]:
-    """Return the names of settings that are options of other methods alone."""
-    others = {name for name, owners in option_owners().items() if method not in owners}
-    return others | {"method_options"} if method in METHODS else others

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from exitwise.catalogue.methods import DEFAULT
+from exitwise.catalogue.axes import chosen_in, options_of_others
 from exitwise.errors import UserError
-from exitwise.settings.schema import Settings, check_values, options_of_others
+from exitwise.settings.schema import Settings, check_values
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _without_strangers(content: dict[str, Any]) -> dict[str, Any]:
     """
     if not content.keys() >= _ONCE_STATED:
         return content
-    strangers = options_of_others(content.get("method", DEFAULT))
+    strangers = options_of_others(chosen_in(content))
     return {key: value for key, value in content.items() if key not in strangers}
 
 

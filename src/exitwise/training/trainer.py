@@ -251,6 +251,10 @@ class Trainer:
         progress = self.progress
         for schedule in self.schedules:
             schedule.step_update(progress.iteration)
+        share = progress.iteration / self.total
+        self.method.begin(progress.batch, share)
+        if self.model.flow is not None:
+            self.model.flow.progress = share
         inputs = inputs.contiguous(memory_format=self.format)
         ranks = self.ranks if self.batches.sampler.dealt(progress.batch) else self.ranks.repeated()
         for train, meta in half_batches(inputs, targets, self._taught(inputs)):

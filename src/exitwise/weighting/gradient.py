@@ -23,6 +23,7 @@ from exitwise.budgets import check_proportions
 from exitwise.errors import UserError, in_a_line
 from exitwise.kernels.channels_last import ChannelsLast
 from exitwise.kernels.compiled import is_compiled, uncompiled
+from exitwise.kernels.gradients import no_changed_gradients, unchanged_gradients
 from exitwise.kernels.tangents import KeptOutputs, TangentRules
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.shapes import Float, Int, Shaped
@@ -300,8 +301,9 @@ def loss_tangents(
     torch.compile too.
 
     Raises:
-        ValueError: for an unknown mode, finite differences of losses in half precision, or a network that gives other
-            losses when its pass is run again; names the module.
+        ValueError: for an unknown mode, finite differences of losses in half precision or of a network whose backward
+            pass is another than its function's, or a network that gives other losses when its pass is run again; names
+            the module.
     """
     check_mode(mode)
     device = forward.inputs.device.type
@@ -379,7 +381,7 @@ def _finite_difference(
     root: float = torch.finfo(precision).eps ** 0.5
     norm = torch.nn.utils.get_total_norm(tangents.values())
     step = root / norm.clamp_min(torch.finfo(precision).tiny / root)
-    with torch.no_grad():
+    with torch.no_grad(), no_changed_gradients():
         _check_repeats(model, params, forward)
         steps = torch._foreach_mul(list(tangents.values()), step)
         moved = dict(zip(tangents, torch._foreach_add([params[name] for name in tangents], steps), strict=True))
@@ -464,7 +466,8 @@ def _loss_at(
     objective: Objective,
 ) -> tuple[Tensor, Tensor]:
     inputs, targets, teacher = with_teacher(meta)
-    logits = call_with(model, params, inputs)
+    with unchanged_gradients():  # how gradients flow in training is no part of what is to be achieved
+        logits = call_with(model, params, inputs)
     losses = forward.losses_of(logits, targets, teacher)
     confidences, share = exit_confidences(logits), forward.ranks.share(losses)
     return allocated_loss(losses, confidences, proportions, objective, forward.ranks, share)

@@ -30,6 +30,10 @@ class BackboneFirst(Method):
     def _alone(self) -> bool:
         return self.done < self.half_steps
 
+    def begin(self, index: int, progress: float) -> None:
+        super().begin(index, progress)
+        self.then.begin(index, progress)
+
     def takes_tangents(self, index: int) -> bool:
         return not self._alone and self.then.takes_tangents(index)
 

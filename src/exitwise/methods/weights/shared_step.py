@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from exitwise.kernels.gradients import unchanged_gradients
 from exitwise.methods.base import Weighting
+from exitwise.methods.flow.base import flowing_as_at
 from exitwise.methods.weights.meta_weighted import MetaWeighted
 from exitwise.processes.shares import deal_shares, dealt_to, gather_shares, gather_states, own_states
 from exitwise.weighting.gradient import (
@@ -42,6 +44,7 @@ class Pending:
         rules: how the optimizer stood before the step; empty once the gain is known.
         gain: what the step made of a fresh gradient; known after the step.
         taken: whether there was a step, a bool scalar; known after it.
+        progress: share of the training that was done before it.
     """
 
     forward: TrainPass
@@ -49,6 +52,7 @@ class Pending:
     rules: dict[str, GainRule] = field(default_factory=dict)
     gain: dict[str, Tensor | float] = field(default_factory=dict)
     taken: Tensor | None = None
+    progress: float = 0.0
 
 
 class SharedStep(MetaWeighted):
@@ -71,7 +75,8 @@ class SharedStep(MetaWeighted):
         if self.updates_at(index):
             params = trainable(model)
             before = {name: param.detach().clone() for name, param in params.items()}
-            self.pending = Pending(_without_graph(forward), before, gain_rules(optimizer, params))
+            rules = gain_rules(optimizer, params)
+            self.pending = Pending(_without_graph(forward), before, rules, progress=self.progress)
         with torch.no_grad():
             return Weighting(self.network(forward.losses, forward.confidences, forward.ranks.scope), loss, finite)
 
@@ -96,9 +101,11 @@ class SharedStep(MetaWeighted):
         loss, _ = allocated_loss(
             forward.losses, forward.confidences, self.budget(), self.objective, forward.ranks, forward.share
         )
-        gradients = total_gradients(loss, trainable(model), forward.ranks, retain_graph=True)
+        with unchanged_gradients():  # the same graph is gone through again for the real step, as gradients flow then
+            gradients = total_gradients(loss, trainable(model), forward.ranks, retain_graph=True)
         direction = scale_by_gain(gradients, pending.gain)
-        gradient = weight_gradient(model, pending.params, direction, pending.forward, self.mode)
+        with flowing_as_at(model, pending.progress):
+            gradient = weight_gradient(model, pending.params, direction, pending.forward, self.mode)
         finite = forward.ranks.all_true(all_finite(gradient))
         self.learn(pending.forward, gradient, finite & pending.taken)
         return loss.detach(), finite | ~pending.taken
@@ -142,6 +149,7 @@ def _pack(pending: Pending) -> dict[str, Any]:
         "params": pending.params,
         "gain": {name: clean(value) for name, value in pending.gain.items()},
         "taken": pending.taken,
+        "progress": pending.progress,
     }
 
 
@@ -184,4 +192,4 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
         share=ranks.share(parts["confidences"]),
     )
     moved = ({name: as_param(name, value) for name, value in state[key].items()} for key in ("params", "gain"))
-    return Pending(forward, next(moved), {}, next(moved), move(state["taken"]))
+    return Pending(forward, next(moved), {}, next(moved), move(state["taken"]), state.get("progress", 0.0))

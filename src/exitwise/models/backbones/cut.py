@@ -37,7 +37,8 @@ def staged(
     for part, point in zip(parts, points, strict=False):
         own = suited_head(point.feature, num_classes, head).to(value_of(places[point.name].node).dtype)
         masked = mask is not None and point.feature.masked
-        stages.append(Stage(part.body, OnState(own, 1 if masked else None) if part.hands_on > 1 else own))
+        head_on = OnState(own, 1 if masked else None) if part.hands_on > 1 else own
+        stages.append(Stage(part.body, head_on, point.feature.dimension))
     parts[0].body.register_forward_pre_hook(AsTraced(traced.read))
     rest = [part.body for part in parts[len(points) :]]
     stages.append(Stage(rest[0], rest[1] if len(rest) > 1 else nn.Identity()))

@@ -1,0 +1,1 @@
+"""How gradients flow between stages, a file per part."""

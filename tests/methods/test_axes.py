@@ -1,0 +1,166 @@
+"""Every part of every axis, and every pair with weights: trains, resumes to the bit, with an exact meta-gradient.
+
+A part of the catalogue is tried by being there. The oracle is the real update of copies, differentiated by central
+differences: it sees what the optimizer made of the gradients as they flowed.
+"""
+
+import copy
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+import reference
+from exitwise.catalogue.flows import FLOWS
+from exitwise.catalogue.methods import METHODS
+from exitwise.methods import build_method, create_flow
+from exitwise.models import MSDNet
+from exitwise.models.staged import Stage, StagedModel
+from exitwise.training.step import half_batches, half_step
+
+CLASSES, EXITS, BATCHES = 3, 3, 2
+SHARES = reference.proportions(0.75, EXITS)
+
+
+class Body(nn.Module):
+    """Hands on two tensors, by name or in a tuple, whatever it gets."""
+
+    def __init__(self, inputs, by_name):
+        super().__init__()
+        self.linear, self.skipped = nn.Linear(inputs, 8), nn.Linear(inputs, 4)
+        self.norm, self.by_name = nn.BatchNorm1d(8), by_name
+
+    def forward(self, state):
+        parts = [state] if isinstance(state, torch.Tensor) else list(state.values() if self.named(state) else state)
+        x = torch.cat(parts, dim=1)
+        new, skipped = self.norm(self.linear(x)).tanh_(), self.skipped(x)
+        return {"new": new, "skipped": skipped} if self.by_name else (new, skipped)
+
+    @staticmethod
+    def named(state):
+        return isinstance(state, dict)
+
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, CLASSES)
+
+    def forward(self, state):
+        return self.linear(torch.cat(list(state.values() if Body.named(state) else state), dim=1))
+
+
+def tiny():
+    bodies = [Body(6, True), Body(12, False), Body(12, True)]
+    return StagedModel([Stage(body, Head()) for body in bodies], CLASSES, (6,)), (6,)
+
+
+def maps():
+    sizes = {"channels": 4, "growth": 4, "growth_factors": (1, 2), "bottleneck_factors": (1, 2), "head_channels": 4}
+    return MSDNet(CLASSES, blocks=EXITS, input_shape=(1, 8, 8), **sizes), (1, 8, 8)
+
+
+class Training:
+    """A small network in float64 with a choice on each axis."""
+
+    def __init__(self, method, flow, network=tiny, mode=None):
+        torch.manual_seed(0)
+        self.model, self.shape = network()
+        self.model.double().train().flow = create_flow(flow)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+        options = METHODS[method].options
+        learns = "wpn_zero_init" in options.__dataclass_fields__
+        self.method = build_method(method, options(wpn_zero_init=False, wpn_hidden=8) if learns else options(), EXITS)
+        if learns:
+            self.method.network.double()
+            self.method.mode = mode or self.method.mode
+
+    def batches(self):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(BATCHES):
+            x = torch.randn(14, *self.shape, generator=generator, dtype=torch.float64)
+            yield x, torch.randint(CLASSES, (14,), generator=generator)
+
+    def steps(self, start=0):
+        """Train on the batches from ``start`` on; yields what a step begins with, and then the step."""
+        for index, batch in enumerate(self.batches()):
+            if index < start:
+                continue
+            self.method.begin(index, index / BATCHES)
+            self.model.flow.progress = index / BATCHES
+            for train, meta in half_batches(*batch):
+                before = copy.deepcopy((self.model, self.optimizer))
+                yield before, train, meta, half_step(self.model, self.optimizer, self.method, train, meta, index)
+
+    @property
+    def parts(self):
+        return self.model, self.optimizer, self.method
+
+
+def look_ahead_loss(before, train, meta, weights):
+    """The meta loss after a real step of copies with these weights."""
+    model, optimizer = copy.deepcopy(before)
+    optimizer.zero_grad()
+    reference.weighted(reference.losses_and_confidences(model, *train)[0], weights).backward()
+    optimizer.step()
+    losses, confidences = reference.losses_and_confidences(model, *meta)
+    return float(
+        reference.meta_loss(losses.detach(), reference.take_most_confident(confidences, SHARES), "share-weighted")
+    )
+
+
+def slopes(training, monkeypatch):
+    """Return pairs of the meta-gradient along a direction, as it was taken, and by differences of real updates."""
+    taken, past, found = [], [], []
+    monkeypatch.setattr(training.method, "learn", lambda forward, gradient, ok: taken.append((forward, gradient)))
+    for before, train, meta, step in training.steps():
+        past.append((before, train, step.weights))
+        if not taken:
+            continue
+        forward, gradient = taken.pop()
+        start, half, weights = next(each for each in past if each[1][0].equal(forward.inputs))
+        judge = train if half is not train else meta
+        direction = torch.randn_like(gradient)
+        ahead, behind = (look_ahead_loss(start, half, judge, weights + h * direction) for h in (1e-4, -1e-4))
+        found.append((float((gradient * direction).sum()), (ahead - behind) / 2e-4))
+    return found
+
+
+PAIRS = list(product(METHODS, FLOWS))
+LEARNED = [(method, flow) for method, flow in PAIRS if method.startswith("meta-weighted")]
+
+
+@pytest.mark.parametrize(("method", "flow"), LEARNED)
+def test_the_meta_gradient_is_that_of_real_updates(method, flow, monkeypatch):
+    found = slopes(Training(method, flow), monkeypatch)
+    assert len(found) >= 2 * BATCHES - 1
+    for exact, difference in found:
+        assert exact == pytest.approx(difference, rel=1e-6, abs=1e-10)
+        assert abs(exact) > 1e-7
+
+
+@pytest.mark.parametrize("flow", ["equilibrium", "partition"])
+def test_double_backward_gives_the_same_on_maps(flow):
+    gradients = []
+    for method, mode in product(["meta-weighted", "meta-weighted-shared"], ["forward", "double-backward"]):
+        training = Training(method, flow, maps, mode)
+        for _ in zip(training.steps(), range(2), strict=False):
+            pass
+        gradients.append(training.method.network.layers[0].weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-7, atol=1e-13)
+    torch.testing.assert_close(gradients[2], gradients[3], rtol=1e-7, atol=1e-13)
+
+
+@pytest.mark.parametrize(("method", "flow"), PAIRS)
+def test_resumes_to_the_bit(method, flow):
+    whole, part = Training(method, flow), Training(method, flow)
+    states = [None]
+    for number, _ in enumerate(whole.steps(), start=1):
+        if number == 2:
+            states = copy.deepcopy([each.state_dict() for each in whole.parts])
+    for each, state in zip(part.parts, states, strict=True):
+        each.load_state_dict(state)
+    for _ in part.steps(start=1):
+        pass
+    torch.testing.assert_close(part.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
