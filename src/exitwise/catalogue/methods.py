@@ -18,6 +18,7 @@ from exitwise.catalogue.options import Options, Surroundings, option
 from exitwise.catalogue.parts import Part
 from exitwise.errors import UserError, near_match
 
+_HOME = "exitwise.methods.weights"
 GROUP = "exitwise.methods"
 """Of entry points, under which other packages register methods."""
 
@@ -84,23 +85,73 @@ class MetaWeightedOptions(Options):
             raise UserError(f"gradient double-backward is for one process; {alternative}")
 
 
+@dataclass(frozen=True)
+class ByExitOptions(Options):
+    """Options of ``by-exit``."""
+
+    weighs_alone: ClassVar[bool] = True
+
+    exit_rule: Literal["increasing", "decreasing", "macs"] = option(
+        "increasing", "In proportion to an exit's number, to that from the end, or to its MACs."
+    )
+
+
+@dataclass(frozen=True)
+class ExitSimulatedOptions(Options):
+    """Options of ``exit-simulated``."""
+
+    sharpness: float = option(10.0, "How fast weights fall off from a sample's exit at the end of the training.", ge=0)
+    threshold_draws: int = option(5, "Thresholds that are drawn for each half batch.", ge=1, le=1000)
+
+
+@dataclass(frozen=True)
+class CapabilityGatedOptions(Options):
+    """Options of ``capability-gated``."""
+
+    weighs_alone: ClassVar[bool] = True
+
+    gate: Literal["hard", "soft"] = option(
+        "hard", "hard: an exit that is right and sure keeps a sample from later ones; soft: as far as it is sure."
+    )
+    gate_confidence: float = option(0.5, "With gate hard: how sure.", gt=0, le=1)
+    gate_floor: float = option(1e-3, "What every sample counts at every exit, before weights are averaged to 1.", gt=0)
+
+
 METHODS = by_name(
     Part(
         "uniform",
         "every sample counts the same, or by one weight per exit: the usual baseline (default)",
-        "exitwise.methods.weights.uniform:Uniform",
+        f"{_HOME}.uniform:Uniform",
         UniformOptions,
+    ),
+    Part(
+        "by-exit",
+        "one weight per exit by a rule: more for later, earlier or dearer exits",
+        f"{_HOME}.by_exit:ByExit",
+        ByExitOptions,
+    ),
+    Part(
+        "exit-simulated",
+        "most weight where a sample would leave, under thresholds that are drawn (COSEE)",
+        f"{_HOME}.exit_simulated:ExitSimulated",
+        ExitSimulatedOptions,
+    ),
+    Part(
+        "capability-gated",
+        "weight for exits that a sample still needs, deeper ones counting more over time (CGT)",
+        f"{_HOME}.capability_gated:CapabilityGated",
+        CapabilityGatedOptions,
     ),
     Part(
         "meta-weighted",
         "weights from a learned network, by the exact meta-gradient",
-        "exitwise.methods.weights.meta_weighted:MetaWeighted",
+        f"{_HOME}.meta_weighted:MetaWeighted",
         MetaWeightedOptions,
     ),
     Part(
         "meta-weighted-shared",
         "the same in a cheaper variant that reuses the real update as the look-ahead",
-        "exitwise.methods.weights.shared_step:SharedStep",
+        f"{_HOME}.shared_step:SharedStep",
         MetaWeightedOptions,
     ),
 )

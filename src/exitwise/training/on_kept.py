@@ -31,6 +31,11 @@ class HeadsOnKept(StagedModel):
         super().__init__(stages, whole.num_classes, (kept.rows.shape[1],))
         self._whole = (whole,)  # in a tuple it is no part of this one
 
+    @property
+    def exit_macs(self) -> tuple[int, ...]:
+        """Those of the whole network."""
+        return self._whole[0].exit_macs
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         return self._whole[0].state_dict(*args, **kwargs)
 
