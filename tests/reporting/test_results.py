@@ -10,7 +10,7 @@ from torch import nn
 
 import exitwise as ew
 from exitwise.errors import UserError
-from exitwise.runs.records.bench import Bench, Network, Row
+from exitwise.runs.records.bench import Bench, Network, Row, Saved
 
 
 def batches(seed):
@@ -36,9 +36,20 @@ def results(model):
     evaluation = ew.evaluate(model, calibration, batches(2))
     rows = [
         Row(Network("without exits", "full"), "eager", 8, 0.004, 0.004, 0.005, 0.006, 0.5, 100.0),
-        Row(Network("early <b>exits", "early"), "eager", 8, 0.003, 0.003, 0.004, 0.005, 0.25, 60.0),
+        Row(
+            Network("early <b>exits", "early"),
+            "eager",
+            8,
+            0.003,
+            0.003,
+            0.004,
+            0.005,
+            0.25,
+            60.0,
+            saved=Saved(0.25, 0.04),
+        ),
     ]
-    return [Bench(rows, {8: "worth it"}, {"onnx": "not here"}), evaluation, fitted, calibration]
+    return [Bench(rows, {8: "worth it"}, {"onnx": "not here"}, ["it hardly can be"]), evaluation, fitted, calibration]
 
 
 def test_a_budget_of_the_table_is_measured_on_test_samples(model, results):
@@ -66,10 +77,11 @@ def test_the_page_holds_what_the_calls_gave(results, tmp_path):
         assert f"{100 * accuracy:.1f} %" in text
     for line in evaluation.budgets:
         assert f"{100 * line.budget:.1f} % {100 * line.test.accuracy:.1f} %" in text
-    assert "8 without exits eager 4 ms 5 ms 6 ms 2000 50.0 %" in text
-    assert "8 early &lt;b&gt;exits eager 3 ms 4 ms 5 ms 2667 25.0 % 25.0 %" in text
+    assert "8 without exits eager 4 ms 4 ms 5 ms 6 ms 2000 50.0 %" in text
+    assert "8 early &lt;b&gt;exits eager 3 ms 3 ms 4 ms 5 ms 2667 25 ± 4 25.0 %" in text
     assert "Batch 8: worth it" in text
     assert "onnx was left out: not here" in text
+    assert "Doubtful: it hardly can be" in text
     assert "Early exits, fitted on 100 samples" in text
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
     (line,) = data["charts"]["macs"]["lines"]

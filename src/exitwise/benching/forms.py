@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
@@ -38,10 +39,10 @@ from exitwise.runs.records.bench import FormName, Network, Row
 from exitwise.training.compiled import check_compiler
 
 FORMS: tuple[FormName, ...] = get_args(FormName)
-REPEATS = 3
-"""Times that each batch is run: their median counts."""
+PASSES = 3
+"""Times that each batch is run, all forms in between: their median counts."""
 
-MOST_BATCHES, FEWEST_BATCHES = 64, 4
+MOST_BATCHES, FEWEST_BATCHES = 256, 4
 
 Call = Callable[[Any], object]
 
@@ -94,13 +95,13 @@ def _compiled(subject: Subject, folder: Path) -> Made:
     return _in_torch(subject, compiled, compile=True)
 
 
-def _in_torch(subject: Subject, prepared: Callable[[Call], Call], *, compile: bool) -> Made:
+def _in_torch(subject: Subject, wrapped: Callable[[Call], Call], *, compile: bool) -> Made:
     model = subject.model
     ready = {}
     for network, exit in subject.alone.items():
         stages = cast("list[Stage]", list(model.stages))
         parts = [*(stage.body for stage in stages[: exit + 1]), stages[exit].head]
-        call = prepared(partial(model.forward_only, exit=exit))
+        call = wrapped(partial(model.forward_only, exit=exit))
         ready[network] = Ready(call, _right_alone(subject, exit), count_alone(model, exit), _bytes_of(parts))
     runner = (
         EarlyExitRunner(model, next(iter(subject.early.values())).policy, compile=compile) if subject.early else None
@@ -260,51 +261,58 @@ def _run_session(session: Any, inputs: Any) -> object:
 
 def batches_of(form: FormName, inputs: Inputs, batch_size: int, place: torch.device) -> list[Any]:
     """Return the samples in batches of a size, as a form takes them; what is left over is left out."""
-    whole = torch.arange(samples_in(inputs)).split(batch_size)
-    batches = [rows_of(inputs, index) for index in whole if len(index) == batch_size]
+    starts = range(0, samples_in(inputs) - batch_size + 1, batch_size)
+    batches = [rows_of(inputs, slice(start, start + batch_size)) for start in starts]
     if form in ("onnx", "int8"):
         return [tree_map(lambda part: np.ascontiguousarray(part.cpu().numpy()), batch) for batch in batches]
     return [moved(batch, place) for batch in batches]
 
 
-class Timed(NamedTuple):
-    """Seconds per call: the mean over batches of their median, and percentiles."""
+class Timing(NamedTuple):
+    """Networks in a form, called with their next batch at each call, and how many batches make a pass."""
 
-    mean: float
-    p50: float
-    p95: float
-    p99: float
+    calls: Mapping[Network, Callable[[], object]]
+    batches: int
 
 
-def measure(calls: Mapping[Network, tuple[Call, Sequence[Any]]], seconds: float) -> dict[Network, Timed]:
-    """Return the times of networks that are called in turn, each on batches of its own, the same samples in all."""
+def prepared(calls: Mapping[Network, tuple[Call, Sequence[Any]]], seconds: float) -> Timing:
+    """Return networks to be timed, each with batches of its own, the same samples in all.
+
+    Args:
+        calls: by network, what is timed and the batches that it takes.
+        seconds: about how long all passes may take.
+    """
     for call, batches in calls.values():
         call(batches[0])  # where something is compiled, it is now
     start = time.perf_counter()
     for call, batches in calls.values():
         call(batches[0])
     once = time.perf_counter() - start
-    affordable = int(seconds / REPEATS / max(once, 1e-9))
+    affordable = int(seconds / PASSES / max(once, 1e-9))
     count = min(max(affordable, FEWEST_BATCHES), MOST_BATCHES)
     functions = {}
     for network, (call, batches) in calls.items():
         some = [batches[i % len(batches)] for i in range(count)]
-        functions[network] = partial(_next_of, call, iter([some[-1], *some * REPEATS]))
-    found = {}
-    for network, values in interleaved_seconds(functions, REPEATS * count).items():
-        mean = statistics.mean(statistics.median(values[i::count]) for i in range(count))
-        found[network] = Timed(mean, *np.percentile(values, [50, 95, 99]).tolist())
-    return found
+        functions[network] = partial(_next_of, call, cycle([some[-1], *some]))  # the first of a pass is not counted
+    return Timing(functions, count)
 
 
-def rows_in(form: FormName, made: Mapping[Network, Ready], timed: Mapping[Network, Timed], size: int) -> list[Row]:
-    """Return what was measured as rows; their gaps are not known yet."""
-    rows = []
-    for network, times in timed.items():
-        each = made[network]
-        accuracy = None if each.correct is None else float(each.correct.mean())
-        rows.append(Row(network, form, size, *times, accuracy, each.macs, None, each.weights))
-    return rows
+def measure(forms: Mapping[FormName, Timing]) -> dict[tuple[Network, FormName], NDArray[np.float64]]:
+    """Return seconds of each call, (passes, batches): forms in turn in a pass, networks in turn in a form."""
+    found: dict[tuple[Network, FormName], list[list[float]]] = defaultdict(list)
+    for _ in range(PASSES):
+        for form, timing in forms.items():
+            for network, seconds in interleaved_seconds(timing.calls, timing.batches).items():
+                found[network, form].append(seconds)
+    return {key: np.array(passes) for key, passes in found.items()}
+
+
+def row_of(network: Network, form: FormName, size: int, ready: Ready, seconds: NDArray[np.float64]) -> Row:
+    """Return what was measured of a network in a form as a row; what it saves and its gap are not known yet."""
+    mean = float(np.median(seconds, axis=0).mean())
+    p50, p95, p99 = np.percentile(seconds, [50, 95, 99]).tolist()
+    accuracy = None if ready.correct is None else float(ready.correct.mean())
+    return Row(network, form, size, mean, p50, p95, p99, accuracy, ready.macs, None, ready.weights)
 
 
 def _next_of(call: Call, batches: Iterator[Any]) -> None:

@@ -303,7 +303,7 @@ def _repeated(inputs: Inputs, count: int) -> Inputs:
     return rows_of(inputs, torch.arange(count) % samples_in(inputs))
 
 
-def rows_of(inputs: Inputs, index: Tensor) -> Inputs:
+def rows_of(inputs: Inputs, index: Tensor | slice) -> Inputs:
     """Return some rows of inputs."""
     rows: Inputs = tree_map(lambda part: part[index], inputs)
     return rows

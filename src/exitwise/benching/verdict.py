@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
 
+from exitwise.benching.measured import Speed
 from exitwise.runs.records.bench import Gap, Network, Row
 
 WORTH = 1.1
@@ -12,21 +16,29 @@ WORTH = 1.1
 ALLOWED = 0.01
 """Accuracy below the network in full that a rival may have, where the calibration asked for no other drop."""
 
-Compare = Callable[[Row, Row], Gap]
-"""How much more accurate the first is than the second, on the same samples."""
+
+class Comparison(Protocol):
+    """What tells two rows of a batch size apart."""
+
+    def gap(self, one: Row, other: Row) -> Gap | None:
+        """Return how much more accurate the first is on the same samples; None where unknown."""
+
+    def speed(self, one: Row, other: Row) -> Speed:
+        """Return how many times as fast the first is."""
 
 
-def verdict(rows: Sequence[Row], judged: Network, compare: Compare, allowed: float = ALLOWED) -> str:
+def verdict(rows: Sequence[Row], judged: Network, compared: Comparison, allowed: float = ALLOWED) -> str:
     """Return whether leaving early is worth it, from the rows of one batch size.
 
     The judged policy in its fastest form stands against the fastest of all others that are accurate enough, what leaves
     early beside it included: no more than ``allowed`` below the network in full, or as accurate as the policy is. Rows
-    without accuracy have no vote.
+    without accuracy have no vote. It is faster, or slower, if the interval of that leaves out equal times; where it
+    does not, or times are closer than :data:`WORTH`, accuracy decides, unless times may yet overturn that.
 
     Args:
         rows: of the network in full, and of what is judged, at least one each.
         judged: the network as it was calibrated.
-        compare: two rows.
+        compared: tells two rows apart.
         allowed: the drop in accuracy that was asked for.
     """
     full = min((row for row in rows if row.network.kind == "full" and row.form != "int8"), key=_mean)
@@ -34,25 +46,52 @@ def verdict(rows: Sequence[Row], judged: Network, compare: Compare, allowed: flo
     least = min((full.accuracy or 0) - allowed, early.accuracy or 0)
     rivals = [row for row in rows if row.network != judged and (row.accuracy or -1) >= least]
     rival = min([full, *rivals], key=_mean)
-    what = f"{_named(early)}: {full.mean / early.mean:.2f}x as fast as the network in full ({full.form}), "
-    what += f"{compare(early, full)} points of accuracy"
-    faster = rival.mean / early.mean
-    if faster >= WORTH:
-        beside = "" if rival is full else f"; {faster:.2f}x as fast as {_named(rival)}, {compare(rival, full)} points"
+
+    def points(one: Row, other: Row) -> Gap:
+        return compared.gap(one, other) or Gap(math.nan, math.nan)
+
+    what = f"{_named(early)}: {compared.speed(early, full)} as fast as the network in full ({full.form}), "
+    what += f"{points(early, full)} points of accuracy"
+    speed, gap = compared.speed(early, rival), points(early, rival)
+    if speed.mean >= WORTH and speed.low > 1:
+        beside = "" if rival is full else f"; {speed} as fast as {_named(rival)}, {points(rival, full)} points"
         return f"worth it: {what}{beside}"
-    if faster <= 1 / WORTH and rival is not full:
-        again = f"{_named(rival)} is {1 / faster:.2f}x as fast again, {compare(rival, full)} points"
-        return f"not worth it: {what}; {again}"
-    gap = compare(early, rival)
-    if rival is full and faster <= 1 / WORTH:
+    if speed.mean <= 1 / WORTH and speed.high < 1:
+        if rival is full:
+            return f"not worth it: {what}{_reason(early, full)}"
+        again = compared.speed(rival, early)
+        return f"not worth it: {what}; {_named(rival)} is {again} as fast again, {points(rival, full)} points"
+    may_be_slower, may_be_faster = speed.low < 1 / WORTH, speed.high > WORTH
+    if gap.mean > gap.half and not may_be_slower:
+        return f"worth it: {what}; {_named(rival)} is no faster and less accurate ({gap} points between them)"
+    if gap.mean < -gap.half and not may_be_faster:
+        return f"not worth it: {what}; {_named(rival)} is no slower and more accurate ({gap} points between them)"
+    if rival is full and not may_be_faster:
         return f"not worth it: {what}{_reason(early, full)}"
-    if gap.mean > gap.half:
-        return f"worth it: {what}; {_named(rival)} takes as long and is less accurate ({gap} points between them)"
-    if gap.mean < -gap.half:
-        return f"not worth it: {what}; {_named(rival)} takes as long and is more accurate ({gap} points between them)"
-    if rival is full:
-        return f"not worth it: {what}{_reason(early, full)}"
+    if may_be_slower or may_be_faster:
+        noisy = f"{speed} as fast as {_named(rival)}, {gap} points: times are too uncertain to tell (more seconds may)"
+        return f"undecided: {what}; {noisy}"
     return f"undecided: {what}; {_named(rival)} takes as long and is as accurate, within noise ({gap} points)"
+
+
+def doubts(rows: Sequence[Row], alone: Mapping[Network, int]) -> list[str]:
+    """Return what cannot be, or hardly, in the times of a network cut at its exits: a part that takes longer than more.
+
+    Args:
+        rows: of any batch sizes and forms.
+        alone: the network in full and its cuts, with the exit that each ends at.
+    """
+    found = []
+    cells = {(row.batch_size, row.form): None for row in rows}
+    for size, form in cells:
+        cell = [row for row in rows if (row.batch_size, row.form) == (size, form) and row.network in alone]
+        for part, more in pairwise(sorted(cell, key=lambda row: alone[row.network])):
+            if part.mean >= WORTH * more.mean and (part.macs or 0) < (more.macs or 0):
+                found.append(
+                    f"batch {size}, {form}: {part.network.name} took {part.mean / more.mean:.2f}x as long as "
+                    f"{more.network.name}, for fewer MACs: an exit that is slow, or other work beside the measuring"
+                )
+    return found
 
 
 def _reason(early: Row, full: Row) -> str:

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exitwise.benching.forms import FORMS, MOST_BATCHES, Ready, batches_of, in_form, measure, rows_in
+from exitwise.benching.forms import (
+    FORMS,
+    MOST_BATCHES,
+    Ready,
+    Timing,
+    batches_of,
+    in_form,
+    measure,
+    prepared,
+    row_of,
+)
+from exitwise.benching.measured import Measured
 from exitwise.benching.networks import (
     Exported,
     Subject,
@@ -27,16 +39,16 @@ from exitwise.benching.networks import (
     subject_of_run,
 )
 from exitwise.benching.timing import warn_if_busy
-from exitwise.benching.verdict import ALLOWED, verdict
+from exitwise.benching.verdict import ALLOWED, doubts, verdict
 from exitwise.budgets import check_whole
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import mean_and_half_width
+from exitwise.kernels.inputs import Inputs
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.bench import BENCH, Bench, FormName, Gap, Row
+from exitwise.runs.records.bench import BENCH, Bench, FormName, Network, Row
 from exitwise.shown import say
 from exitwise.workflows.arguments import check_network_call, check_run_call
 
@@ -113,16 +125,16 @@ def bench(
         subjects = [subject_of_run(run, budgets, samples, place), *others]
     if "onnx" not in known and any(isinstance(each, Exported) for each in subjects):
         raise UserError(f"a bundle is timed in the form onnx; got {', '.join(known)}")
-    rows, correct, left_out = _rows(subjects, known, batch_sizes, seconds, place, tell)
+    rows, measured, left_out = _rows(subjects, known, batch_sizes, seconds, place, tell)
     if not rows:
         raise UserError(f"none of the forms runs here: {'; '.join(left_out.values())}")
-    result = Bench(_with_gaps(rows, correct), _verdicts(rows, correct, subjects[0]), left_out)
+    subject = subjects[0]
+    assert isinstance(subject, Subject)
+    doubtful = doubts(rows, subject.alone)
+    result = Bench(_compared(rows, measured), _verdicts(rows, measured, subject), left_out, doubtful)
     if run is not None:
         BENCH.write(run.path, result)
     return result
-
-
-Correct = dict[tuple[Any, FormName], NDArray[np.bool_] | None]
 
 
 def _of_network(
@@ -153,67 +165,63 @@ def _rows(
     seconds: float,
     place: torch.device,
     tell: Callable[[str], object],
-) -> tuple[list[Row], Correct, dict[str, str]]:
-    """Return a row for each network, form and batch size, which samples each is right on, and what was left out."""
+) -> tuple[list[Row], Measured, dict[str, str]]:
+    """Return a row for each network, form and batch size, what they are compared by, and what was left out."""
+    made: dict[FormName, dict[Network, Ready]] = {form: {} for form in forms}
+    inputs: dict[Network, Inputs] = {}
     rows: list[Row] = []
-    correct: Correct = {}
+    times: dict[tuple[Network, FormName, int], NDArray[np.float64]] = {}
     left_out: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folders = [Path(temporary) / str(number) for number in range(len(subjects))]
-        for form in forms:
-            made: dict[Any, Ready] = {}
-            calls: dict[int, dict[Any, Any]] = {size: {} for size in batch_sizes}
-            for subject, folder in zip(subjects, folders, strict=True):
-                folder.mkdir(exist_ok=True)
-                try:
+    with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
+        for form, (number, subject) in product(forms, enumerate(subjects)):
+            folder = Path(temporary) / str(number)
+            folder.mkdir(exist_ok=True)
+            try:
+                with torch.inference_mode(False):
                     ready, reasons = in_form(form, subject, folder)
-                except UserError as error:
-                    left_out[form] = str(error)
-                    continue
-                made, left_out = {**made, **ready}, {**left_out, **reasons}
-                for size in batch_sizes:
-                    batches = batches_of(form, subject.inputs, size, place)
-                    calls[size] |= {network: (each.call, batches) for network, each in ready.items()}
-            correct |= {(network, form): each.correct for network, each in made.items()}
-            for size in batch_sizes if made else ():
+            except UserError as error:
+                left_out[form] = str(error)
+                continue
+            made[form] |= ready
+            inputs |= dict.fromkeys(ready, subject.inputs)
+            left_out |= reasons
+        found = {form: networks for form, networks in made.items() if networks}
+        for size in batch_sizes:
+            timings: dict[FormName, Timing] = {}
+            for form, networks in found.items():
                 first = form == "compiled" and size == batch_sizes[0]
                 tell(f"{form}, batch {size}{' (torch.compile takes minutes)' if first else ''} ...")
-                with torch.inference_mode():
-                    timed = measure(calls[size], seconds / len(forms) / len(batch_sizes))
-                rows += rows_in(form, made, timed, size)
+                batches = {id(each): batches_of(form, each, size, place) for each in inputs.values()}
+                calls = {network: (each.call, batches[id(inputs[network])]) for network, each in networks.items()}
+                timings[form] = prepared(calls, seconds / len(forms) / len(batch_sizes))
+            if len(timings) > 1:
+                tell(f"batch {size} in each form, in turn ...")
+            for (network, form), values in measure(timings).items():
+                times[network, form, size] = values
+                rows.append(row_of(network, form, size, made[form][network], values))
+    correct = {(network, form): each.correct for form in made for network, each in made[form].items()}
     order = ("full", "early", "static")
-    return sorted(rows, key=lambda row: order.index(row.network.kind)), correct, left_out
+    return sorted(rows, key=lambda row: order.index(row.network.kind)), Measured(correct, times), left_out
 
 
-def _gap(row: Row, other: Row, correct: Correct) -> Gap | None:
-    """Return how much more accurate the first is, paired by sample; None where unknown."""
-    one, two = (correct[each.network, each.form] for each in (row, other))
-    if one is None or two is None:
-        return None
-    differences = one.astype(float) - two.astype(float)
-    mean, half = mean_and_half_width(differences)
-    return Gap(float(mean), 0.0 if half is None else float(half))
-
-
-def _with_gaps(rows: Sequence[Row], correct: Correct) -> list[Row]:
-    """Return the rows with their gaps to the network in full, in float32."""
+def _compared(rows: Sequence[Row], measured: Measured) -> list[Row]:
+    """Return the rows with their gaps to the network in full in float32, and what they save beside it in their form."""
     full = [row for row in rows if row.network.kind == "full"]
     reference = next((row for row in full if row.form != "int8"), full[0])
-    return [replace(row, gap=_gap(row, reference, correct)) for row in rows]
+    there = {(row.form, row.batch_size): row for row in full}
+    return [
+        replace(row, gap=measured.gap(row, reference), saved=measured.saved(row, there.get((row.form, row.batch_size))))
+        for row in rows
+    ]
 
 
-def _verdicts(rows: Sequence[Row], correct: Correct, subject: Subject | Exported) -> dict[int, str]:
+def _verdicts(rows: Sequence[Row], measured: Measured, subject: Subject) -> dict[int, str]:
     """Return a verdict for each batch size on what counts: the calibrated policy or, without one, the middle budget."""
-    assert isinstance(subject, Subject)
     judged, *aside = subject.early
     counted = [row for row in rows if row.network not in aside]
     wish = {} if subject.calibration is None else subject.calibration.budget
     allowed = wish.get("max_accuracy_drop", ALLOWED)
-
-    def compare(one: Row, other: Row) -> Gap:
-        return _gap(one, other, correct) or Gap(math.nan, math.nan)
-
     return {
-        size: verdict([row for row in counted if row.batch_size == size], judged, compare, allowed)
+        size: verdict([row for row in counted if row.batch_size == size], judged, measured, allowed)
         for size in {row.batch_size: None for row in rows}
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from exitwise.runs.records.environment import environment
-from exitwise.shown import Shown, percent
+from exitwise.shown import Shown
 from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
@@ -39,6 +39,21 @@ class Gap(NamedTuple):
         return f"{100 * self.mean:+.1f} ± {100 * self.half:.1f}"
 
 
+class Saved(NamedTuple):
+    """How much of the time of the network in full another takes less.
+
+    Attributes:
+        mean: share of its mean time.
+        half: half the width of the 95 % interval, from the spread over batches.
+    """
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.0f} ± {100 * self.half:.0f}"
+
+
 @dataclass(frozen=True)
 class Row:
     """A network in one form at one batch size.
@@ -53,6 +68,7 @@ class Row:
         macs: mean multiply-accumulates per sample.
         gap: to the network in full, in float32; None where the accuracy is unknown.
         weights: bytes of weights; of a bundle or graph, of its files.
+        saved: beside the network in full in the same form; None for itself, or where it was not timed.
     """
 
     network: Network
@@ -66,6 +82,7 @@ class Row:
     macs: float | None = None
     gap: Gap | None = None
     weights: int | None = None
+    saved: Saved | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -75,16 +92,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench(Shown):
-    """Result of :func:`bench`: all rows, what it says for each batch size, and which forms were left out, why."""
+    """Result of :func:`bench`.
+
+    Attributes:
+        rows: of all networks, forms and batch sizes.
+        verdicts: what they say, by batch size.
+        left_out: forms that were not timed, and why.
+        doubts: times that hardly can be.
+    """
 
     rows: list[Row]
     verdicts: dict[int, str]
     left_out: dict[str, str]
-
-    def full(self, row: Row) -> Row:
-        """Return the network in full at the same batch size, in the same form where it was timed in it."""
-        full = [r for r in self.rows if r.network.kind == "full" and r.batch_size == row.batch_size]
-        return next((r for r in full if r.form == row.form), full[0])
+    doubts: list[str] = field(default_factory=list)
 
     def is_dominated(self, row: Row) -> bool:
         """Return whether another row of the batch size is no slower and no less accurate; False where unknown."""
@@ -95,36 +115,37 @@ class Bench(Shown):
         from rich.console import Group
 
         left_out = [f"{form} was left out: {reason}" for form, reason in self.left_out.items()]
-        return Group(self._table(), *left_out, *(f"batch {size}: {text}" for size, text in self.verdicts.items()))
+        doubts = [f"doubtful: {text}" for text in self.doubts]
+        verdicts = (f"batch {size}: {text}" for size, text in self.verdicts.items())
+        return Group(self._table(), *left_out, *doubts, *verdicts)
 
     def _table(self) -> Table:
-        """Return a row per network, form and batch size: times, time saved against the full network, accuracy."""
-        from rich import box
+        """Return a row per network, by batch size and form: times, time saved beside the full network, accuracy."""
         from rich.table import Table
 
-        title = "Times per call on this machine, in turn; * no row is faster and as accurate"
-        table = Table(title=title, box=box.SIMPLE, padding=(0, 0, 0, 1))
-        for name in ("", "", "p50 ms", "p95", "p99", "samples/s", "saved", "MB", "accuracy", "gap", " "):
-            table.add_column(name, justify="right" if name else "left", no_wrap=True)
-        size = None
-        for row in sorted(self.rows, key=lambda row: row.batch_size):
-            if size != row.batch_size:
-                size = row.batch_size
-                table.add_section()
-                table.add_row(f"batch {size}", style="bold")
-            times = (f"{1000 * value:.3g}" for value in (row.p50, row.p95, row.p99))
-            table.add_row(
-                f"  {row.network.name}",
-                row.form,
-                *times,
-                f"{row.images_per_second:.0f}",
-                "" if row.network.kind == "full" else percent(1 - row.mean / self.full(row).mean),
-                "" if row.weights is None else f"{row.weights / 1e6:.1f}",
-                "" if row.accuracy is None else percent(row.accuracy),
-                "" if row.gap is None or row.gap == (0, 0) else str(row.gap),
-                "" if row.accuracy is None or self.is_dominated(row) else "*",
-            )
+        title = "Milliseconds per call, in turn; * no row is faster and as accurate"
+        table = Table(title=title, box=None, padding=(0, 0, 0, 1), pad_edge=False)
+        table.add_column(overflow="fold", min_width=18)
+        for name in ("mean", "p50", "p95", "p99", "saved %", "MB", "acc. %", "gap", " "):
+            table.add_column(name, justify="right", no_wrap=True)
+        for size, form in sorted({(row.batch_size, row.form): None for row in self.rows}, key=lambda cell: cell[0]):
+            table.add_row()
+            table.add_row(f"batch {size}, {form}", style="bold")
+            for row in (row for row in self.rows if (row.batch_size, row.form) == (size, form)):
+                table.add_row(
+                    row.network.name,
+                    *(_three_digits(1000 * value) for value in (row.mean, row.p50, row.p95, row.p99)),
+                    "" if row.saved is None else str(row.saved),
+                    "" if row.weights is None else f"{row.weights / 1e6:.1f}",
+                    "" if row.accuracy is None else f"{100 * row.accuracy:.1f}",
+                    "" if row.gap is None or row.gap == (0, 0) else str(row.gap),
+                    "" if row.accuracy is None or self.is_dominated(row) else "*",
+                )
         return table
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _dominates(one: Row, other: Row) -> bool:
@@ -137,25 +158,32 @@ def _dominates(one: Row, other: Row) -> bool:
 def _encode(result: Bench) -> dict[str, Any]:
     return {
         "rows": [
-            {**asdict(row), "network": row.network._asdict(), "gap": row.gap and row.gap._asdict()}
+            {
+                **asdict(row),
+                "network": row.network._asdict(),
+                "gap": row.gap and row.gap._asdict(),
+                "saved": row.saved and row.saved._asdict(),
+            }
             for row in result.rows
         ],
         "verdicts": result.verdicts,
         "left_out": result.left_out,
+        "doubts": result.doubts,
         "machine": environment([]),
     }
 
 
 def _decode(content: dict[str, Any], version: int) -> Bench:
     verdicts = {int(size): text for size, text in content["verdicts"].items()}
-    return Bench([_row(row) for row in content["rows"]], verdicts, content["left_out"])
+    return Bench([_row(row) for row in content["rows"]], verdicts, content["left_out"], content.get("doubts", []))
 
 
 def _row(content: dict[str, Any]) -> Row:
     network = dict(content["network"])
     of_row = {name: network.pop(name) for name in ("accuracy", "macs") if name in network}  # of version 1
-    gap = content.get("gap")
-    return Row(**{**content, **of_row, "network": Network(**network), "gap": None if gap is None else Gap(**gap)})
+    gap, saved = content.get("gap"), content.get("saved")
+    intervals = {"gap": None if gap is None else Gap(**gap), "saved": None if saved is None else Saved(**saved)}
+    return Row(**{**content, **of_row, **intervals, "network": Network(**network)})
 
 
 BENCH = Record(
@@ -164,6 +192,6 @@ BENCH = Record(
     _encode,
     _decode,
     expected="measured times",
-    version=2,
+    version=3,
     again="run `exitwise bench {run}`",
 )
