@@ -94,7 +94,7 @@ FLAGS = {
     "p infinite": ("calibrate nowhere --p inf", "the budget parameter p must be a positive number; got inf"),
     "macs": ("calibrate nowhere --macs lots", "expected MACs as a number with k, M or G, such as 20M; got 'lots'"),
     "latency": ("calibrate nowhere --latency 5", "expected a time with its unit .us, ms or s., such as 5ms; got '5'"),
-    "drop": ("calibrate nowhere --max-accuracy-drop -0.1", "max_accuracy_drop must be a share from 0 to 1"),
+    "drop": ("calibrate nowhere --max-accuracy-drop -0.1", "max_accuracy_drop is a share of accuracy below 1"),
     "guarantee": (
         "calibrate nowhere --max-accuracy-drop 0.1 --guarantee 95",
         "guarantee must lie between 0 and 1; got 95",

@@ -149,8 +149,8 @@ def check_p(p: float) -> None:
 
 def check_drop(drop: float) -> None:
     """Raise UserError unless it is a share of accuracy."""
-    if not 0 <= drop <= 1:
-        raise UserError(f"max_accuracy_drop must be a share from 0 to 1, such as 0.01; got {drop}")
+    if not 0 <= drop < 1:
+        raise UserError(f"max_accuracy_drop is a share of accuracy below 1, such as 0.01 for a point; got {drop:g}")
 
 
 def check_open_share(name: str, value: float) -> None:

@@ -17,7 +17,7 @@ from exitwise.evaluation.outputs import anytime
 from exitwise.exiting import fitting
 from exitwise.exiting.fitting import fit_and_read, fit_measure
 from exitwise.exiting.measures import create_measure
-from exitwise.exiting.risk import design_and_test
+from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models import count_cost
 from exitwise.runs.folder import Run
@@ -148,13 +148,33 @@ def test_a_drop_counts_from_the_network_itself_whatever_the_measure_answers(run)
         assert found.expected["accuracy"] >= full_accuracy(run) - 0.05 - 1e-9
 
 
-def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["calibrate", str(run.run.path), "--max-accuracy-drop", "0.001", "--guarantee", "0.99"])
-    assert stop.value.code == 0
-    output = capsys.readouterr().out
-    assert "images are too few, or the early exits too weak, for accuracy at most 0.1 points below" in output
-    assert "none leaves, none leaves, none leaves" in output
+def test_a_guarantee_that_cannot_be_had_says_so_and_changes_nothing(run, capsys, monkeypatch):
+    before = (run.run.path / "calibration.json").read_bytes()
+    wish = {"max_accuracy_drop": 0.005, "guarantee": 0.999, "risk": "disagreement"}
+    flags = [part for name, value in wish.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    least = least_samples(*wish.values())
+    few = f"expected at least {least} held-out images for a guarantee of 0.5 points with probability 0.999"
+    weak = "images are too few, or the early exits too weak, for at most 0.5 % of images classified otherwise"
+    for message in (few, weak):
+        with pytest.raises(SystemExit) as stop:
+            main(["calibrate", str(run.run.path), *flags])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+        monkeypatch.setattr(calibrating, "least_samples", lambda *_: 1)
+    found = ew.calibrate(run.run.path, **wish, splits=run.splits)
+    assert found.policy.thresholds == (None, None, None)
+    assert (run.run.path / "calibration.json").read_bytes() == before
+
+
+def test_the_least_images_of_a_guarantee_are_the_least(run):
+    """With one fewer, answers that lose nothing at all cannot be guaranteed."""
+    for risk, tolerance in (("accuracy-drop", 0.05), ("disagreement", 0.1)):
+        least = least_samples(tolerance, 0.9, risk)
+        for samples, holds in ((least, True), (least - 2, False)):
+            sure = np.ones((samples, 2))
+            right = np.zeros((samples, 2), dtype=np.int64)
+            result = control_risk(sure, right, right[:, 0], tolerance, 0.9, risk=risk)
+            assert result.holds == holds, (risk, samples)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +185,15 @@ def test_a_guarantee_that_cannot_be_had_says_so(run, capsys):
         (["--latency", "9s"], "a latency must lie between that of leaving at the first exit and the full network's"),
         (["--budget", "0.5", "--guarantee", "0.9"], "a guarantee goes with max_accuracy_drop"),
         (["--p", "0.5", "--thresholds", "searched"], "searched thresholds are for a budget or an accuracy; got p"),
-        (["--max-accuracy-drop", "1.5"], "max_accuracy_drop must be a share from 0 to 1"),
+        (
+            ["--max-accuracy-drop", "1.5"],
+            "max_accuracy_drop is a share of accuracy below 1, such as 0.01 for a point; got 1.5",
+        ),
+        (
+            ["--max-accuracy-drop", "1"],
+            "max_accuracy_drop is a share of accuracy below 1, such as 0.01 for a point; got 1",
+        ),
+        (["--max-accuracy-drop", "0.1", "--drop-from", "top"], "drop-from"),
         (["--max-accuracy-drop", "0.1", "--guarantee", "2"], "guarantee must lie between 0 and 1; got 2"),
         (["--budget", "0.001"], "a budget must lie between"),
         (

@@ -11,7 +11,7 @@ from exitwise.budgets import parse_macs, parse_numbers, parse_seconds
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
-from exitwise.exiting.wish import check_wish
+from exitwise.exiting.wish import DropFrom, check_wish
 from exitwise.settings.checks import check_device, check_run_folder
 
 
@@ -26,6 +26,7 @@ def calibrate(
     max_accuracy_drop: float | None = None,
     guarantee: Annotated[float | None, Parameter(name=["--guarantee", "--confidence"])] = None,
     risk: Literal["accuracy-drop", "disagreement"] | None = None,
+    drop_from: DropFrom = "best",
     thresholds: Literal["geometric", "same", "searched"] | None = None,
     measure: MeasureName | None = None,
     temperature: bool = False,
@@ -59,13 +60,15 @@ def calibrate(
     proportions
         Share of images that leave at each exit.
     max_accuracy_drop
-        Spend as little as loses no more accuracy than this against the full network, on the held-out images and with a
+        Spend as little as loses no more accuracy than this, a share such as 0.01, on the held-out images and with a
         standard error of the loss in hand.
     guarantee
         Guarantee that for images to come with this probability, such as 0.95.
     risk
         What the guarantee is about: accuracy-drop, by default, or disagreement, the images classified otherwise than by
         the full network.
+    drop_from
+        What a loss is counted from: full, the full network, or best: the best single exit, where one is better.
     thresholds
         geometric: of the paper's family; same: one for all exits; searched: those that do best on the held-out images.
         By default the measure's own: same for accuracy and deferral, else geometric.
@@ -93,7 +96,7 @@ def calibrate(
         others = {"guarantee": guarantee, "risk": risk, "thresholds": thresholds, "measure": measure}
         _compare(run, {**wishes, **others}, temperature, device)
         return
-    check_wish(wishes, guarantee, thresholds, risk)
+    check_wish(wishes, guarantee, thresholds, risk, drop_from)
     check_run_folder(run)
     check_device(device)
 
@@ -104,12 +107,15 @@ def calibrate(
         **wishes,
         guarantee=guarantee,
         risk=risk,
+        drop_from=drop_from,
         thresholds=thresholds,
         measure=measure or USUAL_MEASURE,
         temperature=temperature,
         device=device,
     )
     console = plain_console()
+    if calibration.guarantee is not None and not calibration.is_kept_promise:
+        raise UserError(f"{calibration.promise(calibration.guarantee)}: nothing was stored")
     console.print(calibration)
     console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import UserError
 from exitwise.exiting.measures import measure_from_json
+from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds, finite_thresholds
 from exitwise.exiting.table import Budgeted, line_for
+from exitwise.exiting.wish import worded
 from exitwise.shown import Shown
 from exitwise.storage.record import Record
 
@@ -51,6 +53,7 @@ class Calibration(Shown):
         samples: fingerprints of the samples of a loader that it was made on; they are not written.
         full_macs: what shares of cost are of: the last exit's cost or, of a cascade, that of its last network alone.
         network: fingerprint of the weights that it was made for; empty where that is not known (older records).
+        outcome: what is lost on the calibration images, and for whom; None where that is not known (older records).
     """
 
     policy: ExitPolicy
@@ -66,6 +69,7 @@ class Calibration(Shown):
     samples: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
     full_macs: int = 0
     network: str = ""
+    outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
         if not self.full_macs and self.exit_macs:
@@ -110,20 +114,38 @@ class Calibration(Shown):
         lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"] if self.policy.thresholds else []
         if not self.expected:
             return lines
-        figures = OperatingPoint(**self.expected).figures(self.full_macs)
+        point = OperatingPoint(**self.expected)
+        figures = point.figures(self.full_macs)
+        if self.outcome is not None and self.budget:
+            lines = self.outcome.lines(self.intro, point, self.full_macs, "held-out images") + lines
         lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
         if self.exit_seconds is not None:
             times = zip(self.expected["shares"], self.exit_seconds, strict=True)
             mean = 1000 * sum(share * seconds for share, seconds in times)
             lines.append(f"mean time on the calibration images: {mean:.3g} ms, one by one on this machine")
         if self.guarantee is not None:
-            lines.append(self._promise(self.guarantee))
+            lines.append(self.promise(self.guarantee))
         return lines
 
-    def _promise(self, guarantee: dict[str, Any]) -> str:
+    @property
+    def is_kept_promise(self) -> bool:
+        """Whether it guarantees what was to be guaranteed, if anything was."""
+        return self.guarantee is None or self.guarantee["holds"]
+
+    @property
+    def intro(self) -> str:
+        """What it is for, in words."""
+        return worded(self.budget, self._yardstick)
+
+    @property
+    def _yardstick(self) -> str:
+        return "the full network" if self.outcome is None else self.outcome.yardstick.name(self.policy.exits)
+
+    def promise(self, guarantee: dict[str, Any]) -> str:
+        """Return what is guaranteed, or that nothing is, in words."""
         tolerance = self.budget["max_accuracy_drop"]
         what = {
-            "accuracy-drop": f"accuracy at most {100 * tolerance:g} points below the full network's",
+            "accuracy-drop": f"accuracy on average at most {100 * tolerance:g} points below that of {self._yardstick}",
             "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
         }[guarantee["risk"]]
         if guarantee["holds"]:
@@ -149,6 +171,7 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
         "exit_seconds": calibration.exit_seconds,
         "guarantee": calibration.guarantee,
         "reference": calibration.reference and calibration.reference.to_dict(),
+        "outcome": calibration.outcome and calibration.outcome.to_json(),
         "table": [{**line._asdict(), "thresholds": list(line.thresholds)} for line in calibration.table],
     }
 
@@ -174,6 +197,7 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
         tuple(_line(line) for line in content["table"]) if version >= 3 else (),
         full_macs=full,
         network=str(content.get("network", "")),
+        outcome=Outcome.from_json(content["outcome"]) if content.get("outcome") else None,
     )
 
 

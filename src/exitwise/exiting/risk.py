@@ -7,6 +7,7 @@ recorded outputs. Imports no torch.
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import Literal, NamedTuple, get_args
 
@@ -26,6 +27,9 @@ DESIGN_SHARE = 0.3
 
 SEQUENCE = 80
 """Policies in the sequence."""
+
+MOST_TESTED = 1_000_000
+"""Samples that a guarantee is taken to need at most."""
 
 
 class RiskControlled(NamedTuple):
@@ -97,7 +101,7 @@ def control_risk(
     policies, sequence = zip(*reversed(members(confidences[design], SEQUENCE, 6, family)), strict=True)
     answers = predictions[:, -1] if full is None else as_numpy(full)
     losses = np.stack([_losses(p, confidences, predictions, answers, targets, risk)[test] for p in policies], axis=1)
-    low = -1.0 if risk == "accuracy-drop" else 0.0
+    low = _least_loss(risk)
     rejected = betting_rejects((losses - low) / (1 - low), (tolerance - low) / (1 - low), 1 - guarantee)
     passed = int(np.cumprod(rejected).sum())
     if passed == 0:
@@ -106,11 +110,32 @@ def control_risk(
     return RiskControlled(policies[best], sequence[best], True, len(test), float(losses[:, best].mean()))
 
 
+def least_samples(tolerance: float, guarantee: float, risk: Risk) -> int:
+    """Return how many calibration samples :func:`control_risk` needs for a policy that loses nothing on any of them.
+
+    One that loses something needs more.
+    """
+    low = _least_loss(risk)
+    tested = np.arange(1, MOST_TESTED + 1)
+    nothing = np.full((MOST_TESTED, 1), -low / (1 - low))
+
+    def enough(count: int) -> bool:
+        return bool(betting_rejects(nothing[:count], (tolerance - low) / (1 - low), 1 - guarantee)[0])
+
+    first = bisect.bisect_left(tested, True, key=lambda count: enough(int(count)))
+    return math.ceil((first + 1) / (1 - DESIGN_SHARE))
+
+
 def design_and_test(samples: int, seed: int = 0) -> tuple[Int[np.ndarray, "design"], Int[np.ndarray, "test"]]:
     """Return which samples make the sequence of policies of :func:`control_risk`, and which test it: indices."""
     order = np.array(_permutation(samples, seed), dtype=np.int64)
     design, test = np.split(order, [round(samples * DESIGN_SHARE)])
     return design, test
+
+
+def _least_loss(risk: Risk) -> float:
+    """Return the least loss that a sample can have."""
+    return -1.0 if risk == "accuracy-drop" else 0.0
 
 
 def _permutation(size: int, seed: int) -> list[int]:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from exitwise.budgets import check_drop, check_open_share, check_p
 from exitwise.errors import UserError
+from exitwise.exiting.point import OperatingPoint
+from exitwise.shown import macs, milliseconds, percent
+
+DropFrom = Literal["best", "full"]
+"""What a loss of accuracy is counted from."""
+
+SLACK = 0.05
+"""By how much of the full network's MACs, or of the samples, a wish may be missed before it is said."""
 
 
 def check_wish(
-    wishes: Mapping[str, Any], guarantee: float | None, thresholds: str | None, risk: str | None
+    wishes: Mapping[str, Any],
+    guarantee: float | None,
+    thresholds: str | None,
+    risk: str | None,
+    drop_from: str = "best",
 ) -> dict[str, Any]:
     """Return the one wish of a calibration that is given, by its name.
 
     Args:
         wishes: ``budget``, ``macs``, ``latency``, ``p``, ``proportions`` and ``max_accuracy_drop``; None where
             not given.
-        guarantee, thresholds, risk: as in :func:`~exitwise.workflows.calibrate.calibrate`.
+        guarantee, thresholds, risk, drop_from: as in :func:`~exitwise.workflows.calibrate.calibrate`.
 
     Raises:
         ValueError: unless exactly one is given, within its range, and goes with the rest.
     """
     if thresholds not in (None, "geometric", "same", "searched"):
         raise UserError(f"thresholds must be geometric, same or searched; got {thresholds!r}")
+    if drop_from not in get_args(DropFrom):
+        raise UserError(f"drop_from must be {' or '.join(get_args(DropFrom))}; got {drop_from!r}")
     given = {name: value for name, value in wishes.items() if value is not None}
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
@@ -51,3 +65,53 @@ def check_wish(
         check_open_share("max_accuracy_drop with a guarantee", value)
         check_open_share("guarantee", guarantee)
     return given
+
+
+def worded(wish: Mapping[str, Any], yardstick: str) -> str:
+    """Return a wish in words, such as ``within 50 % of MACs``; ``yardstick`` is what accuracy is counted from."""
+    ((name, value),) = wish.items()
+    match name:
+        case "max_accuracy_drop":
+            return f"cheapest within {100 * value:.3g} {'point' if value == 0.01 else 'points'} of {yardstick}"
+        case "budget":
+            return f"within {percent(value)} of MACs"
+        case "macs":
+            return f"within {macs(value)} MACs"
+        case "latency":
+            return f"within {milliseconds(value)}"
+        case "p":
+            return f"at p = {value:g}"
+    return "at the proportions asked for"
+
+
+def missed(
+    wish: Mapping[str, Any], proportions: Sequence[float], point: OperatingPoint, samples: int, full_macs: float
+) -> str | None:
+    """Return by how much a wish is missed on the samples that it was calibrated on, in a line; None if it is not.
+
+    Args:
+        wish: what was asked for.
+        proportions: what thresholds were made for.
+        point: what they do.
+        samples: how many there are; a difference of two of them is none.
+        full_macs: what shares of MACs are of.
+    """
+    ((name, value),) = wish.items()
+    slack = max(SLACK, 2 / samples)
+    if name in ("budget", "macs"):
+        asked, spent = value if name == "budget" else value / full_macs, point.macs / full_macs
+        if asked - spent <= slack:
+            return None
+        what = f"{percent(asked)} of MACs were asked for and {percent(spent)} are spent"
+    elif name in ("p", "proportions"):
+        gaps = [abs(share - part) for share, part in zip(point.shares, proportions, strict=True)]
+        if max(gaps) <= slack:
+            return None
+        exit = gaps.index(max(gaps))
+        what = f"{percent(proportions[exit])} were to leave at exit {exit + 1}, and {percent(point.shares[exit])} do"
+    else:
+        return None
+    return (
+        f"{what}: too many samples have the same confidence, which no threshold divides; temperatures "
+        "(--temperature) or another measure (--measure) may"
+    )

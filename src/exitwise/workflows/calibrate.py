@@ -27,15 +27,17 @@ from exitwise.exiting.calibration import (
 )
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.measures import Measure
+from exitwise.exiting.outcome import Outcome, Yardstick, best_yardstick
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.risk import Risk, control_risk, design_and_test
+from exitwise.exiting.risk import Risk, control_risk, design_and_test, least_samples
 from exitwise.exiting.rule import Family
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.table import budget_table
 from exitwise.exiting.temperatures import bound_of
-from exitwise.exiting.wish import check_wish
+from exitwise.exiting.wish import DropFrom, check_wish, missed
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
+from exitwise.runs.folder import Run
 from exitwise.workflows.held_out import exits_of, held_out_of
 
 FEW = 100
@@ -58,6 +60,7 @@ def calibrate(
     max_accuracy_drop: float | None = None,
     guarantee: float | None = None,
     risk: Risk | None = None,
+    drop_from: DropFrom = "best",
     thresholds: Literal["geometric", "same", "searched"] | None = None,
     measure: MeasureName = USUAL_MEASURE,
     temperature: bool = False,
@@ -67,7 +70,8 @@ def calibrate(
     """Find thresholds for one wish on held-out samples.
 
     Args:
-        run: a run folder, whose calibration split is used and whose calibration.json is written; or a network.
+        run: a run folder, whose calibration split is used and whose calibration.json is written, unless it was to be a
+            guarantee and nothing could be guaranteed; or a network.
         held_out: of a network, batches that it was neither trained on nor will be tested on, as (inputs, targets, ...)
             or mappings with an image and a label.
         budget: share of the full network's MACs to spend on average; of a cascade, of its last network's alone.
@@ -75,11 +79,13 @@ def calibrate(
         latency: mean seconds per image, one by one, as measured here and now with the exits' own cost.
         p: budget parameter of the geometric family.
         proportions: share of images leaving at each exit.
-        max_accuracy_drop: how much accuracy may be lost against the full network, in [0, 1], at least cost. The loss on
-            the held-out samples is kept one standard error below that: of many thresholds that seem to keep a wish the
-            cheapest is mostly a lucky one.
+        max_accuracy_drop: how much accuracy may be lost, in [0, 1], at least cost. The loss on the held-out samples is
+            kept one standard error below that: of many thresholds that seem to keep a wish the cheapest is mostly a
+            lucky one.
         guarantee: with max_accuracy_drop: the probability with which it is to hold (see :func:`control_risk`).
         risk: what is guaranteed; ``accuracy-drop`` by default.
+        drop_from: what a loss is counted from: ``full``, the full network, or ``best``: where an earlier exit alone, or
+            the measure's answer at one, is more accurate on the held-out samples, the best of them.
         thresholds: ``geometric``: of the paper's family; ``same``: one for all exits; ``searched``: those that do best
             on the calibration images; None: the measure's own family.
         measure: how confidence is read, and the answer: a name of the catalogue. One that is fitted is fitted on all
@@ -100,7 +106,7 @@ def calibrate(
         "proportions": proportions,
         "max_accuracy_drop": max_accuracy_drop,
     }
-    given = check_wish(wishes, guarantee, thresholds, risk)
+    given = check_wish(wishes, guarantee, thresholds, risk, drop_from)
     check_count("exit proportions", proportions, exits_of(run))
     model, logits, targets, checkpoint, seed, samples, folder = held_out_of(run, held_out, device, splits)
     exit_macs, full_macs = count_cost(model).macs, model.full_macs
@@ -109,11 +115,20 @@ def calibrate(
     elif p is not None:
         proportions = exit_proportions(p, model.exits)
     # What tests a guarantee must not have shaped what it tests.
-    seen = None if guarantee is None else design_and_test(len(targets), seed)[0]
+    seen = None
+    if guarantee is not None and max_accuracy_drop is not None and model.exits > 1:
+        risk = risk or "accuracy-drop"
+        _check_enough(len(targets), max_accuracy_drop, guarantee, risk)
+        seen = design_and_test(len(targets), seed)[0]
     fitted = fit_and_read(measure, logits, targets, exit_macs, temperature=temperature, on=seen, seed=seed)
     reading, outputs = fitted.measure, Outputs(fitted.confidences, fitted.predictions, targets)
     _warn_of_bounds(reading)
-    own = logits[:, -1].argmax(-1)
+    own = logits.argmax(-1)
+    yardstick = Yardstick(model.exits - 1)
+    if drop_from == "best" and risk != "disagreement":
+        chosen_on = slice(None) if seen is None else seen
+        yardstick = best_yardstick(own[chosen_on], outputs.predictions[chosen_on], targets[chosen_on])
+    standard = yardstick.answers(own, outputs.predictions)
     family: Family = "same" if thresholds == "same" else "geometric"
     if thresholds is None and p is None and proportions is None:
         family = reading.family
@@ -133,8 +148,10 @@ def calibrate(
     elif proportions is not None:
         policy = calibrate_proportions(outputs.confidences, proportions)
     elif max_accuracy_drop is not None and guarantee is not None:
-        risk = risk or "accuracy-drop"
-        result = control_risk(*outputs, max_accuracy_drop, guarantee, risk=risk, seed=seed, family=family, full=own)
+        assert risk is not None
+        result = control_risk(
+            *outputs, max_accuracy_drop, guarantee, risk=risk, seed=seed, family=family, full=standard
+        )
         policy, proportions = result.policy, result.proportions
         promise = {
             "risk": risk,
@@ -144,9 +161,12 @@ def calibrate(
             "mean_loss": result.mean_loss,
         }
     else:
-        right = own == targets
+        right = standard == targets
         policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, right, family, searched=searched)
     point, left = operate(outputs, policy, exit_macs), outputs.under(policy)
+    if not searched and (miss := missed(given, proportions, point, len(targets), full_macs)):
+        warnings.warn(miss, CalibrationWarning, stacklevel=2)
+    outcome = Outcome.of(left.predictions, targets, own, outputs.predictions, yardstick, class_names(model, folder))
     calibration = Calibration(
         policy.read_by(reading),
         given,
@@ -163,8 +183,9 @@ def calibrate(
         samples,
         full_macs,
         model.fingerprint,
+        outcome,
     )
-    if folder is not None:
+    if folder is not None and calibration.is_kept_promise:
         folder.write_calibration(calibration)
     if len(targets) < FEW:
         points = round(98 / len(targets) ** 0.5)
@@ -174,6 +195,20 @@ def calibrate(
             stacklevel=2,
         )
     return calibration
+
+
+def _check_enough(samples: int, tolerance: float, guarantee: float, risk: Risk) -> None:
+    least = least_samples(tolerance, guarantee, risk)
+    if samples < least:
+        raise UserError(
+            f"expected at least {least} held-out images for a guarantee of {100 * tolerance:g} points with probability "
+            f"{guarantee:.12g}, and more where something is lost; got {samples}"
+        )
+
+
+def class_names(model: StagedModel, folder: Run | None) -> list[str]:
+    """Return the names of a run's classes, or of a network's by their number."""
+    return list(folder.classes) if folder is not None else [str(label) for label in range(model.num_classes)]
 
 
 def _warn_of_bounds(measure: Measure) -> None:

@@ -1,0 +1,201 @@
+"""What an exit policy does with labelled samples, beside the best that could be had without it. Imports no torch.
+
+The answer to three questions: what is lost, how sure that is, and for whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from exitwise.exiting.arrays import Array, as_numpy
+from exitwise.exiting.paired import Paired
+from exitwise.exiting.point import OperatingPoint
+from exitwise.shapes import Int
+from exitwise.shown import percent
+
+
+class Yardstick(NamedTuple):
+    """The answers that accuracy is counted from.
+
+    Attributes:
+        exit: where all samples leave (0-based).
+        own: whether these are that exit's own answers; else the calibrated measure's there, which may mix several.
+    """
+
+    exit: int
+    own: bool = True
+
+    def name(self, exits: int) -> str:
+        """Return what it is called, of so many exits."""
+        if not self.own:
+            return f"all at exit {self.exit + 1} by this measure"
+        return "the full network" if self.exit == exits - 1 else f"exit {self.exit + 1} alone"
+
+    def answers(
+        self, own: Int[Array, "samples exits"], read: Int[Array, "samples exits"]
+    ) -> Int[np.ndarray, "samples"]:
+        """Return its answers, from the exits' own and those that the measure reads."""
+        return as_numpy(own if self.own else read)[:, self.exit]
+
+
+def best_yardstick(
+    own: Int[Array, "samples exits"], read: Int[Array, "samples exits"], targets: Int[Array, "samples"]
+) -> Yardstick:
+    """Return the most accurate answers at a single exit, the full network's where none are better.
+
+    Args:
+        own: answers of each exit.
+        read: answers that the measure makes of them.
+        targets: class indices.
+    """
+    exits = own.shape[1]
+    every = [Yardstick(exit, kind) for kind in (True, False) for exit in reversed(range(exits))]
+    targets = as_numpy(targets)
+    return max(every, key=lambda each: int((each.answers(own, read) == targets).sum()))
+
+
+class ClassLoss(NamedTuple):
+    """A class that loses accuracy, by name."""
+
+    name: str
+    paired: Paired
+
+
+class Outcome(NamedTuple):
+    """How a policy's answers to labelled samples differ from a yardstick's.
+
+    Attributes:
+        yardstick: what they are counted from.
+        paired: over all samples.
+        worst: the class that loses most; None where none loses.
+        unnamed: classes of samples that no sample is given.
+        majority: share of the commonest class.
+        better: where an earlier exit alone is beyond noise more accurate than the full network: the best such one,
+            1-based, beside it.
+    """
+
+    yardstick: Yardstick
+    paired: Paired
+    worst: ClassLoss | None
+    unnamed: tuple[str, ...]
+    majority: float
+    better: tuple[int, Paired] | None
+
+    @classmethod
+    def of(
+        cls,
+        answers: Int[Array, "samples"],
+        targets: Int[Array, "samples"],
+        own: Int[Array, "samples exits"],
+        read: Int[Array, "samples exits"],
+        yardstick: Yardstick,
+        classes: Sequence[str],
+    ) -> Self:
+        """Return it for the answers of a policy.
+
+        Args:
+            answers: of the policy.
+            targets: class indices.
+            own: answers of each exit.
+            read: answers at each exit that the policy's measure makes of them.
+            yardstick: what to count from.
+            classes: names, by class index.
+        """
+        answers, targets, own = map(as_numpy, (answers, targets, own))
+        right, reference = answers == targets, yardstick.answers(own, read) == targets
+        counts = np.bincount(targets, minlength=len(classes))
+        losses = [
+            ClassLoss(name, Paired.of(right[targets == label], reference[targets == label]))
+            for label, name in enumerate(classes)
+            if counts[label]
+        ]
+        worst = min(losses, key=lambda each: each.paired.difference)
+        given = np.bincount(answers, minlength=len(classes))
+        unnamed = tuple(name for name, there, said in zip(classes, counts, given, strict=True) if there and not said)
+        return cls(
+            yardstick,
+            Paired.of(right, reference),
+            worst if worst.paired.difference < 0 else None,
+            unnamed,
+            float(counts.max() / len(targets)),
+            _better_exit(own == targets[:, None]),
+        )
+
+    def lines(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> list[str]:
+        """Return it in words, what matters most first.
+
+        Args:
+            intro: what the policy is for, such as ``within 50 % of MACs``.
+            point: what it spends.
+            full_macs: what shares of MACs are of.
+            images: what the samples are, such as ``held-out images``.
+        """
+        exits = len(point.shares)
+        lines = []
+        if self.better is not None:
+            number, paired = self.better
+            lines.append(
+                f"Exit {number} alone is more accurate than the full network, by {paired} on "
+                f"{paired.samples} {images}: train the network longer, or end it there."
+            )
+        if exits > 1:
+            lines.append(self._sentence(intro, point, full_macs, images))
+        if self.unnamed:
+            lines.append(f"No image is given the class {', '.join(self.unnamed)}, though some are of it.")
+        if point.accuracy <= self.majority:
+            commonest = percent(self.majority)
+            lines.append(f"No better than to answer always with the commonest class, which {commonest} are of.")
+        return lines
+
+    def _sentence(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> str:
+        leaving = ", ".join(f"{100 * share:.0f}" for share in point.shares)
+        noise = ", which may be chance" if self.paired.is_noise and self.paired.difference else ""
+        text = (
+            f"{intro[0].upper()}{intro[1:]}: {100 * point.macs / full_macs:.0f} % of MACs; {self.paired} against "
+            f"{self.yardstick.name(len(point.shares))} on {self.paired.samples} {images}{noise}; leaves at exits 1 to "
+            f"{len(point.shares)}: {leaving} %."
+        )
+        if self.worst is None:
+            return text
+        return f"{text} Worst class: {self.worst.name}, {self.worst.paired}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            **self._asdict(),
+            "yardstick": self.yardstick._asdict(),
+            "paired": self.paired._asdict(),
+            "worst": self.worst and {"name": self.worst.name, **self.worst.paired._asdict()},
+            "unnamed": list(self.unnamed),
+            "better": self.better and {"exit": self.better[0], **self.better[1]._asdict()},
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Return it from :meth:`to_json`."""
+
+        def paired(values: dict[str, Any]) -> Paired:
+            return Paired(*(int(values[name]) for name in Paired._fields))
+
+        worst, better = content["worst"], content["better"]
+        return cls(
+            Yardstick(int(content["yardstick"]["exit"]), bool(content["yardstick"]["own"])),
+            paired(content["paired"]),
+            worst and ClassLoss(str(worst["name"]), paired(worst)),
+            tuple(map(str, content["unnamed"])),
+            float(content["majority"]),
+            better and (int(better["exit"]), paired(better)),
+        )
+
+
+def _better_exit(right: Any) -> tuple[int, Paired] | None:
+    """Return the most accurate early exit, 1-based, beside the last one, if it is better beyond noise."""
+    early = right[:, :-1].sum(axis=0)
+    if len(early) == 0:
+        return None
+    best = int(early.argmax())
+    paired = Paired.of(right[:, best], right[:, -1])
+    return (best + 1, paired) if paired.difference > 0 and not paired.is_noise else None

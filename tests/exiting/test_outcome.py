@@ -1,0 +1,116 @@
+"""What a policy loses, against what, for whom; and in which words."""
+
+import json
+
+import numpy as np
+import pytest
+
+from exitwise.exiting.outcome import Outcome, Yardstick, best_yardstick
+from exitwise.exiting.paired import Paired
+from exitwise.exiting.point import OperatingPoint
+from exitwise.exiting.wish import missed, worded
+
+CLASSES = ["rose", "tulip", "weed"]
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Targets of 300 samples and the answers of three exits, the middle one of which is right most often."""
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 3, 300)
+    own = np.stack([np.where(generator.random(300) < share, targets, 0) for share in (0.5, 0.9, 0.6)], axis=1)
+    return targets, own
+
+
+def test_the_best_single_exit_is_what_losses_count_from(answers):
+    targets, own = answers
+    assert best_yardstick(own, own, targets) == Yardstick(1)
+    assert best_yardstick(own[:, ::-1], own[:, ::-1], targets) == Yardstick(1)
+    mixed = np.repeat(targets[:, None], 3, axis=1)
+    assert best_yardstick(own, mixed, targets) == Yardstick(2, own=False)
+    same = own[:, [1, 1, 1]]
+    assert best_yardstick(same, same, targets) == Yardstick(2), "where none is better, the full network"
+    assert [each.name(3) for each in (Yardstick(2), Yardstick(1), Yardstick(2, own=False))] == [
+        "the full network",
+        "exit 2 alone",
+        "all at exit 3 by this measure",
+    ]
+
+
+def test_an_earlier_exit_that_is_better_is_said_first(answers):
+    targets, own = answers
+    outcome = Outcome.of(own[:, 0], targets, own, own, Yardstick(1), CLASSES)
+    number, paired = outcome.better
+    assert number == 2
+    assert paired == Paired.of(own[:, 1] == targets, own[:, 2] == targets)
+    lines = outcome.lines("within 50 % of MACs", OperatingPoint(0.5, 10, (1, 0, 0)), 20, "held-out images")
+    assert lines[0].startswith("Exit 2 alone is more accurate than the full network, by +")
+    assert "Within 50 % of MACs: 50 % of MACs; -" in lines[1]
+    assert "points [" in lines[1]
+    assert " against exit 2 alone on 300 held-out images; leaves at exits 1 to 3: 100, 0, 0 %." in lines[1]
+    assert Outcome.of(own[:, 0], targets, own[:, ::-1], own, Yardstick(1), CLASSES).better is not None
+    assert Outcome.of(own[:, 0], targets, own[:, :2], own[:, :2], Yardstick(1), CLASSES).better is None
+
+
+def test_the_class_that_loses_most_and_the_one_never_named_are_said():
+    targets = np.array([0] * 90 + [1] * 8 + [2] * 2)
+    full = targets.copy()
+    full[-1] = 0
+    early = np.where(targets == 1, 0, full)
+    early[-2:] = 0
+    own = np.stack([early, full], axis=1)
+    outcome = Outcome.of(early, targets, own, own, Yardstick(1), CLASSES)
+    assert outcome.paired == (0, 9, 100)
+    assert outcome.worst == ("tulip", Paired(0, 8, 8))
+    assert outcome.unnamed == ("tulip", "weed")
+    lines = outcome.lines("at p = 1", OperatingPoint(0.9, 10, (1, 0)), 20, "test images")
+    assert lines[0].endswith("Worst class: tulip, -100.0 points [-100.0, -42.8].")
+    assert lines[1:] == [
+        "No image is given the class tulip, weed, though some are of it.",
+        "No better than to answer always with the commonest class, which 90.0 % are of.",
+    ]
+    nothing_lost = Outcome.of(full, targets, own, own, Yardstick(1), CLASSES)
+    assert nothing_lost.worst is None
+    assert nothing_lost.unnamed == ()
+
+
+def test_a_difference_within_noise_is_called_so():
+    outcome = Outcome(Yardstick(1), Paired(3, 4, 500), None, (), 0.2, None)
+    (line,) = outcome.lines("at p = 1", OperatingPoint(0.9, 10, (0.5, 0.5)), 20, "test images")
+    assert ": 50 % of MACs; -0.2 points [-1.4, +1.0] against the full network on 500 test images, which may be" in line
+
+
+def test_it_is_written_and_read(answers):
+    targets, own = answers
+    outcome = Outcome.of(own[:, 0], targets, own, own, Yardstick(1, own=False), CLASSES)
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+    nothing = outcome._replace(worst=None, better=None)
+    assert Outcome.from_json(json.loads(json.dumps(nothing.to_json()))) == nothing
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"max_accuracy_drop": 0.01}, "cheapest within 1 point of the full network"),
+        ({"max_accuracy_drop": 0.005}, "cheapest within 0.5 points of the full network"),
+        ({"budget": 0.5}, "within 50.0 % of MACs"),
+        ({"macs": 2e7}, "within 20M MACs"),
+        ({"latency": 0.005}, "within 5 ms"),
+        ({"p": 0.75}, "at p = 0.75"),
+        ({"proportions": [0.5, 0.5]}, "at the proportions asked for"),
+    ],
+)
+def test_wishes_in_words(wish, words):
+    assert worded(wish, "the full network") == words
+
+
+def test_a_wish_that_is_missed_is_said_with_what_may_help():
+    point = OperatingPoint(0.9, 17, (0.94, 0, 0, 0.06))
+    message = missed({"budget": 0.3}, (), point, 400, 100)
+    assert message.startswith("30.0 % of MACs were asked for and 17.0 % are spent: too many samples have the same")
+    assert missed({"macs": 30}, (), point, 400, 100) == message
+    assert missed({"budget": 0.2}, (), point, 400, 100) is None
+    assert missed({"budget": 0.3}, (), point, 10, 100) is None, "two of ten samples make that much"
+    shares = missed({"proportions": [0.25] * 4}, [0.25] * 4, point, 400, 100)
+    assert shares.startswith("25.0 % were to leave at exit 1, and 94.0 % do: ")
+    assert missed({"max_accuracy_drop": 0.3}, (), point, 400, 100) is None
