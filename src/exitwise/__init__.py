@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.runs.records.evaluation import Evaluation
     from exitwise.settings.compose import compose
     from exitwise.settings.schema import Settings
+    from exitwise.studying.records import Study
     from exitwise.training.trainer import Trainer
     from exitwise.weighting.allocation import allocate, meta_loss
     from exitwise.weighting.gradient import MetaGradient, TrainPass, meta_gradient, train_pass
@@ -77,6 +78,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.workflows.fit import ExitsFitted, fit_exits
     from exitwise.workflows.predict import predict
     from exitwise.workflows.report import report
+    from exitwise.workflows.study import study
     from exitwise.workflows.train import TrainingResult, train
     from exitwise.workflows.write_run import write_run
 

@@ -57,6 +57,11 @@ COMMANDS = by_name(
         "exitwise.cli.bench:bench",
     ),
     Entry(
+        "study",
+        "Compare trainings over seeds and recipes at equal updates and equal time, and say which one pays.",
+        "exitwise.cli.study:study",
+    ),
+    Entry(
         "report",
         "Show runs in one HTML file, which opens offline: what budgets give, which images leave where, and more.",
         "exitwise.cli.report:report",

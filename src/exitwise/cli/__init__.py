@@ -21,6 +21,8 @@ from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
 from exitwise.version import __version__
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+CONTINUED = ("train", "study")
+"""Commands that go on where they were interrupted."""
 
 
 def build_app(called: str = "") -> App:
@@ -47,12 +49,11 @@ def main(tokens: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files, which are refused or read all the same
     tokens = sys.argv[1:] if tokens is None else tokens
     called = next(iter(tokens), "")
-    trains = called == "train"
-    with _warnings_in_one_line(), nullcontext() if trains else _unwound_by_sigterm():
+    with _warnings_in_one_line(), nullcontext() if called == "train" else _unwound_by_sigterm():
         _run(
             build_app(called),
             tokens,
-            " (the same `train` command continues from its last checkpoint)" if trains else "",
+            f" (the same `{called}` command continues from its last checkpoint)" if called in CONTINUED else "",
         )
     sys.exit(0)
 
@@ -76,7 +77,8 @@ def _run(app: App, tokens: Sequence[str], continues: str) -> None:
     except PeerError as error:
         _stop(f"{error}; the same command continues from the last checkpoint", FAILED)
     except Interrupted as error:
-        saved = "; all steps are saved, and the same `train` command continues" if continues else ""
+        called = next(iter(tokens), "")
+        saved = f"; all steps are saved, and the same `{called}` command continues" if continues else ""
         _stop(f"{error}{saved}", 128 + error.number)
     except _Terminated:
         _stop("ended by SIGTERM", TERMINATED)

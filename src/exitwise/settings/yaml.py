@@ -18,9 +18,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: if there is no such file, or it is no mapping of settings.
     """
+    content = read_mapping(path, "settings")
+    try:
+        check_values({key: value for key, value in content.items() if key != "recipe"})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return _without_strangers(content)
+
+
+def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """Return the keys and values of a YAML file; ``what`` says what they are.
+
+    Raises:
+        UserError: if there is no such file, or it holds something else.
+    """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"expected a YAML file of settings; found none at {path}")
+        raise UserError(f"expected a YAML file of {what}; found none at {path}")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.MarkedYAMLError as error:
@@ -33,12 +47,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"expected settings as 'key: value' lines in {path}; got a {type(content).__name__}")
-    try:
-        check_values({key: value for key, value in content.items() if key != "recipe"})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return _without_strangers(content)
+        raise UserError(f"expected {what} as 'key: value' lines in {path}; got a {type(content).__name__}")
+    return content
 
 
 def _without_strangers(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Which training pays: variants beside a baseline, seed by seed, at equal updates and at equal time."""
