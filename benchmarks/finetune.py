@@ -51,6 +51,7 @@ from exitwise.training.fitting import fit_heads
 from exitwise.training.flags import training_flags
 from exitwise.training.kept import Kept, keep
 from exitwise.training.trainer import Batches, Trainer
+from exitwise.weighting.losses import Loss
 
 FOLDS, SEEDS = 5, 3
 
@@ -196,8 +197,8 @@ def fit(
     settings: Settings, model: StagedModel, method: Method, optimizer: torch.optim.Optimizer, batches: Batches
 ) -> None:
     """Train as the settings say, without looking at any other images."""
-    options = {"epochs": settings.epochs, "label_smoothing": settings.label_smoothing}
-    trainer = Trainer(model, optimizer, method, batches, lambda: [0.0] * model.exits, **options)
+    loss = Loss(label_smoothing=settings.label_smoothing)
+    trainer = Trainer(model, optimizer, method, batches, lambda: [0.0] * model.exits, epochs=settings.epochs, loss=loss)
     with training_flags(tf32=False, compiled=False):
         trainer.fit()
 

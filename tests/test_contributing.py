@@ -26,6 +26,7 @@ KINDS = [
     "data source",
     "export format",
     "gradient flow",
+    "loss",
     "measure",
     "measure with a state",
     "method",
@@ -139,21 +140,8 @@ def train_words(out, *more):
 def run(copy, tmp_path_factory):
     """The model of the guide, trained by its method on digits, a few iterations long."""
     out = tmp_path_factory.mktemp("runs") / "digits"
-    (said,) = copy.exitwise(
-        train_words(
-            out,
-            "--data",
-            "digits",
-            "--model",
-            "plain_small",
-            "--method",
-            "hard-samples",
-            "--sharpness",
-            2,
-            "--flow",
-            "fading",
-        )
-    )
+    chosen = ["--method", "hard-samples", "--sharpness", 2, "--flow", "fading", "--loss", "focal"]
+    (said,) = copy.exitwise(train_words(out, "--data", "digits", "--model", "plain_small", *chosen))
     assert "training plain_small on digits with hard-samples" in said
     return out
 
@@ -209,7 +197,7 @@ def test_the_model_trains_by_the_method(run):
     assert "model: plain_small\n" in settings
     assert "method: hard-samples\n" in settings
     assert "sharpness: 2.0\n" in settings
-    assert "flow: fading\nfades_to: 0.1\n" in settings
+    assert "flow: fading\nfades_to: 0.1\nloss: focal\ngamma: 2.0\n" in settings
     assert (run / "metrics.csv").read_text().count("\n") == 2
 
 
@@ -327,7 +315,7 @@ TABLES = [
     "exiting/measures",
 ]
 ALL = ["catalogue", "cli", "exiting", "methods", "models/test_msdnet.py", "settings"]
-NAMES = "hard-samples or fading or gap or mean-so-far or stripes or safetensors or plain_small or leads_to_its_code"
+NAMES = "hard-samples or fading or focal or gap or mean-so-far or stripes or safetensors or plain_small or leads_to"
 
 
 def try_tables(copy, cwd, tables, *words):
@@ -346,6 +334,7 @@ def test_tables_over_the_catalogue_try_additions(copy, tmp_path):
     for entry in (
         "method hard-samples",
         "flow fading",
+        "loss focal",
         "measure gap",
         "measure mean-so-far",
         "source stripes",
@@ -358,8 +347,9 @@ def test_tables_over_the_catalogue_try_additions(copy, tmp_path):
         "test_images_are_as_the_catalogue_says[stripes]",
         "test_writes_what_its_manifest_says_and_replaces_exports_alone[safetensors]",
         "test_trains_saves_resumes_and_runs[hard-samples-sgd]",
-        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-shared-fading]",
-        "test_resumes_to_the_bit[hard-samples-fading]",
+        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-shared-fading-labels]",
+        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-plain-focal]",
+        "test_resumes_to_the_bit[hard-samples-fading-labels]",
         "test_the_runner_reads_as_the_simulation_does[mean-so-far]",
     ):
         assert test in said

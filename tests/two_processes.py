@@ -16,6 +16,7 @@ from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
 from exitwise.evaluation.collect import collect_together
 from exitwise.kernels.synced_norm import SyncedNorm
+from exitwise.methods.losses.distil import DistilLast, DistilRun
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes import distributed
 from exitwise.processes.distributed import joined
@@ -26,6 +27,7 @@ from exitwise.training.kept import keep
 from exitwise.training.on_kept import HeadsOnKept, KeptBatches
 from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer
+from exitwise.weighting.losses import Loss
 
 CPU = torch.device("cpu")
 METHODS = ("uniform", "meta-weighted", "meta-weighted-shared")
@@ -77,14 +79,14 @@ def steps(case, ranks):
     rows = []
     for index, batch in enumerate(batches()):
         taught = (batch[0][:, 0, 0, :3],) if norm == "group" else ()
-        soft = {"distil": 0.3 * len(taught)}
+        loss = DistilRun(0.3, label_smoothing=0.1) if taught else Loss(label_smoothing=0.1)
         for train, meta in half_batches(*dealt((*batch, *taught), ranks)):
             with SyncedNorm(ranks) if norm == "batch" and ranks.size > 1 else nullcontext():
                 if "accumulate" in options and ranks.size > 1:
                     parts = options["accumulate"]
-                    step = accumulated_step(model, optimizer, method, train, parts, 0.1, ranks, **soft)
+                    step = accumulated_step(model, optimizer, method, train, parts, loss, ranks)
                 else:
-                    step = half_step(model, optimizer, method, train, meta, index, 0.1, ranks, **soft)
+                    step = half_step(model, optimizer, method, train, meta, index, loss, ranks)
             learned = [] if name == "uniform" else [param.grad for param in method.network.parameters()]
             rows.append(
                 {
@@ -136,7 +138,7 @@ def trainer(name, ranks, folder=None, stop=None):
         method,
         Doubles(data, 12, 0, rank=ranks.rank, ranks=ranks.size),
         evaluate,
-        distil=0.3,
+        loss=(DistilRun if name == "meta-weighted-shared" else DistilLast)(0.3),
         teacher=(lambda images: images[:, 0, 0, :3]) if name == "meta-weighted-shared" else None,
         epochs=2,
         checkpoints=folder and CheckpointFolder(folder),

@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
         Uniform,
         Weighting,
         create_flow,
+        create_loss,
         create_method,
         list_methods,
     )
@@ -66,6 +67,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.weighting.allocation import allocate, meta_loss
     from exitwise.weighting.gradient import MetaGradient, TrainPass, meta_gradient, train_pass
     from exitwise.weighting.lookahead import look_ahead
+    from exitwise.weighting.losses import Loss
     from exitwise.weighting.network import WeightNetwork
     from exitwise.weighting.normalize import weighted_loss
     from exitwise.workflows.advise import advise

@@ -14,6 +14,7 @@ from exitwise.catalogue.commands import COMMANDS
 from exitwise.catalogue.flows import FLOWS
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
+from exitwise.catalogue.losses import LOSSES
 from exitwise.catalogue.measures import MEASURES
 from exitwise.catalogue.methods import DEFAULT, METHODS, MetaWeightedOptions
 from exitwise.catalogue.models import MODELS
@@ -28,6 +29,7 @@ from exitwise.settings.fields import Fields
 from exitwise.settings.schema import resolve
 from exitwise.weighting.allocation import Objective
 from exitwise.weighting.gradient import GradientMode
+from exitwise.weighting.losses import Loss
 from exitwise.weighting.network import WeightInput
 from exitwise.weighting.normalize import Centering
 
@@ -35,13 +37,14 @@ KINDS = {
     "model": MODELS,
     "method": METHODS,
     "flow": FLOWS,
+    "loss": LOSSES,
     "measure": MEASURES,
     "source": SOURCES | {"folder": FOLDER},
     "format": FORMATS,
     "recipe": RECIPES,
     "command": COMMANDS,
 }
-PARTS = {"method": Method, "flow": GradientFlow}
+PARTS = {"method": Method, "flow": GradientFlow, "loss": Loss}
 ENTRIES = [(kind, entry) for kind, entries in KINDS.items() for entry in entries.values()]
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 import reference
 from exitwise.catalogue.flows import FLOWS
+from exitwise.catalogue.losses import LOSSES
 from exitwise.catalogue.methods import METHODS
-from exitwise.methods import build_method, create_flow
+from exitwise.methods import build_method, create_flow, create_loss
 from exitwise.models import MSDNet
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.training.step import half_batches, half_step
@@ -64,10 +65,11 @@ def maps():
 class Training:
     """A small network in float64 with a choice on each axis."""
 
-    def __init__(self, method, flow, network=tiny, mode=None):
+    def __init__(self, method, flow="plain", loss="labels", network=tiny, mode=None):
         torch.manual_seed(0)
         self.model, self.shape = network()
         self.model.double().train().flow = create_flow(flow)
+        self.loss = create_loss(loss)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
         options = METHODS[method].options
         learns = "wpn_zero_init" in options.__dataclass_fields__
@@ -80,7 +82,8 @@ class Training:
         generator = torch.Generator().manual_seed(1)
         for _ in range(BATCHES):
             x = torch.randn(14, *self.shape, generator=generator, dtype=torch.float64)
-            yield x, torch.randint(CLASSES, (14,), generator=generator)
+            teacher = torch.randn(14, CLASSES, generator=generator, dtype=torch.float64)
+            yield x, torch.randint(CLASSES, (14,), generator=generator), teacher
 
     def steps(self, start=0):
         """Train on the batches from ``start`` on; yields what a step begins with, and then the step."""
@@ -91,23 +94,38 @@ class Training:
             self.model.flow.progress = index / BATCHES
             for train, meta in half_batches(*batch):
                 before = copy.deepcopy((self.model, self.optimizer))
-                yield before, train, meta, half_step(self.model, self.optimizer, self.method, train, meta, index)
+                yield before, train, meta, half_step(*self.parts, train, meta, index, self.loss)
 
     @property
     def parts(self):
         return self.model, self.optimizer, self.method
 
 
-def look_ahead_loss(before, train, meta, weights):
-    """The meta loss after a real step of copies with these weights."""
+def updated(before, train, weights, loss):
+    """Copies of network and optimizer after a real step with these weights."""
     model, optimizer = copy.deepcopy(before)
     optimizer.zero_grad()
-    reference.weighted(reference.losses_and_confidences(model, *train)[0], weights).backward()
+    logits = torch.stack(model(train[0]), dim=1)
+    total, extra = reference.weighted(loss.of(logits, *train[1:]), weights), loss.extra(logits, train[1])
+    (total if extra is None else total + extra).backward()
     optimizer.step()
-    losses, confidences = reference.losses_and_confidences(model, *meta)
-    return float(
-        reference.meta_loss(losses.detach(), reference.take_most_confident(confidences, SHARES), "share-weighted")
-    )
+    return model
+
+
+def meta_gradient_at(model, meta, loss):
+    """The gradient of the meta loss with respect to the parameters, by a network without flow."""
+    model.flow = None
+    logits = torch.stack(model(meta[0]), dim=1)
+    leaves = reference.take_most_confident(logits.detach().softmax(dim=2).amax(dim=2), SHARES)
+    judged = reference.meta_loss(loss.of(logits, *meta[1:]), leaves, "share-weighted")
+    return torch.autograd.grad(judged, list(model.parameters()))
+
+
+def slope(before, train, meta, weights, direction, loss):
+    """How the meta loss changes with the weights: its gradient times a difference of really updated parameters."""
+    gradient = meta_gradient_at(updated(before, train, weights, loss), meta, loss)
+    ahead, behind = (updated(before, train, weights + h * direction, loss).parameters() for h in (1e-3, -1e-3))
+    return sum(float((g * (a - b)).sum()) for g, a, b in zip(gradient, ahead, behind, strict=True)) / 2e-3
 
 
 def slopes(training, monkeypatch):
@@ -122,18 +140,22 @@ def slopes(training, monkeypatch):
         start, half, weights = next(each for each in past if each[1][0].equal(forward.inputs))
         judge = train if half is not train else meta
         direction = torch.randn_like(gradient)
-        ahead, behind = (look_ahead_loss(start, half, judge, weights + h * direction) for h in (1e-4, -1e-4))
-        found.append((float((gradient * direction).sum()), (ahead - behind) / 2e-4))
+        difference = slope(start, half, judge, weights, direction, training.loss)
+        found.append((float((gradient * direction).sum()), difference))
     return found
 
 
-PAIRS = list(product(METHODS, FLOWS))
-LEARNED = [(method, flow) for method, flow in PAIRS if method.startswith("meta-weighted")]
+PAIRS = [
+    *((method, flow, "labels") for method, flow in product(METHODS, FLOWS)),
+    *((method, "plain", loss) for method, loss in product(METHODS, LOSSES) if loss != "labels"),
+]
+LEARNED = [pair for pair in PAIRS if pair[0].startswith("meta-weighted")]
+EVERYTHING = [("meta-weighted", "equilibrium", "distil-last"), ("meta-weighted-shared", "partition", "margin")]
 
 
-@pytest.mark.parametrize(("method", "flow"), LEARNED)
-def test_the_meta_gradient_is_that_of_real_updates(method, flow, monkeypatch):
-    found = slopes(Training(method, flow), monkeypatch)
+@pytest.mark.parametrize(("method", "flow", "loss"), [*LEARNED, *EVERYTHING])
+def test_the_meta_gradient_is_that_of_real_updates(method, flow, loss, monkeypatch):
+    found = slopes(Training(method, flow, loss), monkeypatch)
     assert len(found) >= 2 * BATCHES - 1
     for exact, difference in found:
         assert exact == pytest.approx(difference, rel=1e-6, abs=1e-10)
@@ -144,7 +166,7 @@ def test_the_meta_gradient_is_that_of_real_updates(method, flow, monkeypatch):
 def test_double_backward_gives_the_same_on_maps(flow):
     gradients = []
     for method, mode in product(["meta-weighted", "meta-weighted-shared"], ["forward", "double-backward"]):
-        training = Training(method, flow, maps, mode)
+        training = Training(method, flow, network=maps, mode=mode)
         for _ in zip(training.steps(), range(2), strict=False):
             pass
         gradients.append(training.method.network.layers[0].weight.grad)
@@ -152,9 +174,9 @@ def test_double_backward_gives_the_same_on_maps(flow):
     torch.testing.assert_close(gradients[2], gradients[3], rtol=1e-7, atol=1e-13)
 
 
-@pytest.mark.parametrize(("method", "flow"), PAIRS)
-def test_resumes_to_the_bit(method, flow):
-    whole, part = Training(method, flow), Training(method, flow)
+@pytest.mark.parametrize(("method", "flow", "loss"), PAIRS)
+def test_resumes_to_the_bit(method, flow, loss):
+    whole, part = Training(method, flow, loss), Training(method, flow, loss)
     states = [None]
     for number, _ in enumerate(whole.steps(), start=1):
         if number == 2:

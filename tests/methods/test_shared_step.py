@@ -7,8 +7,10 @@ import torch
 
 import reference
 from exitwise.methods import create_method
+from exitwise.methods.losses.distil import DistilRun
 from exitwise.models import MSDNet
 from exitwise.training.step import half_batches, half_step
+from exitwise.weighting.losses import Loss
 
 SIZES = {"channels": 4, "growth": 4, "growth_factors": (1, 2), "bottleneck_factors": (1, 2), "head_channels": 4}
 SHARES = [0.5, 0.3, 0.2]
@@ -69,10 +71,11 @@ def test_the_three_modes_agree(kind, taught):
     gradients = {}
     for mode in ("forward", "double-backward", "finite-difference"):
         model, optimizer, method = start(kind, mode=mode)
+        loss = DistilRun(0.5, label_smoothing=0.1) if taught else Loss(label_smoothing=0.1)
         for index, batch in enumerate(batches(2)):
             teacher = batch[0][:, 0, 0, :3] if taught else None
             for halves in half_batches(*batch, teacher):
-                half_step(model, optimizer, method, *halves, index, label_smoothing=0.1, distil=0.5 * taught)
+                half_step(model, optimizer, method, *halves, index, loss)
         gradients[mode] = method.network.layers[0].weight.grad
     torch.testing.assert_close(gradients["double-backward"], gradients["forward"], rtol=1e-7, atol=1e-13)
     torch.testing.assert_close(gradients["finite-difference"], gradients["forward"], rtol=1e-2, atol=1e-9)

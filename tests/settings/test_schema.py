@@ -57,7 +57,10 @@ WEIGHTED = {"method": "meta-weighted"}
         ({"distil_from": "runs/a", "distil": 1.5}, "setting distil: .* less than or equal to 1; got 1.5"),
         ({"distil_from": "runs/a", "distil": 0}, "distil_from needs distil above 0; got 0"),
         ({"distil": 0.5, "distil_temperature": 0}, "setting distil_temperature: .* greater than 0; got 0"),
-        ({"distil_temperature": 4}, "distil_temperature goes with distil or distil_from; got neither"),
+        ({"distil_temperature": 4}, "distil_temperature is an option of loss distil-last, .*; loss is labels"),
+        ({"loss": "distil-run"}, "loss distil-run needs distil_from, the run to learn from; got none"),
+        ({"loss": "margin", "distil": 0.3}, "distil is an option of loss distil-last, .*; loss is margin"),
+        ({"loss": "distil"}, "setting loss: input should be 'labels', 'distil-last', .* or 'margin'; got 'distil'"),
         (
             {"distil_from": "runs/a", "regime": "heads", "model": "timm/resnet18", "pretrained": "hub"},
             "distil_from goes with other regimes; regime heads keeps features, not images",

@@ -9,12 +9,14 @@ import torch
 from exitwise.data import Preprocessing, TrainingBatches, load
 from exitwise.errors import Interrupted
 from exitwise.methods import create_method
+from exitwise.methods.losses.distil import DistilRun
 from exitwise.models import MSDNet
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.training.checkpoint import save_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.step import accumulated_step, half_batches, half_step
 from exitwise.training.trainer import Silent, Trainer
+from exitwise.weighting.losses import Loss
 from images import make_folder
 
 METHODS = {
@@ -49,7 +51,7 @@ def trainer(split, method="uniform", checkpoints=None, evaluate=None, reporter=N
     )
 
 
-TAUGHT = {"distil": 0.4, "teacher": lambda images: 3 * images.mean((2, 3))}
+TAUGHT = {"loss": DistilRun(0.4), "teacher": lambda images: 3 * images.mean((2, 3))}
 """Options of a training with a teacher of three classes."""
 
 
@@ -124,7 +126,7 @@ def test_a_teacher_sees_the_augmented_images_once_without_gradients(split):
         seen.append((len(images), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
         return torch.zeros(len(images), 3)
 
-    trainer(split, epochs=1, distil=0.4, teacher=teacher, bf16=True).fit()
+    trainer(split, epochs=1, loss=DistilRun(0.4), teacher=teacher, bf16=True).fit()
     assert seen == [(len(targets), False, True) for _, targets in TrainingBatches(split, 10, 0)]
 
 
@@ -278,7 +280,7 @@ def test_methods_see_the_same_half_batches_in_the_same_order(split, monkeypatch)
 
 def test_uniform_training_is_plain_training(split):
     """The same updates by a loop of its own: sum over exits of mean cross-entropies, plain SGD, cosine."""
-    trained = trainer(split, label_smoothing=0.1)
+    trained = trainer(split, loss=Loss(label_smoothing=0.1))
     trained.fit()
     model = tiny_model().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -309,7 +311,7 @@ def test_label_smoothing_changes_the_training_loss():
         fresh = tiny_model()
         fresh.load_state_dict(model.state_dict())
         optimizer = torch.optim.SGD(fresh.parameters(), lr=0.1)
-        step = half_step(fresh, optimizer, create_method("uniform"), train, meta, 0, smoothing)
+        step = half_step(fresh, optimizer, create_method("uniform"), train, meta, 0, Loss(label_smoothing=smoothing))
         losses.append(float(step.loss))
     assert losses[0] != losses[1]
 
@@ -374,15 +376,15 @@ def test_accumulated_passes_make_the_update_of_one(parts):
     start = StagedModel([Stage(torch.nn.Identity(), body), Stage(torch.nn.Tanh(), copy.deepcopy(body))], 3, (1, 8, 8))
     batch = torch.randn(22, 1, 8, 8).double(), torch.randint(3, (22,)), torch.randn(22, 3).double()
     halves = next(half_batches(*batch))
-    ends = []
+    ends, loss = [], DistilRun(0.3, label_smoothing=0.1)
     for accumulated in (False, True):
         model, method = copy.deepcopy(start).double(), create_method("uniform", exit_weights=[2.0, 1.0])
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(2):
             step = (
-                accumulated_step(model, optimizer, method, halves[0], parts, 0.1, distil=0.3)
+                accumulated_step(model, optimizer, method, halves[0], parts, loss)
                 if accumulated
-                else half_step(model, optimizer, method, *halves, 0, 0.1, distil=0.3)
+                else half_step(model, optimizer, method, *halves, 0, loss)
             )
         figures = [step.loss, step.correct, step.images, step.deviation, step.weights, step.forward.teacher]
         ends.append([model.state_dict(), *figures])

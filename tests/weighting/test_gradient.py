@@ -8,9 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import reference
 from exitwise.budgets import exit_proportions
 from exitwise.errors import UserError
+from exitwise.methods.losses.distil import DistilLast, DistilRun
 from exitwise.models import MSDNet
 from exitwise.weighting.gradient import call_with, loss_tangents, meta_gradient, train_pass, trainable
-from exitwise.weighting.losses import exit_losses
+from exitwise.weighting.losses import Loss, cross_entropies
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -64,7 +65,7 @@ def case(kind="sgd", model=None, shape=(1, 8, 8), steps=3):
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_forward_mode_equals_double_backward(kind, objective):
     model, optimizer, train, meta = case(kind)
-    run = train_pass(model, *train, label_smoothing=0.1)
+    run = train_pass(model, *train, Loss(label_smoothing=0.1))
     weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
     forward, double = (
         meta_gradient(model, optimizer, run, weights, meta, shares, objective=objective, mode=mode)
@@ -83,7 +84,8 @@ def test_forward_mode_is_exact_where_exits_learn_from_an_answer(taught):
     teacher = torch.randn(10, 3, dtype=torch.float64) if taught else None
     if taught:
         meta = *meta, torch.randn(10, 3, dtype=torch.float64)
-    run = train_pass(model, *train, distil=0.4, teacher=teacher, temperature=3.0)
+    loss = (DistilRun if taught else DistilLast)(0.4, 3.0)
+    run = train_pass(model, *train, loss, teacher=teacher)
     weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
     forward, double = (
         meta_gradient(model, optimizer, run, weights, meta, shares, mode=mode).weights
@@ -97,7 +99,7 @@ def test_forward_mode_is_exact_where_exits_learn_from_an_answer(taught):
 def test_a_teacher_of_the_meta_half_counts():
     model, optimizer, train, meta = case("sgd")
     teachers = torch.randn(3, 10, 3, dtype=torch.float64)
-    run = train_pass(model, *train, distil=0.4, teacher=teachers[0])
+    run = train_pass(model, *train, DistilRun(0.4), teacher=teachers[0])
     weights, shares = torch.rand_like(run.losses), exit_proportions(0.7, 3)
     one, other = (meta_gradient(model, optimizer, run, weights, (*meta, each), shares) for each in teachers[1:])
     assert not torch.allclose(one.weights, other.weights, rtol=0.01)
@@ -196,7 +198,7 @@ def test_loss_tangents_agree_with_differences(mode):
 
     def losses(step):
         moved = {name: param + step * tangents[name] for name, param in params.items()}
-        return exit_losses(call_with(model, moved, run.inputs), run.targets)
+        return cross_entropies(call_with(model, moved, run.inputs), run.targets)
 
     expected = (losses(1e-7) - losses(-1e-7)) / 2e-7
     torch.testing.assert_close(loss_tangents(model, params, tangents, run, mode), expected, rtol=1e-4, atol=1e-4)

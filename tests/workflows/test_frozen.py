@@ -9,10 +9,12 @@ import exitwise as ew
 from exitwise.data import TrainingBatches
 from exitwise.data.sampling import InOrder
 from exitwise.errors import UserError
+from exitwise.methods.losses.distil import DistilLast
 from exitwise.runs.build import build, load_splits
 from exitwise.settings.compose import compose
 from exitwise.training.checkpoint import load_checkpoint
 from exitwise.training.trainer import Silent, Trainer
+from exitwise.weighting.losses import Loss
 from images import make_folder
 
 CPU = torch.device("cpu")
@@ -54,7 +56,8 @@ def test_the_heads_are_those_of_running_the_backbone_every_time(given, tmp_path,
     splits = load_splits(settings)
     oracle, method, optimizer, _ = build(settings, splits, CPU)
     batches = TrainingBatches(splits.train, settings.batch_size, settings.seed)
-    options = {"label_smoothing": 0.1, "distil": settings.distil, "accumulate": settings.accumulate}
+    loss = DistilLast(settings.distil, label_smoothing=0.1) if "distil" in options else Loss(label_smoothing=0.1)
+    options = {"loss": loss, "accumulate": settings.accumulate}
     before = {name: value.clone() for name, value in oracle.state_dict().items()}
     history = Trainer(oracle, optimizer, method, batches, lambda: [0, 0, 0], epochs=3, **options).fit()
     torch.testing.assert_close(model_of(ours.run), oracle.state_dict(), rtol=1e-6, atol=1e-6)

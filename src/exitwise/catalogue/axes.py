@@ -1,16 +1,17 @@
 """The choices that a training method is made of, each the setting of an axis.
 
-``method``: what each sample's loss counts at each exit; ``flow``: how gradients flow between stages. They combine
-freely, and each brings its own options, whose names no other axis has.
+``method``: what each sample's loss counts at each exit; ``flow``: how gradients flow between stages; ``loss``: what
+exits learn from. They combine freely, and each brings its own options, whose names no other axis has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from exitwise.catalogue.flows import FLOWS
+from exitwise.catalogue.losses import LOSSES, implied_loss
 from exitwise.catalogue.methods import DEFAULT, METHODS
 from exitwise.catalogue.parts import Part
 
@@ -22,16 +23,19 @@ class Axis(NamedTuple):
         title: what the axis is about.
         parts: by name.
         usual: the name of the default.
+        implied: from plain values that choose none, and what was chosen before, to the name that they mean.
     """
 
     title: str
     parts: Mapping[str, Part]
     usual: str
+    implied: Callable[[Mapping[str, Any], str], str] = lambda settings, otherwise: otherwise
 
 
 AXES = {
     "method": Axis("what each sample's loss counts at each exit", METHODS, DEFAULT),
     "flow": Axis("how gradients flow between stages", FLOWS, "plain"),
+    "loss": Axis("what exits learn from", LOSSES, "labels", implied_loss),
 }
 """By the setting that chooses."""
 
@@ -56,9 +60,14 @@ def option_owners() -> dict[str, Owners]:
     return owners
 
 
-def chosen_in(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the part of each axis that plain values choose; the default where they are silent."""
-    return {setting: settings.get(setting) or axis.usual for setting, axis in AXES.items()}
+def chosen_in(settings: Mapping[str, Any], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the part of each axis that plain values choose; where they are silent, what was chosen before, or the
+    default."""
+    chosen = {}
+    for setting, axis in AXES.items():
+        otherwise = axis.usual if before is None else before[setting]
+        chosen[setting] = settings.get(setting) or axis.implied(settings, otherwise)
+    return chosen
 
 
 def options_of_others(chosen: Mapping[str, str]) -> set[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from exitwise.catalogue.flows import FLOWS
 from exitwise.catalogue.lookup import find
+from exitwise.catalogue.losses import LOSSES
 from exitwise.catalogue.methods import find_method, method_names
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.catalogue.parts import Part
@@ -16,6 +17,7 @@ from exitwise.methods.schedules.backbone_first import BackboneFirst
 from exitwise.methods.weights.meta_weighted import MetaWeighted
 from exitwise.methods.weights.shared_step import SharedStep
 from exitwise.methods.weights.uniform import Uniform
+from exitwise.weighting.losses import Loss
 
 __all__ = [
     "BackboneFirst",
@@ -25,8 +27,10 @@ __all__ = [
     "SharedStep",
     "Uniform",
     "Weighting",
+    "build_loss",
     "build_method",
     "create_flow",
+    "create_loss",
     "create_method",
     "list_methods",
 ]
@@ -75,6 +79,27 @@ def create_flow(name: str, **options: Any) -> GradientFlow:
     """
     flow: GradientFlow = find(FLOWS, name, "flow").load()(**options)
     return flow
+
+
+def create_loss(name: str, *, label_smoothing: float = 0.0, **options: Any) -> Loss:
+    """Build what exits learn from.
+
+    Args:
+        name: one that ``exitwise methods`` lists, such as ``distil-next``.
+        label_smoothing: of the cross-entropy.
+        options: of that part.
+
+    Raises:
+        ValueError: for an unknown name (a UserError, with the nearest known one).
+    """
+    loss: Loss = find(LOSSES, name, "loss").load()(label_smoothing=label_smoothing, **options)
+    return loss
+
+
+def build_loss(name: str, options: Options, label_smoothing: float = 0.0) -> Loss:
+    """Build what exits learn from, from its options; see :meth:`Loss.from_options`."""
+    loss: Loss = find(LOSSES, name, "loss").load().from_options(options, label_smoothing)
+    return loss
 
 
 def _load(part: Part) -> type[Method] | Method:

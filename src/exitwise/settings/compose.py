@@ -56,10 +56,11 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
             base |= {"backbone_lr_factor": 1.0}
     if "data" not in overrides and base["data"] not in SOURCES:
         raise UserError("this recipe needs a folder of images: give --data")
-    chosen_parts = chosen_in(base | overrides)
-    in_file = chosen_in(chosen_parts | from_file)
+    chosen_parts = chosen_in(from_flags, chosen_in(from_file, chosen_in(base)))
+    in_file = chosen_in(from_file, chosen_parts)
     base = _without(base, options_of_others(chosen_parts))
     overrides = _without(overrides, options_of_others(chosen_parts) - options_of_others(in_file) - set(from_flags))
+    overrides |= chosen_parts
     settings = resolve(base, overrides)
     if "lr" not in overrides and settings.batch_size != base["batch_size"]:
         settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})

@@ -17,7 +17,6 @@ from exitwise.catalogue.sources import data_names
 from exitwise.settings.ranges import Count, Finite, NotNegative, Numbers, Positive, Real, Seed, Share, Whole, fields_of
 
 AUGMENTED_PASSES = 4
-TAUGHT_SHARE = 0.5
 
 
 def _known_method(name: str) -> str:
@@ -123,6 +122,8 @@ class Fields(_WithMethod):
     if TYPE_CHECKING:
         method: str
         flow: str
+        loss: str
+        distil_from: str | None
         method_options: dict[str, Any] | None
 
     epochs: Count = Field(60, description="Passes over the training images.")
@@ -141,15 +142,6 @@ class Fields(_WithMethod):
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
-    distil: Annotated[Real, Field(ge=0, le=1)] = Field(
-        0.0,
-        description="Share of the early exits' losses that is the divergence from the last exit's answer. With "
-        f"distil_from, of all exits' losses, from that run's answer; {TAUGHT_SHARE} if unset.",
-    )
-    distil_from: str | None = Field(
-        None, description="Another run: all exits learn from its last exit's answers, not from the own last exit's."
-    )
-    distil_temperature: Positive = Field(2.0, description="Temperature of the answers that distil compares.")
     seed: Seed = Field(0, description="Seed of initial weights, data order and augmentation.")
 
     allocation: Literal["local", "global"] = Field(

@@ -14,13 +14,14 @@ from pydantic import ValidationError, create_model, model_validator
 
 from exitwise.catalogue.axes import AXES, chosen_in, option_owners, options_of_others
 from exitwise.catalogue.backbones import BACKBONE_EXITS
+from exitwise.catalogue.losses import implied_loss
 from exitwise.catalogue.methods import METHODS, find_method, weigh_alone
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.catalogue.parts import Part
 from exitwise.errors import UserError, near_match
 from exitwise.settings.checks import check_device, check_network, check_shape, is_of_signals
-from exitwise.settings.fields import AUGMENTED_PASSES, TAUGHT_SHARE, Fields
+from exitwise.settings.fields import AUGMENTED_PASSES, Fields
 from exitwise.settings.ranges import fields_of
 
 
@@ -75,10 +76,14 @@ class Settings(Fields):
 
     @model_validator(mode="before")
     @classmethod
-    def _taught(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("distil_from") is not None:
-            return {"distil": TAUGHT_SHARE, **values}
-        return values
+    def _implied(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "loss" in values:
+            return values
+        values = {key: value for key, value in values.items() if key != "distil_from" or value is not None}
+        loss = implied_loss(values, AXES["loss"].usual)
+        if loss == "labels" and "distil" in values:  # 0, as files stated it before there was a choice of losses
+            values = {key: value for key, value in values.items() if not key.startswith("distil")}
+        return {**values, "loss": loss}
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -92,8 +97,9 @@ class Settings(Fields):
             part = self.chosen[owners.setting]
             if name in self.model_fields_set and part not in owners.parts:
                 raise ValueError(f"{name} is an option of {owners}; {owners.setting} is {part}")
-        if self.method in METHODS:
-            self.options.check(self.surroundings())
+        for axis in AXES:
+            if getattr(self, axis) in AXES[axis].parts:
+                self.options_of(axis).check(self.surroundings())
         if self.accumulate > 1 and not find_method(self.method).options.weighs_alone:
             raise ValueError(
                 f"accumulate goes with method {', '.join(weigh_alone())}; got {self.method}, which weighs a half batch "
@@ -133,10 +139,6 @@ class Settings(Fields):
             raise ValueError("regime heads runs the backbone but once, which is not worth compiling; leave out compile")
         if self.regime == "heads" and self.distil_from is not None:
             raise ValueError("distil_from goes with other regimes; regime heads keeps features, not images to answer")
-        if self.distil == 0 and self.distil_from is not None:
-            raise ValueError("distil_from needs distil above 0; got 0")
-        if self.distil == 0 and self.distil_temperature != 2:
-            raise ValueError("distil_temperature goes with distil or distil_from; got neither")
         if self.augment == "none" and (self.augmented_passes or 1) > 1:
             raise ValueError(f"augmented_passes are alike without augmentation; got {self.augmented_passes}")
         if self.backbone_epochs is not None and self.backbone_epochs >= self.epochs:

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from exitwise.errors import UserError
 from exitwise.kernels.modes import evaluating
 from exitwise.methods.base import Method
+from exitwise.methods.losses.distil import DistilLast
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.training.kept import Kept
 from exitwise.training.on_kept import HeadsOnKept, KeptBatches
 from exitwise.training.trainer import Trainer
+from exitwise.weighting.losses import Loss
 
 SHARE_HELD_OUT = 0.1
 """Of what was kept, held out to choose each head's best epoch."""
@@ -71,8 +73,8 @@ def fit_heads(
         best = _BestEpochs(alone, heads, kept, held_out, device)
         optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, fused=bool(gpus))
         batches = KeptBatches(kept, train[None], batch_size, seed, device)
-        options: dict[str, Any] = {"epochs": epochs, "label_smoothing": label_smoothing, "distil": distil}
-        Trainer(alone, optimizer, method, batches, best.look, **options).fit()
+        loss = DistilLast(distil, label_smoothing=label_smoothing) if distil else Loss(label_smoothing=label_smoothing)
+        Trainer(alone, optimizer, method, batches, best.look, epochs=epochs, loss=loss).fit()
         return best.take(lr)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from exitwise.methods.base import Method, Weighting
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.weighting.gradient import Batch, TrainPass, train_pass, with_teacher
 from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless, step_if
-from exitwise.weighting.losses import DISTILLATION_TEMPERATURE
-from exitwise.weighting.normalize import weighted_loss
+from exitwise.weighting.losses import Loss
 
 
 class HalfStep(NamedTuple):
@@ -67,10 +66,8 @@ def half_step(
     train: Batch,
     meta: Batch,
     index: int,
-    label_smoothing: float = 0.0,
+    loss: Loss | None = None,
     ranks: Ranks = ALONE,
-    distil: float = 0.0,
-    temperature: float = DISTILLATION_TEMPERATURE,
 ) -> HalfStep:
     """Return one update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
 
@@ -79,16 +76,15 @@ def half_step(
     """
     keep = method.takes_tangents(index)
     inputs, targets, teacher = with_teacher(train)
-    learned: dict[str, Any] = {"distil": distil, "teacher": teacher, "temperature": temperature}
-    forward = train_pass(model, inputs, targets, label_smoothing, keep=keep, ranks=ranks, **learned)
+    forward = train_pass(model, inputs, targets, loss, keep=keep, ranks=ranks, teacher=teacher)
     copies = list(forward.buffers.values())
     weighting = method.weigh(model, optimizer, forward, meta, index)
     forward = replace(forward, kept=None)  # as much as the graph, and the caller may hold on to it
     optimizer.zero_grad()
-    loss = weighted_loss(forward.losses, weighting.weights) * forward.share
+    total = forward.training_loss(weighting.weights) * forward.share
     with ranks.adding(model.parameters()):
-        loss.backward()
-    return _update(model, optimizer, method, forward, weighting, loss, copies)
+        total.backward()
+    return _update(model, optimizer, method, forward, weighting, total, copies)
 
 
 def accumulated_step(
@@ -97,17 +93,15 @@ def accumulated_step(
     method: Method,
     train: Batch,
     parts: int,
-    label_smoothing: float = 0.0,
+    loss: Loss | None = None,
     ranks: Ranks = ALONE,
-    distil: float = 0.0,
-    temperature: float = DISTILLATION_TEMPERATURE,
 ) -> HalfStep:
     """:func:`half_step` in several passes over parts of the train half, of which one has to fit into memory.
 
     Gradients are those of one pass, unless layers mix samples: BatchNorm takes its statistics from each part.
 
     Args:
-        model, optimizer, train, label_smoothing, ranks, distil, temperature: as for :func:`half_step`.
+        model, optimizer, train, loss, ranks: as for :func:`half_step`.
         method: one that weighs each sample by itself and takes no meta half.
         parts: how many; fewer where a part would have less than two samples.
     """
@@ -117,16 +111,15 @@ def accumulated_step(
     runs: list[TrainPass] = []
     weights, losses = [], []
     count = min(parts, max(len(targets) // 2, 1))
-    learned: dict[str, Any] = {"distil": distil, "temperature": temperature}
     for part in zip(*(each.tensor_split(count) for each in train), strict=True):
         inputs, labels, teacher = with_teacher(part)
-        forward = train_pass(model, inputs, labels, label_smoothing, teacher=teacher, **learned)
+        forward = train_pass(model, inputs, labels, loss, teacher=teacher)
         weights.append(method.weigh(model, optimizer, forward, part, 0).weights)
-        loss = weighted_loss(forward.losses, weights[-1]) * share * (len(labels) / len(targets))
+        part_loss = forward.training_loss(weights[-1]) * share * (len(labels) / len(targets))
         with ranks.adding(model.parameters()) if len(runs) == count - 1 else nullcontext():
-            loss.backward()
-        losses.append(loss.detach())
-        runs.append(replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach()))
+            part_loss.backward()
+        losses.append(part_loss.detach())
+        runs.append(replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach(), extra=None))
     logits, values, confidences = (
         torch.cat([getattr(forward, name) for forward in runs]) for name in ("logits", "losses", "confidences")
     )

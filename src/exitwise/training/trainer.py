@@ -30,7 +30,7 @@ from exitwise.training.samples import WeightSamples
 from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
 from exitwise.weighting.gradient import Batch
 from exitwise.weighting.lookahead import check_optimizer
-from exitwise.weighting.losses import DISTILLATION_TEMPERATURE
+from exitwise.weighting.losses import Loss
 
 CHECKPOINT_SECONDS = 300
 """The longest time between checkpoints, whatever the length of an epoch."""
@@ -105,9 +105,9 @@ class Trainer:
         evaluate: accuracy of each exit on the calibration split; their mean picks the best epoch.
         epochs: passes over the training split.
         max_iterations: end after so many loaded batches (the schedule then ends there too).
-        label_smoothing, distil, temperature: of the loss; see :func:`~exitwise.weighting.losses.exit_losses`.
-        teacher: gives the logits of another network, which all exits learn from, for the inputs of a loaded batch; it
-            runs without gradients, and under autocast where the network does.
+        loss: what exits learn from; None: the labels.
+        teacher: gives the logits of another network, for a loss that learns from it, of the inputs of a loaded batch;
+            it runs without gradients, and under autocast where the network does.
         checkpoints: where to save and resume; None: neither.
         checkpoint_every: loaded batches between checkpoints, besides one after each epoch and every 5 minutes.
         reporter: who watches.
@@ -129,9 +129,7 @@ class Trainer:
         *,
         epochs: int,
         max_iterations: int | None = None,
-        label_smoothing: float = 0.0,
-        distil: float = 0.0,
-        temperature: float = DISTILLATION_TEMPERATURE,
+        loss: Loss | None = None,
         teacher: Callable[[Tensor], Tensor] | None = None,
         checkpoints: CheckpointFolder | None = None,
         checkpoint_every: int | None = None,
@@ -156,9 +154,7 @@ class Trainer:
         self.total = epochs * batches.sampler.batches_per_epoch
         if max_iterations is not None:
             self.total = min(self.total, max_iterations)
-        self.label_smoothing = label_smoothing
-        self.distil = distil
-        self.temperature = temperature
+        self.loss = loss
         self.teacher = teacher
         self.accumulate = accumulate
         self.checkpoints = checkpoints
@@ -271,15 +267,9 @@ class Trainer:
 
     def _half_step(self, train: Batch, meta: Batch, ranks: Ranks) -> HalfStep:
         training = self.model, self.optimizer, self.method
-        loss: dict[str, Any] = {
-            "label_smoothing": self.label_smoothing,
-            "ranks": ranks,
-            "distil": self.distil,
-            "temperature": self.temperature,
-        }
         if self.accumulate > 1:
-            return accumulated_step(*training, train, self.accumulate, **loss)
-        return half_step(*training, train, meta, self.progress.batch, **loss)
+            return accumulated_step(*training, train, self.accumulate, self.loss, ranks)
+        return half_step(*training, train, meta, self.progress.batch, self.loss, ranks)
 
     def _taught(self, inputs: Tensor) -> Tensor | None:
         """Return what the teacher says of a loaded batch, whose augmented images it sees as the network does."""

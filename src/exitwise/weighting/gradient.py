@@ -29,7 +29,7 @@ from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.shapes import Float, Int, Shaped
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
 from exitwise.weighting.lookahead import look_ahead
-from exitwise.weighting.losses import DISTILLATION_TEMPERATURE, exit_losses
+from exitwise.weighting.losses import Loss
 from exitwise.weighting.normalize import weighted_loss
 from exitwise.weighting.replay import RandomState, check_repeats
 
@@ -48,9 +48,9 @@ class TrainPass:
     Attributes:
         inputs, targets: the half batch, with class indices.
         logits: with graph.
-        losses: of each sample at each exit, with graph; see :func:`~exitwise.weighting.losses.exit_losses`.
+        losses: of each sample at each exit, with graph; see :meth:`~exitwise.weighting.losses.Loss.of`.
         confidences: max softmax of each sample at each exit, detached.
-        label_smoothing, distil, teacher, temperature: what ``losses`` were computed with.
+        loss, teacher: what ``losses`` were computed with.
         random_state: generator states before the pass, so that dropout can be replayed (not that of a network compiled
             without the compiler's ``fallback_random``, which draws its own numbers).
         buffers: the network's before the pass, by name, so that what it reads and updates can be read again.
@@ -58,6 +58,7 @@ class TrainPass:
         kept: outputs of its layers that forward mode need not compute again; None if they were not kept.
         ranks: the processes to which the half batch was dealt; this is the pass over one share.
         share: which part of the half batch that is.
+        extra: what is learned besides, with graph; None: nothing.
     """
 
     inputs: Shaped[Tensor, "batch ..."]
@@ -65,25 +66,20 @@ class TrainPass:
     logits: Float[Tensor, "batch exits classes"]
     losses: Float[Tensor, "batch exits"]
     confidences: Float[Tensor, "batch exits"]
-    label_smoothing: float
+    loss: Loss
     random_state: RandomState
     buffers: dict[str, Tensor]
     autocast: bool
     kept: KeptOutputs | None = None
     ranks: Ranks = ALONE
     share: Float[Tensor, ""] | float = 1.0
-    distil: float = 0.0
     teacher: Float[Tensor, "batch classes"] | None = None
-    temperature: float = DISTILLATION_TEMPERATURE
+    extra: Float[Tensor, ""] | None = None
 
-    def losses_of(
-        self,
-        logits: Float[Tensor, "batch exits classes"],
-        targets: Int[Tensor, "batch"],
-        teacher: Float[Tensor, "batch classes"] | None,
-    ) -> Float[Tensor, "batch exits"]:
-        """Return the losses of other logits, computed as these were."""
-        return exit_losses(logits, targets, self.label_smoothing, self.distil, teacher, self.temperature)
+    def training_loss(self, weights: Float[Tensor, "batch exits"]) -> Float[Tensor, ""]:
+        """Return what the network is trained on with these weights, as if the share were the half batch."""
+        loss = weighted_loss(self.losses, weights)
+        return loss if self.extra is None else loss + self.extra
 
 
 class MetaGradient(NamedTuple):
@@ -104,13 +100,11 @@ def train_pass(
     model: nn.Module,
     inputs: Shaped[Tensor, "batch ..."],
     targets: Int[Tensor, "batch"],
-    label_smoothing: float = 0.0,
+    loss: Loss | None = None,
     *,
     keep: bool = False,
     ranks: Ranks = ALONE,
-    distil: float = 0.0,
     teacher: Float[Tensor, "batch classes"] | None = None,
-    temperature: float = DISTILLATION_TEMPERATURE,
 ) -> TrainPass:
     """Run ``model`` on a half batch and keep what the weighting needs.
 
@@ -118,7 +112,8 @@ def train_pass(
         model: maps ``inputs`` to a sequence of logits (batch, classes), one per exit.
         inputs: of the samples.
         targets: class indices.
-        label_smoothing, distil, teacher, temperature: see :func:`~exitwise.weighting.losses.exit_losses`.
+        loss: what exits learn from; None: the labels.
+        teacher: a teacher's logits for the samples, where ``loss`` takes them.
         keep: keep what its layers compute; that makes forward mode over this pass cheaper.
         ranks: the processes to which the half batch was dealt; the inputs are this one's share.
 
@@ -137,12 +132,13 @@ def train_pass(
     if not random_state.is_current() and any(map(is_compiled, model.modules())):
         kept = None  # compiled code may draw its own random numbers: forward mode will have another dropout mask
     logits = _stacked(outputs)
-    losses = exit_losses(logits, targets, label_smoothing, distil, teacher, temperature)
+    loss = loss or Loss()
+    losses = loss.of(logits, targets, teacher)
     confidences = exit_confidences(logits)
     share = ranks.share(confidences)
     return TrainPass(
-        *(inputs, targets, logits, losses, confidences, label_smoothing, random_state, buffers),
-        *(autocast, kept, ranks, share, distil, teacher, temperature),
+        *(inputs, targets, logits, losses, confidences, loss, random_state, buffers),
+        *(autocast, kept, ranks, share, teacher, loss.extra(logits, targets)),
     )
 
 
@@ -205,7 +201,7 @@ def meta_gradient(
     if mode == "double-backward":
         if forward.ranks.size > 1:
             raise ValueError("double backward is for one process (mode 'forward' is exact and cheaper)")
-        training_loss = weighted_loss(forward.losses, weights.requires_grad_())
+        training_loss = forward.training_loss(weights.requires_grad_())
         with _differentiated_twice():
             gradients = gradients_of(training_loss, params, retain_graph=True, create_graph=True)
             ahead = look_ahead(optimizer, params, gradients)
@@ -213,7 +209,7 @@ def meta_gradient(
             (gradient,) = torch.autograd.grad(loss, weights)
         return MetaGradient(gradient, loss.detach(), allocation)
 
-    training_loss = weighted_loss(forward.losses, weights) * forward.share
+    training_loss = forward.training_loss(weights) * forward.share
     ahead = look_ahead(optimizer, params, total_gradients(training_loss, params, forward.ranks, retain_graph=True))
     at = {name: param.detach().requires_grad_() for name, param in ahead.params.items()}
     loss, allocation = _loss_at(model, at, forward, meta, proportions, objective)
@@ -321,7 +317,7 @@ def loss_tangents(
 
 def _losses_at(model: nn.Module, params: Mapping[str, Tensor], forward: TrainPass) -> Tensor:
     logits = call_with(model, {**params, **forward.buffers}, forward.inputs)
-    return forward.losses_of(logits, forward.targets, forward.teacher)
+    return forward.loss.of(logits, forward.targets, forward.teacher)
 
 
 def _forward_mode(
@@ -468,7 +464,7 @@ def _loss_at(
     inputs, targets, teacher = with_teacher(meta)
     with unchanged_gradients():  # how gradients flow in training is no part of what is to be achieved
         logits = call_with(model, params, inputs)
-    losses = forward.losses_of(logits, targets, teacher)
+    losses = forward.loss.of(logits, targets, teacher)
     confidences, share = exit_confidences(logits), forward.ranks.share(losses)
     return allocated_loss(losses, confidences, proportions, objective, forward.ranks, share)
 

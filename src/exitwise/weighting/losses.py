@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exitwise.catalogue.options import Options
 from exitwise.shapes import Float, Int
 
-DISTILLATION_TEMPERATURE = 2.0
-"""Of the answers that are compared, by default."""
 
-
-def exit_losses(
-    logits: Float[Tensor, "batch exits classes"],
-    targets: Int[Tensor, "batch"],
-    label_smoothing: float = 0.0,
-    distil: float = 0.0,
-    teacher: Float[Tensor, "batch classes"] | None = None,
-    temperature: float = DISTILLATION_TEMPERATURE,
-) -> Float[Tensor, "batch exits"]:
-    """Return the loss of each sample at each exit, unreduced: ``(1 - distil)`` parts cross-entropy, ``distil`` parts
-    :func:`divergences` from a teacher's answer.
-
-    Without a teacher the last exit teaches the others, and learns from the labels alone.
+class Loss:
+    """Cross-entropy with the labels. Parts of the axis of losses override :meth:`of` or :meth:`extra`.
 
     Args:
-        logits: of all exits.
-        targets: class indices.
         label_smoothing: as in :func:`torch.nn.functional.cross_entropy`.
-        distil: share of the divergence.
-        teacher: logits of another network for the same samples, which all exits learn from.
-        temperature: see :func:`divergences`.
+
+    Attributes:
+        options: the dataclass of its options, which are its other arguments.
     """
+
+    options: ClassVar[type[Options]] = Options
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+
+    @classmethod
+    def from_options(cls, options: Any, label_smoothing: float = 0.0) -> Self:
+        """Return a loss from an instance of :attr:`options`."""
+        return cls(**vars(options), label_smoothing=label_smoothing)
+
+    def of(
+        self,
+        logits: Float[Tensor, "batch exits classes"],
+        targets: Int[Tensor, "batch"],
+        teacher: Float[Tensor, "batch classes"] | None = None,
+    ) -> Float[Tensor, "batch exits"]:
+        """Return the loss of each sample at each exit, unreduced, which weights multiply and the meta loss is made of.
+
+        Args:
+            logits: of all exits.
+            targets: class indices.
+            teacher: logits of another network for the same samples, where there is one.
+        """
+        return cross_entropies(logits, targets, self.label_smoothing)
+
+    def extra(
+        self, logits: Float[Tensor, "batch exits classes"], targets: Int[Tensor, "batch"]
+    ) -> Float[Tensor, ""] | None:
+        """Return what is learned besides, of the samples together; no weight multiplies it. None: nothing."""
+        return None
+
+
+def cross_entropies(
+    logits: Float[Tensor, "batch exits classes"], targets: Int[Tensor, "batch"], label_smoothing: float = 0.0
+) -> Float[Tensor, "batch exits"]:
+    """Return the cross-entropy of each sample at each exit."""
     samples, exits, _ = logits.shape
     losses = F.cross_entropy(
         logits.flatten(0, 1),
@@ -40,23 +65,39 @@ def exit_losses(
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    losses = losses.view(samples, exits)
-    if not distil or (exits == 1 and teacher is None):
-        return losses
-    if teacher is not None:
-        return (1 - distil) * losses + distil * divergences(logits, teacher, temperature)
-    taught = (1 - distil) * losses[:, :-1] + distil * divergences(logits[:, :-1], logits[:, -1], temperature)
-    return torch.cat([taught, losses[:, -1:]], dim=1)
+    return losses.view(samples, exits)
 
 
 def divergences(
-    logits: Float[Tensor, "batch exits classes"], teacher: Float[Tensor, "batch classes"], temperature: float
+    logits: Float[Tensor, "batch exits classes"], teachers: Float[Tensor, "batch answers classes"], temperature: float
 ) -> Float[Tensor, "batch exits"]:
-    """Return the Kullback-Leibler divergence of each exit's probabilities from the teacher's, both at a temperature.
+    """Return the Kullback-Leibler divergence of each exit's probabilities from a teacher's, both at a temperature.
 
     It counts that temperature squared, so that its gradient keeps its size (Hinton et al., 2015). No gradient reaches
-    the teacher.
+    the teachers.
+
+    Args:
+        logits: of the exits.
+        teachers: logits that they learn from, of each exit's own teacher or of one for all.
+        temperature: above 1 it flattens both.
     """
     answers = (logits / temperature).log_softmax(dim=-1)
-    taught = (teacher.detach().to(logits) / temperature).log_softmax(dim=-1)[:, None]
+    taught = (teachers.detach().to(logits) / temperature).log_softmax(dim=-1)
     return (taught.exp() * (taught - answers)).sum(dim=-1) * temperature**2
+
+
+def margin_penalty(
+    logits: Float[Tensor, "batch exits classes"], targets: Int[Tensor, "batch"], margin: float
+) -> Float[Tensor, ""]:
+    """Return how far confidence fails to tell right answers from wrong ones (He et al., COSEE, AAAI 2025).
+
+    The mean over exits of max(0, mean confidence of wrong answers - mean confidence of right ones + margin); 0 for an
+    exit that is always right or always wrong.
+    """
+    confidences, answers = logits.softmax(dim=-1).max(dim=-1)
+    right = (answers == targets[:, None]).to(confidences.dtype)
+    many_right, many_wrong = right.sum(dim=0), (1 - right).sum(dim=0)
+    mean_right = (confidences * right).sum(dim=0) / many_right.clamp(min=1)
+    mean_wrong = (confidences * (1 - right)).sum(dim=0) / many_wrong.clamp(min=1)
+    short = (mean_wrong - mean_right + margin).relu()
+    return torch.where(many_right * many_wrong > 0, short, 0).mean()

@@ -19,6 +19,7 @@ from exitwise.data.sampling import derive_seed
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect_together
 from exitwise.evaluation.outputs import Outputs, anytime
+from exitwise.methods import build_loss
 from exitwise.models import check_model_name
 from exitwise.models.staged import StagedModel
 from exitwise.processes.distributed import first, joined, launched, own_device
@@ -163,9 +164,7 @@ def _train(
             evaluate,
             epochs=settings.epochs,
             max_iterations=settings.max_iterations,
-            label_smoothing=settings.label_smoothing,
-            distil=settings.distil,
-            temperature=settings.distil_temperature,
+            loss=build_loss(settings.loss, settings.options_of("loss"), settings.label_smoothing),
             teacher=None if teacher is None else teacher.answer,
             checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
             checkpoint_every=settings.checkpoint_every,

@@ -30,7 +30,6 @@ from exitwise.weighting.gradient import (
 )
 from exitwise.weighting.guard import all_finite
 from exitwise.weighting.lookahead import GainRule, gain_rules
-from exitwise.weighting.losses import DISTILLATION_TEMPERATURE
 from exitwise.weighting.replay import RandomState
 
 
@@ -119,7 +118,7 @@ class SharedStep(MetaWeighted):
 
 
 def _without_graph(forward: TrainPass) -> TrainPass:
-    return replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach())
+    return replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach(), extra=None)
 
 
 _GENERATORS = ("cpu", "cuda", "python", "numpy")
@@ -140,9 +139,6 @@ def _pack(pending: Pending) -> dict[str, Any]:
 
     return {
         "run": {name: clean(value) for name, value in gather_shares(shares, forward.ranks).items()},
-        "label_smoothing": forward.label_smoothing,
-        "distil": forward.distil,
-        "temperature": forward.temperature,
         "random": gather_states({name: getattr(forward.random_state, name) for name in _GENERATORS}, forward.ranks),
         "buffers": forward.buffers,
         "autocast": forward.autocast,
@@ -176,9 +172,7 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
         parts["inputs"] = parts["inputs"].contiguous(memory_format=torch.channels_last)
     forward = TrainPass(
         **parts,
-        label_smoothing=state["label_smoothing"],
-        distil=state.get("distil", 0.0),  # checkpoints made before it have none, as of temperature
-        temperature=state.get("temperature", DISTILLATION_TEMPERATURE),
+        loss=like.loss,
         random_state=RandomState(
             random["cpu"],
             device,

@@ -1,0 +1,1 @@
+"""What else than labels exits learn from, a file per kind."""
