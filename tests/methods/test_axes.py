@@ -125,7 +125,7 @@ def slope(before, train, meta, weights, direction, loss):
     """How the meta loss changes with the weights: its gradient times a difference of really updated parameters."""
     gradient = meta_gradient_at(updated(before, train, weights, loss), meta, loss)
     ahead, behind = (updated(before, train, weights + h * direction, loss).parameters() for h in (1e-3, -1e-3))
-    return sum(float((g * (a - b)).sum()) for g, a, b in zip(gradient, ahead, behind, strict=True)) / 2e-3
+    return sum(float((g * (a - b).detach()).sum()) for g, a, b in zip(gradient, ahead, behind, strict=True)) / 2e-3
 
 
 def slopes(training, monkeypatch):
