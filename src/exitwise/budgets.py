@@ -103,12 +103,12 @@ def check_budget(macs: float, exit_macs: Sequence[float], full_macs: float | Non
     """
     first, last = exit_macs[0], exit_macs[-1]
     full = last if full_macs is None else full_macs
-    dearest = "full network" if full == last else "last exit"
+    dearest, whole = ("full network", "full") if full == last else ("last exit", "the last network alone")
     if not first <= macs <= last:
         raise UserError(
             f"a budget must lie between the first exit's cost and the {dearest}'s, "
             f"{first:.4g} to {last:.4g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to "
-            f"{math.floor(1000 * last / full) / 1000:g} of full); got {macs:.4g} MACs ({macs / full:.3g})"
+            f"{math.floor(1000 * last / full) / 1000:g} of {whole}); got {macs:.4g} MACs ({macs / full:.3g})"
         )
 
 

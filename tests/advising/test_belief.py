@@ -43,6 +43,14 @@ def weighed(imagenet, probed, correct, draws=400_000):
     return 1 / (1 + np.exp(-np.stack(y, 1))), weights / weights.sum()
 
 
+def test_accuracy_on_larger_images_says_less():
+    (alike, smaller) = (
+        believe([0.6, 0.8], [], None, [Option(0), Option(1)], 0, less) for less in ([False] * 2, [True] * 2)
+    )
+    spreads = [np.std(log_odds(draws[:, 1]) - log_odds(draws[:, 0])) for draws in (alike, smaller)]
+    assert spreads[0] ** 2 + 2 * (UNKNOWN**2 - OWN**2) == pytest.approx(spreads[1] ** 2, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("imagenet", "probed", "shares"),
     [([0.75, 0.8], [0], (0.7,)), ([None, 0.7], [0], (0.9,)), ([0.75, 0.78, 0.6], [0, 1], (0.7, 0.75))],

@@ -135,6 +135,7 @@ def test_what_does_not_fit_is_refused(runs, photos, tmp_path, capsys):
     shutil.rmtree(begun / "checkpoints")
     for words, message in (
         ((large, small), "expected networks from cheap to dear; network 1 costs"),
+        ((small, small), "network 2 is network 1 again"),
         ((small,), "expected two or more networks, or one at several sizes; got 1"),
         ((split, large), "expected runs of the same images, split in the same way; split and large differ"),
         ((small, classes), "expected runs of the same classes; small has 3, classes has others (2)"),
@@ -149,7 +150,8 @@ def test_what_does_not_fit_is_refused(runs, photos, tmp_path, capsys):
     ):
         assert message in refused(capsys, "cascade", *words, "--out", out), words
         assert not out.exists()
-    assert "holds a run" in refused(capsys, "cascade", *runs, "--out", both)
+    there = refused(capsys, "cascade", *runs, "--out", both)
+    assert f"{both} holds a run, and this one is written anew: choose another folder" in there
     assert "outside the images' folder" in refused(capsys, "cascade", *runs, "--out", photos / "run")
     trained = refused(capsys, "train", "--data", photos, "--image-size", 16, "--out", both)
     assert "holds a cascade, whose networks are trained before" in trained

@@ -32,7 +32,7 @@ def _small(monkeypatch):
     def no_onnx(whole, example):
         raise UserError("not here")
 
-    for module in ("advising.choice", "workflows.advise"):
+    for module in ("advising.choice", "advising.candidates"):
         monkeypatch.setattr(f"exitwise.{module}.published", lambda: ROWS)
     monkeypatch.setattr(times, "_in_onnx", no_onnx)
     monkeypatch.setattr("exitwise.advising.probe.UPDATES", 40)
@@ -127,6 +127,7 @@ def test_a_folder_of_images_with_weights_at_hand(photos, weights, capsys):
     assert "at most 1e+04 ms an image" in said
     assert "(its weights are not at hand" in said or "try test_efficientnet" in said
     assert "assumptions, not measurements" in said
+    assert "On images smaller than those of the tables networks are less accurate" in said
 
 
 def test_the_order_of_times_is_that_of_the_times(photos, weights, monkeypatch):
@@ -135,7 +136,7 @@ def test_the_order_of_times_is_that_of_the_times(photos, weights, monkeypatch):
     def times_of(calls, rounds=0):
         return {name: Time(planted[name], planted[name], planted[name]) for name in calls}
 
-    monkeypatch.setattr("exitwise.workflows.advise.times_of", times_of)
+    monkeypatch.setattr("exitwise.advising.candidates.times_of", times_of)
     advice = ew.advise(str(photos), latency=0.25, weights=weights, image_size=32, exits=2, tell=lambda text: None)
     assert {each.name: each.seconds.median for each in advice.suggestions if not each.early}.items() <= planted.items()
     assert [each.within for each in advice.suggestions if each.name == "test_efficientnet" and not each.early] == [
@@ -153,7 +154,10 @@ def test_the_order_of_times_is_that_of_the_times(photos, weights, monkeypatch):
         (["--macs", "1k"], "expected a limit that a candidate meets; the nearest, test_byobnet.r160_in1k, takes"),
         (["--macs", "1M", "--weights", "x"], "expected weights as NAME=FILE"),
         (["--macs", "1M", "--weights", "no_such=x"], "unknown model 'timm/no_such'"),
-        (["--macs", "1M", "--weights", "test_vit=no_such.pt"], "expected a checkpoint file; found none at no_such.pt"),
+        (
+            ["--macs", "1M", "--weights", "test_vit=no_such.pt"],
+            "expected weights of test_vit at no_such.pt; there is nothing",
+        ),
         (["--macs", "1M", "--exits", "1"], "expected exits of at least 2; got 1"),
         (["--macs", "1M", "--images", "0"], "expected images of at least 1; got 0"),
     ],

@@ -213,6 +213,21 @@ def test_a_bundle_needs_no_torch(networks, tmp_path):
     assert float(result.stdout) == pytest.approx(model.exit_macs[-1] / model.full_macs)
 
 
+def test_a_budget_may_be_more_than_the_last_network_alone(networks):
+    model = of_two(networks)
+    most = model.exit_macs[-1] / model.full_macs
+    assert most > 1.05
+    calibration = ew.calibrate(model, pairs(800, 1300), budget=1.05)
+    assert calibration.expected["macs"] <= 1.05 * model.full_macs
+    assert calibration.thresholds_for(1.05)
+    result = ew.bench(
+        model, calibration, pairs(1300, 1500), forms="eager", batch_sizes=[8], budgets=[1.05], seconds=0.1
+    )
+    assert "early exits, 105 %" in {row.network.name for row in result.rows}
+    with pytest.raises(UserError, match=r"to 1\.0\d* of the last network alone\); got .* \(1\.9\)"):
+        ew.calibrate(model, pairs(800, 1300), budget=1.9)
+
+
 def named(network, *names):
     """A network that says what its classes are called, as transformers' do."""
     network = copy.deepcopy(network)
@@ -229,6 +244,8 @@ def test_what_does_not_fit_is_refused(networks, exited):
             lambda: ew.cascade(small, plain(16, 7), input_shape=GREY),
             "of the same classes; network 1 has 10, network 2 7",
         ),
+        (lambda: ew.cascade(small, small, input_shape=GREY), "network 2 is network 1 again, as it sees it"),
+        (lambda: ew.cascade(small, sizes=(6, 8, 8), input_shape=GREY), "network 3 is network 2 again, as it sees it"),
         (lambda: of_two([large, small]), r"from cheap to dear; network 1 costs .*M MACs, network 2 .*M"),
         (lambda: ew.cascade(small, sizes=(8, 6), input_shape=GREY), "from cheap to dear"),
         (lambda: ew.cascade(small, large, sizes=(8,)), "expected 2 sizes, one per network; got 1"),
@@ -261,7 +278,12 @@ def test_what_does_not_fit_is_refused(networks, exited):
             ew.evaluate(model, calibration, pairs(1300, 1797))
     with pytest.raises(UserError, match="expected the calibration of this network"):
         ew.evaluate(one, ew.calibrate(model, pairs(800, 1300), p=1), pairs(1300, 1797))
-    with pytest.raises(ValueError, match=r"first exit's cost and the last exit's.*\(0\.\d+ to 1\.\d+ of full\)"):
+    with pytest.raises(
+        ValueError, match=r"first exit's cost and the last exit's.*\(0\.\d+ to 1\.\d+ of the last network alone\)"
+    ):
         ew.calibrate(model, pairs(800, 1300), macs=2 * model.full_macs)
+    for one_network in (one, exited[0]):
+        with pytest.raises(UserError, match=r"full network's, above 0 and at most 1; got 1\.01"):
+            ew.calibrate(one_network, pairs(800, 1300), budget=1.01)
     with pytest.raises(ew.DataError, match="that nothing was fitted on"):
         ew.calibrate(ew.cascade(*exited), pairs(0, 800), p=1)

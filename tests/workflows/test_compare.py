@@ -55,6 +55,12 @@ def test_the_advice_is_the_usual_measure_unless_an_interval_lies_above_zero():
     assert "+1.9 (+1.2 to +2.6)" in str(taken)
 
 
+def test_few_samples_are_warned_of(digits_run):
+    few = [tuple(part[:60] for part in next(iter(digits_run.splits.calibration.batches(64))))]
+    with pytest.warns(ew.ExitwiseWarning, match="60 calibration images are few: .* may be 13 points off by chance"):
+        ew.compare_measures(digits_run.run.model("cpu"), few)
+
+
 def test_what_cannot_be_compared_is_refused(digits_run):
     network = digits_run.run.model("cpu")
     with pytest.raises(UserError, match="a network is calibrated on held-out samples; got none"):

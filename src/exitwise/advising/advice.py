@@ -34,6 +34,7 @@ class Suggestion:
         within: whether it meets the limit.
         basis: what the accuracy rests on.
         weights: whether its weights are at hand.
+        smaller: whether its images are smaller than those of its published accuracy.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Suggestion:
     within: bool
     basis: str
     weights: bool
+    smaller: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} with exits" if self.early else self.name
@@ -153,6 +155,11 @@ class Advice(Shown):
         lines.append(
             f"ImageNet: accuracy by timm's tables of {AS_OF}, at their size of image, for weights that are not at hand."
         )
+        if any(each.smaller for each in self.suggestions):
+            lines.append(
+                "On images smaller than those of the tables networks are less accurate, some more than others: only a "
+                "probe, which sees the images in their size, tells by how much, and intervals are wider."
+            )
         return lines
 
 

@@ -22,7 +22,7 @@ LEVEL, SLOPE, GAIN = (1.7, 1.2), (0.75, 0.4), (0.4, 0.35)
 ImageNet itself; odds of an error that fine-tuning multiplies by 0.34 to 1.33, mostly 0.67."""
 
 OWN, OWN_GAIN, UNKNOWN = 0.25, 0.1, 0.4
-"""Spreads of r_i and h_i; of r_i where accuracy on ImageNet is not known."""
+"""Spreads of r_i and h_i; of r_i where accuracy on ImageNet is not known, or only on larger images."""
 
 USUAL = 0.78
 """Accuracy on ImageNet at which m is the level, and which is taken where it is not known."""
@@ -82,6 +82,7 @@ def believe(
     correct: NDArray[np.bool_] | None,
     options: Sequence[Option],
     seed: int = 0,
+    smaller: Sequence[bool] | None = None,
 ) -> NDArray[np.float64]:
     """Return draws of the accuracies of options after fine-tuning, (draws, options).
 
@@ -91,10 +92,13 @@ def believe(
         correct: whether their probes are right on each of the same images, held out, (images, probed).
         options: what accuracies are wanted of.
         seed: of the draws.
+        smaller: whether each network gets smaller images than those that its accuracy on ImageNet is of; none by
+            default.
     """
     count = len(imagenet)
     x = log_odds(np.array([USUAL if each is None else each for each in imagenet])) - log_odds(USUAL)
-    own = [UNKNOWN if each is None else OWN for each in imagenet]
+    smaller = smaller or [False] * count
+    own = [UNKNOWN if each is None or less else OWN for each, less in zip(imagenet, smaller, strict=True)]
     means = np.array([LEVEL[0], SLOPE[0], GAIN[0], *[0.0] * (2 * count)])
     covariance = np.diag(np.square([LEVEL[1], SLOPE[1], GAIN[1], *own, *[OWN_GAIN] * count]))
     tuned = np.column_stack([np.ones(count), x, np.zeros(count), np.eye(count), np.zeros((count, count))])

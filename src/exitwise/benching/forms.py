@@ -25,7 +25,7 @@ from exitwise.deploy.sessions import open_session
 from exitwise.errors import UserError
 from exitwise.evaluation.anew import calibrated_anew, right_in_full
 from exitwise.evaluation.exported import arrays_of, as_arrays, logits_of
-from exitwise.evaluation.outputs import collect_logits, right_alone
+from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.exiting.rule import Thresholds
@@ -102,13 +102,13 @@ def _in_torch(subject: Subject, wrapped: Callable[[Call], Call], *, compile: boo
         stages = cast("list[Stage]", list(model.stages))
         parts = [*(stage.body for stage in stages[: exit + 1]), stages[exit].head]
         call = wrapped(partial(model.forward_only, exit=exit))
-        ready[network] = Ready(call, _right_alone(subject, exit), count_alone(model, exit), _bytes_of(parts))
+        ready[network] = Ready(call, subject.right_alone(exit), count_alone(model, exit), _bytes_of(parts))
     runner = (
         EarlyExitRunner(model, next(iter(subject.early.values())).policy, compile=compile) if subject.early else None
     )
     for network, (policy, _) in subject.early.items():
         assert runner is not None
-        ready[network] = Ready(partial(_under, runner, policy), *_right_early(subject, policy), _bytes_of([model]))
+        ready[network] = Ready(partial(_under, runner, policy), *subject.right_early(policy), _bytes_of([model]))
     return Made(ready, {})
 
 
@@ -123,13 +123,13 @@ def _onnx(subject: Subject, folder: Path) -> Made:
         graph = _graph_of(subject, exit, folder)
         call = partial(_run_session, open_session(graph.read_bytes()))
         cost = count_alone(subject.model, exit)
-        ready[network] = Ready(call, _right_alone(subject, exit), cost, graph.stat().st_size)
+        ready[network] = Ready(call, subject.right_alone(exit), cost, graph.stat().st_size)
     if subject.early:
         bundle = _bundle_of(subject, folder)
         runner = OnnxRunner(bundle)
         for network, (policy, _) in subject.early.items():
             call = partial(_within, runner, policy.thresholds)
-            ready[network] = Ready(call, *_right_early(subject, policy), _bytes_in(bundle))
+            ready[network] = Ready(call, *subject.right_early(policy), _bytes_in(bundle))
     return Made(ready, {})
 
 
@@ -227,15 +227,6 @@ def _graph_of(subject: Subject, exit: int, folder: Path) -> Path:
     if not graph.exists():
         graph.write_bytes(onnx_of_exit(copy.deepcopy(subject.model).cpu(), exit))
     return graph
-
-
-def _right_alone(subject: Subject, exit: int) -> NDArray[np.bool_] | None:
-    return None if subject.tested is None else right_alone(*subject.tested, exit)
-
-
-def _right_early(subject: Subject, policy: ExitPolicy) -> tuple[NDArray[np.bool_], float]:
-    assert subject.tested is not None
-    return right_early(subject.tested, policy, count_cost(subject.model).macs)
 
 
 def _bytes_of(parts: Sequence[nn.Module]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitwise.evaluation.outputs import mean_and_half_width
+from exitwise.exiting.paired import Paired
 from exitwise.runs.records.bench import FormName, Gap, Network, Row, Saved
 
 Correct = Mapping[tuple[Network, FormName], NDArray[np.bool_] | None]
@@ -50,8 +51,11 @@ class Measured(NamedTuple):
         first, second = (self.correct[each.network, each.form] for each in (one, other))
         if first is None or second is None:
             return None
-        mean, half = mean_and_half_width(first.astype(float) - second.astype(float))
-        return Gap(float(mean), 0.0 if half is None else float(half))
+        if one is other:
+            return Gap(0.0, 0.0)
+        paired = Paired.of(first, second)
+        low, high = paired.interval()
+        return Gap(paired.difference, (high - low) / 2)
 
     def speed(self, one: Row, other: Row) -> Speed:
         """Return how many times as fast the first is, with an interval from the spread over batches.
@@ -63,8 +67,7 @@ class Measured(NamedTuple):
         first, second = (self.seconds[each.network, each.form, each.batch_size] for each in (one, other))
         batches = min(first.shape[1], second.shape[1])
         off = np.median(second[:, :batches] - ratio * first[:, :batches], axis=0)
-        _, half = mean_and_half_width(off)
-        return Speed(ratio, 0.0 if half is None else float(half) / one.mean)
+        return Speed(ratio, float(mean_and_half_width(off)[1] or 0) / one.mean)
 
     def saved(self, row: Row, full: Row | None) -> Saved | None:
         """Return which share of the full network's time another row saves; None of that network itself."""

@@ -19,7 +19,7 @@ from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_logits, collect_outputs
+from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_logits, collect_outputs, right_alone
 from exitwise.exiting.measures import Measure
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.exiting.table import Budgeted, budget_table, line_for
@@ -67,6 +67,15 @@ class Subject:
     tested: Tested | None = None
     test: Pairs | None = None
     held_out: Pairs | None = None
+
+    def right_alone(self, exit: int) -> NDArray[np.bool_] | None:
+        """Return on which test samples an exit's own answer is right; None where that is not known."""
+        return None if self.tested is None else right_alone(*self.tested, exit)
+
+    def right_early(self, policy: ExitPolicy) -> tuple[NDArray[np.bool_], float]:
+        """Return on which test samples a policy is right, and its mean MACs; of one whose accuracy is known."""
+        assert self.tested is not None
+        return right_early(self.tested, policy, count_cost(self.model).macs)
 
 
 @dataclass(frozen=True)
@@ -156,10 +165,10 @@ def early_of(
     calibration: Calibration | None, table: Sequence[Budgeted], budgets: Sequence[float], measure: Measure
 ) -> dict[Network, Early]:
     """Return the calibrated policy, and one for each budget within reach, the middle one first if there is no other."""
-    least = table[0].budget if table else 1.0
-    reachable = [budget for budget in sorted(budgets) if least <= budget <= 1]
+    least, most = (table[0].budget, table[-1].budget) if table else (1.0, 1.0)
+    reachable = [budget for budget in sorted(budgets) if least <= budget <= most]
     if not reachable and calibration is None:
-        raise UserError(f"expected a budget from {least:.2f}, the first exit's, to 1; got {list(budgets)}")
+        raise UserError(f"expected a budget from {least:.2f}, the first exit's, to {most:.2f}; got {list(budgets)}")
     early = {
         Network(f"early exits, {100 * budget:.0f} %", "early"): Early(
             ExitPolicy(line_for(table, budget).thresholds, measure), budget

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from exitwise.budgets import parse_macs, parse_seconds
 from exitwise.cli.progress import plain_console
-from exitwise.settings.checks import check_data
+from exitwise.settings.checks import check_data, check_device
 
 
 def advise(
@@ -51,6 +51,7 @@ def advise(
         Where to look at images: auto, cpu, cuda, ...
     """
     check_data(data)
+    check_device(device)
     seconds = parse_seconds(latency) if latency is not None else None
     budget = parse_macs(macs) if macs is not None else None
     from exitwise.advising.choice import parse_weights

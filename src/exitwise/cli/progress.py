@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -51,10 +51,16 @@ def _bar(console: Console) -> Progress:
 
 
 class RichReporter:
-    """A reporter for :class:`~exitwise.training.trainer.Trainer` that draws with rich."""
+    """A reporter for :class:`~exitwise.training.trainer.Trainer` that draws with rich.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: to draw on.
+        header: lines to print first, once nothing stands against the training any more.
+    """
+
+    def __init__(self, console: Console, header: Sequence[str] = ()) -> None:
         self.console = console
+        self.header = header
         self.progress = _bar(console)
         self.task = self.progress.add_task("", total=None, note="")
         self.shown = time.monotonic()
@@ -69,7 +75,8 @@ class RichReporter:
         self.progress.stop()
 
     def on_start(self, data: str) -> None:
-        self.console.print(data)
+        for line in (*self.header, data):
+            self.console.print(line)
 
     def on_keep(self, done: int, total: int) -> None:
         if self._is_due():

@@ -71,9 +71,11 @@ def train(
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"
     rank, processes = launched()
     console = plain_console(quiet=rank > 0)
-    console.print(f"training {resolved.model} on {resolved.data} with {resolved.method} into {out}")
-    console.print(describe_settings(resolved) + (f", {processes} processes" if processes > 1 else ""))
-    with RichReporter(console) as reporter:
+    header = [
+        f"training {resolved.model} on {resolved.data} with {resolved.method} into {out}",
+        describe_settings(resolved) + (f", {processes} processes" if processes > 1 else ""),
+    ]
+    with RichReporter(console, header) as reporter:
         result = ew.train(resolved, out, reporter, resume=resume)
     if rank > 0:
         return

@@ -20,6 +20,7 @@ from exitwise.budgets import (
 )
 from exitwise.errors import UserError
 from exitwise.exiting.arrays import Array, as_numpy
+from exitwise.exiting.paired import Paired
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Family, leaves
 from exitwise.shapes import Bool, Float, Int
@@ -191,6 +192,5 @@ def loss_of(
     taken: Int[np.ndarray, "samples"], correct: Bool[np.ndarray, "samples exits"], full: Bool[np.ndarray, "samples"]
 ) -> tuple[float, float]:
     """Return how much less accurate the exits taken are than the full network, and the standard error of that."""
-    left = np.take_along_axis(correct, taken[:, None], 1)[:, 0]
-    differences = full.astype(np.float64) - left
-    return float(differences.mean()), float(differences.std() / len(differences) ** 0.5)
+    paired = Paired.of(full, np.take_along_axis(correct, taken[:, None], 1)[:, 0])
+    return paired.difference, paired.error

@@ -5,6 +5,7 @@ Imports no torch, and no SciPy.
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -41,6 +42,12 @@ class Paired(NamedTuple):
     def difference(self) -> float:
         """Return accuracy minus the reference's."""
         return (self.gained - self.lost) / self.samples
+
+    @property
+    def error(self) -> float:
+        """Return the standard error of the difference."""
+        spread: float = (self.gained + self.lost) / self.samples - self.difference**2
+        return math.sqrt(max(spread, 0.0) / self.samples)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Return an interval for the difference on samples to come; see :func:`paired_interval`."""

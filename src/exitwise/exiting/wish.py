@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,7 @@ def check_wish(
     thresholds: str | None,
     risk: str | None,
     drop_from: str = "best",
+    most: float = 1.0,
 ) -> dict[str, Any]:
     """Return the one wish of a calibration that is given, by its name.
 
@@ -30,6 +32,8 @@ def check_wish(
         wishes: ``budget``, ``macs``, ``latency``, ``p``, ``proportions`` and ``max_accuracy_drop``; None where
             not given.
         guarantee, thresholds, risk, drop_from: as in :func:`~exitwise.workflows.calibrate.calibrate`.
+        most: budget that may be asked for; more than 1 of a cascade, whose last exit costs more than the network that
+            shares are of.
 
     Raises:
         ValueError: unless exactly one is given, within its range, and goes with the rest.
@@ -52,7 +56,7 @@ def check_wish(
         )
     if thresholds == "same" and name in ("p", "proportions"):
         raise UserError(f"one threshold for all exits is for a budget or an accuracy; got {name}")
-    if name == "budget" and not 0 < value <= 1:
+    if name == "budget" and not (0 < value <= most and math.isfinite(value)):
         raise UserError(
             "a budget must lie between the first exit's cost and the full network's, above 0 and at most 1; "
             f"got {value:g}"

@@ -134,6 +134,12 @@ class Cascade(StagedModel):
         networks = [unwrapped(network) for network in networks]
         if len(networks) < 2:
             raise UserError(f"expected two or more networks, or one at several sizes; got {len(networks)}")
+        for number, (one, other) in enumerate(pairwise(zip(networks, views, strict=True)), start=1):
+            if one[0] is other[0] and one[1] == other[1]:
+                raise UserError(
+                    f"expected another network, or another size of image, after each; network {number + 1} is network "
+                    f"{number} again, as it sees it"
+                )
         likes = [_parameter(network) for network in networks]
         if {(like.device, like.dtype) for like in likes} != {(likes[0].device, likes[0].dtype)}:
             kinds = ", ".join(dict.fromkeys(f"{like.dtype} on {like.device}" for like in likes))

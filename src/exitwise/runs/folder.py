@@ -321,6 +321,13 @@ def _tidy(path: Path) -> None:
     CheckpointFolder(path / "checkpoints").tidy()
 
 
+def check_new(path: Path, settings: Settings) -> None:
+    """Raise UserError unless a run that is not trained here can be written at ``path``, where none may be."""
+    if (path / "config.yaml").is_file():
+        raise UserError(f"{path} holds a run, and this one is written anew: choose another folder")
+    check_vacant(path, settings)
+
+
 def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> None:
     """Raise UserError unless a run with these settings can be started or, unless ``never``, continued at ``path``."""
     if settings.distil_from is not None and Path(settings.distil_from).resolve() == path.resolve():

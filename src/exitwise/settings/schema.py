@@ -120,7 +120,10 @@ class Settings(Fields):
             ]
             if given or self.pretrained != "none":
                 name = (given or ["pretrained"])[0]
-                raise ValueError(f"{name} is for backbones such as timm/resnet18; {self.model} has its own exits")
+                raise ValueError(
+                    f"{name} is for backbones such as timm/resnet18; {self.model} has its own exits: leave "
+                    f"{name} out, or name a backbone"
+                )
         if self.exits is not None and self.exits_at is not None:
             raise ValueError(f"exits and exits_at exclude one another; got {self.exits} and {self.exits_at}")
         if self.regime == "mixed" and self.backbone_epochs is None:

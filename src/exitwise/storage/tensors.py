@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +20,11 @@ from torch import Tensor
 from exitwise.errors import UserError, in_a_line
 
 _UNREADABLE = (
-    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile),
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error),
     *(RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError),
 )
+_KINDS = {".safetensors": "safetensors file", ".npz": "archive of NumPy arrays"}
+
 IN_A_FOLDER = (
     *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
@@ -62,9 +66,18 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             loaded = _load_torch(path)
     except _UNREADABLE as error:
         raise UserError(
-            f"expected a checkpoint of tensors and plain values in {path}; could not read it: {in_a_line(error)}"
+            f"expected a checkpoint of tensors and plain values in {path}; could not read it: {_reason(error, path)}"
         ) from error
     return _checked(loaded, path)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Return why a file could not be read; what the libraries say of it is for their own users."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is a pickle that may run code: save a state_dict, by torch.save or as safetensors"
+    return f"it is damaged, or no {_KINDS.get(path.suffix, 'file of torch.save')}"
 
 
 class _PassedOver:
@@ -82,7 +95,8 @@ class _PassedOver:
 
 def _load_torch(path: Path) -> Any:
     strange = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    with torch.serialization.safe_globals([(_PassedOver, name) for name in strange]):
+    with torch.serialization.safe_globals([(_PassedOver, name) for name in strange]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a pickle's protocol
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

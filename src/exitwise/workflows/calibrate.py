@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.data import Splits
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import Reference
-from exitwise.errors import ExitwiseWarning, UserError
+from exitwise.errors import UserError
 from exitwise.evaluation.outputs import Outputs, operate
 from exitwise.exiting.calibration import (
     MARGIN,
@@ -38,14 +39,7 @@ from exitwise.exiting.wish import DropFrom, check_wish, missed
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.runs.folder import Run
-from exitwise.workflows.held_out import exits_of, held_out_of
-
-FEW = 100
-"""Calibration images, below which chance moves shares and accuracy by ten points."""
-
-
-class CalibrationWarning(ExitwiseWarning):
-    """Calibration images, or the network's confidences on them, that thresholds are not to be built on."""
+from exitwise.workflows.held_out import CalibrationWarning, exits_of, held_out_of, is_cascade, warn_if_few
 
 
 def calibrate(
@@ -106,7 +100,8 @@ def calibrate(
         "proportions": proportions,
         "max_accuracy_drop": max_accuracy_drop,
     }
-    given = check_wish(wishes, guarantee, thresholds, risk, drop_from)
+    most = math.inf if is_cascade(run) else 1
+    given = check_wish(wishes, guarantee, thresholds, risk, drop_from, most)
     check_count("exit proportions", proportions, exits_of(run))
     model, logits, targets, checkpoint, seed, samples, folder = held_out_of(run, held_out, device, splits)
     exit_macs, full_macs = count_cost(model).macs, model.full_macs
@@ -187,13 +182,7 @@ def calibrate(
     )
     if folder is not None and calibration.is_kept_promise:
         folder.write_calibration(calibration)
-    if len(targets) < FEW:
-        points = round(98 / len(targets) ** 0.5)
-        warnings.warn(
-            f"{len(targets)} calibration images are few: shares and accuracies may be {points} points off by chance",
-            CalibrationWarning,
-            stacklevel=2,
-        )
+    warn_if_few(len(targets))
     return calibration
 
 

@@ -18,7 +18,7 @@ from exitwise.kernels.inputs import Inputs, example_of
 from exitwise.models.cascade import Cascade, View
 from exitwise.models.staged import StagedModel
 from exitwise.runs import build
-from exitwise.runs.folder import Run, check_same_data, check_vacant, run_names
+from exitwise.runs.folder import Run, check_new, check_same_data, run_names
 from exitwise.runs.records.cascade import CASCADE, Members
 from exitwise.settings.schema import Settings
 
@@ -143,7 +143,7 @@ def _of_runs(runs: Sequence[Run], sizes: Sequence[Size] | None, exits: Exits, ou
     order = tuple(places.index(run.path.resolve()) for run in runs)
     members = Members(tuple(run.as_built() for run in different.values()), order, tuple(views), exits == "all")
     settings = _settings(runs, views)
-    check_vacant(out, settings, "never")
+    check_new(out, settings)
     splits = build.load_splits(settings)
     if splits.summary() != runs[0].data:
         raise UserError(f"expected the data that {names[0]} was trained on; the images have changed")
@@ -159,7 +159,7 @@ def _of_runs(runs: Sequence[Run], sizes: Sequence[Size] | None, exits: Exits, ou
         made = Run.create(Path(temporary) / "made", settings, splits, sys.argv, "never")
         CASCADE.write(made.path, members)
         made.checkpoints.save("best", 0, {"model": model.state_dict()})
-        check_vacant(out, settings, "never")
+        check_new(out, settings)
         made.path.rename(out)
     return Run(out)
 

@@ -13,7 +13,7 @@ from exitwise.exiting.comparison import Gain, MeasureGain, best_measure, measure
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.shown import Shown, percent
-from exitwise.workflows.held_out import exits_of, held_out_of
+from exitwise.workflows.held_out import exits_of, held_out_of, warn_if_few
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -94,6 +94,7 @@ def compare_measures(
     if exits_of(run) < 2:
         raise UserError("expected a network with early exits to compare measures on; got one with 1 exit")
     found = held_out_of(run, held_out, device, splits)
+    warn_if_few(len(found.targets))
     costs = count_cost(found.model).macs
     gains = measure_gains(found.logits, found.targets, costs, temperature=temperature, seed=found.seed)
     return MeasuresCompared(gains, len(found.targets))

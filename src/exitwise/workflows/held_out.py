@@ -17,9 +17,17 @@ from exitwise.data.loaders import pairs_of
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.models.backbones.exited import ExitedModel
+from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
+
+FEW = 100
+"""Calibration images, below which chance moves shares and accuracy by ten points."""
+
+
+class CalibrationWarning(ExitwiseWarning):
+    """Calibration images, or the network's confidences on them, that thresholds are not to be built on."""
 
 
 class HeldOut(NamedTuple):
@@ -44,6 +52,22 @@ def exits_of(run: str | Path | StagedModel) -> int:
         check_staged(run)
         return run.exits
     return Run(run).exits
+
+
+def is_cascade(run: str | Path | StagedModel) -> bool:
+    """Return whether a run or a network is a cascade, whose shares of cost are of its last network alone."""
+    return isinstance(run, Cascade) if isinstance(run, nn.Module) else Run(run).cascade is not None
+
+
+def warn_if_few(samples: int) -> None:
+    """Raise a :class:`CalibrationWarning` for so few samples that chance moves what is found on them."""
+    if samples < FEW:
+        points = round(98 / samples**0.5)
+        warnings.warn(
+            f"{samples} calibration images are few: shares and accuracies may be {points} points off by chance",
+            CalibrationWarning,
+            stacklevel=3,
+        )
 
 
 def held_out_of(

@@ -12,7 +12,7 @@ from exitwise.errors import UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.runs import build
-from exitwise.runs.folder import Run, check_vacant
+from exitwise.runs.folder import Run, check_new
 from exitwise.settings.schema import Settings
 from exitwise.storage.lock import locked
 
@@ -37,7 +37,7 @@ def write_run(
     out = Path(out)
     if not isinstance(model, ExitedModel):
         raise UserError(f"expected a network that add_exits made; got a {type(model).__name__}")
-    check_vacant(out, settings, "never")
+    check_new(out, settings)
     splits = build.load_splits(settings)
     places = [point.name for point in model.points]
     kind = {
