@@ -61,7 +61,9 @@ def test_from_images_to_predictions(photos, trained, tmp_path, capsys):
     assert "exit 4" in output
     assert "as calibrated" in output
     evaluation = json.loads((trained / "evaluation.json").read_text())
-    assert len(evaluation["curve"]) == 39
+    assert [line["thresholds"] for line in evaluation["budgets"]] == [
+        line["thresholds"] for line in calibration["table"]
+    ]
     assert (trained / "figures" / "accuracy_against_macs.png").stat().st_size > 5000
 
     code, output, _ = call(capsys, "predict", trained, photos / "dark" / "00.png", photos / "light")
@@ -213,10 +215,9 @@ def test_a_folder_without_run_checkpoint_or_calibration(photos, trained, tmp_pat
         assert_refused(code, errors, "expected a run folder with config.yaml at .*; found none")
     for name in ("config.yaml", "data.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    code, _, errors = call(capsys, "calibrate", tmp_path, "--p", 1)
-    assert_refused(code, errors, "expected a trained run at .*; it has no checkpoint yet")
-    code, _, errors = call(capsys, "predict", tmp_path, photos)
-    assert_refused(code, errors, "expected a calibrated run at .*; run `exitwise calibrate")
+    for command in (["calibrate", tmp_path, "--p", 1], ["predict", tmp_path, photos]):
+        code, _, errors = call(capsys, *command)
+        assert_refused(code, errors, "expected a trained run at .*; it has no checkpoint yet")
 
 
 def test_a_checkpoint_of_another_model(trained, tmp_path, capsys):

@@ -74,11 +74,14 @@ def test_exits_are_read_before_and_after_temperatures_of_the_calibration_images(
 
 
 def test_budgets_are_those_on_record(report, runs):
-    recorded = json.loads((runs.uniform / "evaluation.json").read_text())["curve"]
+    recorded = json.loads((runs.uniform / "evaluation.json").read_text())["budgets"]
     recorded.sort(key=lambda point: point["test"]["macs"])
-    assert len(report.runs[0].budgets) == 39
+    table = json.loads((runs.uniform / "calibration.json").read_text())["table"]
+    assert {point["budget"]: point["thresholds"] for point in recorded} == {
+        line["budget"]: line["thresholds"] for line in table
+    }
     for budget, point in zip(report.runs[0].budgets, recorded, strict=True):
-        assert (budget.p, list(budget.thresholds)) == (point["p"], point["thresholds"])
+        assert (budget.share, list(budget.thresholds)) == (point["budget"], point["thresholds"])
         assert (budget.point.accuracy, budget.point.macs) == (point["test"]["accuracy"], point["test"]["macs"])
         assert budget.seconds == pytest.approx(
             sum(s * t for s, t in zip(point["test"]["shares"], SECONDS, strict=True))
@@ -138,8 +141,12 @@ BAD = {
     ),
     "another checkpoint": (calibrated_elsewhere, r"was made for best-00000001, .*run `exitwise evaluate .*copy` again"),
     "an old record": (evaluated_before_that_was_recorded, r"does not say for which checkpoint .* `exitwise evaluate"),
+    "calibrated since": (
+        lambda run: rewrite(run / "calibration.json", lambda content: content["table"].pop()),
+        r"expected test results of the calibration of .*copy; it was .* since: run `exitwise evaluate .*copy` again",
+    ),
     "a damaged record": (
-        lambda run: rewrite(run / "evaluation.json", lambda content: content["curve"][0].pop("test")),
+        lambda run: rewrite(run / "evaluation.json", lambda content: content["budgets"][0].pop("test")),
         r"expected test results in .*evaluation.json; KeyError\('test'\)",
     ),
     "a list": (lambda run: (run / "evaluation.json").write_text("[]"), "expected test results in .*evaluation.json"),

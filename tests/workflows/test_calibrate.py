@@ -13,10 +13,11 @@ from exitwise.budgets import parse_seconds
 from exitwise.cli import main
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
-from exitwise.evaluation.outputs import anytime
+from exitwise.evaluation.outputs import Outputs, anytime, collect_logits, operate
 from exitwise.exiting import fitting
 from exitwise.exiting.fitting import fit_and_read, fit_measure
 from exitwise.exiting.measures import create_measure
+from exitwise.exiting.paired import Paired
 from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models import count_cost
@@ -279,3 +280,24 @@ def test_evaluation_tells_the_exits_own_answers_from_the_ensembles(run, measure)
     assert evaluation.answers[0] == own[0]
     assert evaluation.answers != tuple(own)
     assert "all at exit 4, as calibrated" in str(evaluation)
+
+
+def test_everything_is_read_as_it_was_calibrated(run):
+    """What is printed is what the rule spends and scores on the test outputs, by the calibrated measure."""
+    found = ew.calibrate(run.run.path, budget=0.6, measure="entropy", temperature=True, splits=run.splits)
+    evaluation = ew.evaluate(run.run.path, device="cpu", splits=run.splits)
+    model, split = run.run.model(), run.splits.test
+    logits, targets = collect_logits(model, split.batches(64))
+    outputs = Outputs.from_logits(logits, targets, found.policy.measure)
+    assert evaluation.calibrated == operate(outputs, found.policy, found.exit_macs)
+    assert [line.budget for line in evaluation.budgets] == [line.budget for line in found.table]
+    for line, thresholds in zip(evaluation.budgets, (each.thresholds for each in found.table), strict=True):
+        policy = ew.ExitPolicy(thresholds, found.policy.measure)
+        assert (line.policy, line.test) == (policy, operate(outputs, policy, found.exit_macs))
+    right = outputs.under(found.policy).predictions == targets
+    standard = logits[:, found.outcome.yardstick.exit].argmax(-1) == targets
+    assert evaluation.outcome.paired == Paired.of(right, standard)
+    assert evaluation.lines[-1].startswith("Within 60.0 % of MACs: ")
+    assert f"on {len(targets)} test images" in evaluation.lines[-1]
+    assert str(found).startswith("Within 60.0 % of MACs: ") or str(found).startswith("Exit ")
+    assert Run(run.run.path).read_evaluation() == evaluation

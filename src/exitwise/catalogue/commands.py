@@ -38,7 +38,7 @@ COMMANDS = by_name(
     ),
     Entry(
         "evaluate",
-        "Measure a run on its test images: every exit alone, the curve over 39 budgets, and the calibrated policy.",
+        "Measure a run on its test images: the calibrated policy, every exit alone, and a range of budgets.",
         "exitwise.cli.evaluate:evaluate",
     ),
     Entry(

@@ -46,7 +46,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         results[method] = ew.evaluate(run.path)
         _add_rows(table, run, results[method])
         table.title = f"Digits, {run.data['sizes']['test']} test images, one seed"
-    curves = {name: [(result.curve, result.anytime)] for name, result in results.items()}
+    curves = {name: [(result.budgets, result.anytime)] for name, result in results.items()}
     figure = accuracy_against_macs(curves, results["uniform"].exit_macs)
     figure.savefig(out / "accuracy_against_macs.png", dpi=150)
     console.print(table)

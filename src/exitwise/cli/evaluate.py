@@ -9,7 +9,7 @@ from exitwise.settings.checks import check_device, check_run_folder
 
 
 def evaluate(run: Path, *, device: str = "auto") -> None:
-    """Measure a run on its test images: every exit alone, the curve over 39 budgets, and the calibrated policy.
+    """Measure a run on its test images: the calibrated policy, every exit alone, and a range of budgets.
 
     Example:
 

@@ -116,7 +116,7 @@ class Calibration(Shown):
             return lines
         point = OperatingPoint(**self.expected)
         figures = point.figures(self.full_macs)
-        if self.outcome is not None and self.budget:
+        if self.outcome is not None:
             lines = self.outcome.lines(self.intro, point, self.full_macs, "held-out images") + lines
         lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
         if self.exit_seconds is not None:
@@ -135,7 +135,7 @@ class Calibration(Shown):
     @property
     def intro(self) -> str:
         """What it is for, in words."""
-        return worded(self.budget, self._yardstick)
+        return worded(self.budget, self._yardstick) if self.budget else "by these thresholds"
 
     @property
     def _yardstick(self) -> str:

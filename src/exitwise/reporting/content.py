@@ -21,13 +21,13 @@ class Budget:
         thresholds: K - 1, None where nobody leaves.
         point: accuracy, mean MACs, shares.
         seconds: mean time per image, by the measured time to each exit.
-        p: parameter of the budget; None if it was not asked for by that.
+        share: of the full network's MACs that it is for; None for the calibration's own.
     """
 
     thresholds: tuple[float | None, ...]
     point: OperatingPoint
     seconds: float
-    p: float | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RunFigures:
         settings: all of them.
         calibration: as recorded.
         calibrated: what it does.
-        budgets: those of the recorded curve, by rising MACs.
+        budgets: those of the calibration's table, by rising MACs.
         exits: K.
         classes: under the calibrated policy.
         weights: of some epochs: number, losses and weights of samples (see ``WeightSamples.rows``); empty without a

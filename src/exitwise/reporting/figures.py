@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from exitwise.evaluation.outputs import CurvePoint
+from exitwise.runs.records.evaluation import BudgetPoint
 
-Result = tuple[Sequence[CurvePoint], Sequence[float]]
-"""Budgeted curve and anytime accuracies of one run, on test data."""
+Result = tuple[Sequence[BudgetPoint], Sequence[float]]
+"""Budgets and the accuracies of single exits of one run, on test data."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, told apart with any colour vision."""
@@ -35,9 +35,10 @@ def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Se
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for colour, (label, runs) in zip(COLOURS, results.items(), strict=False):
-        for number, (curve, anytime) in enumerate(runs):
-            macs = [point.test.macs / unit for point in curve]
-            accuracies = [100 * point.test.accuracy for point in curve]
+        for number, (budgets, anytime) in enumerate(runs):
+            curve = sorted((line.test.macs, line.test.accuracy) for line in budgets)
+            macs = [cost / unit for cost, _ in curve]
+            accuracies = [100 * accuracy for _, accuracy in curve]
             axes.plot(macs, accuracies, color=colour, linewidth=1.8, label=label if number == 0 else None)
             costs = [cost / unit for cost in exit_macs]
             axes.plot(costs, [100 * accuracy for accuracy in anytime], "x", color=colour, markersize=6)

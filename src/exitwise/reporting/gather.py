@@ -59,7 +59,7 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
     names = run_names(runs)
     check_same_data(runs, names)
     groups = group_runs(names, [_settings_of(run) for run in runs])
-    records = [_Record(run.read_calibration(), run.read_evaluation(), run.read_weights()) for run in runs]
+    records = [_Record.of(run) for run in runs]
     place = pick_device(device)
     pictures = pictures_per_class(len(runs[0].classes), len(runs))
     times: dict[tuple[Any, ...], tuple[float, ...]] = {}
@@ -106,6 +106,22 @@ class _Record(NamedTuple):
     evaluation: Evaluation
     weights: Sequence[dict[str, Any]] | None
 
+    @classmethod
+    def of(cls, run: Run) -> _Record:
+        """Return them, those of one run under one calibration.
+
+        Raises:
+            UserError: where it was calibrated otherwise since it was evaluated.
+        """
+        record = cls(run.read_calibration(), run.read_evaluation(), run.read_weights())
+        evaluated = [line.policy.thresholds for line in record.evaluation.budgets]
+        if record.calibration.table and evaluated != [line.thresholds for line in record.calibration.table]:
+            raise UserError(
+                f"expected test results of the calibration of {run.path}; it was calibrated otherwise since: "
+                f"run `exitwise evaluate {run.path}` again"
+            )
+        return record
+
 
 class _Outputs(NamedTuple):
     """Test split, its logits (N, K, C) and targets (N); temperatures of the exits, from the calibration split."""
@@ -131,7 +147,7 @@ def _run_figures(
     policy = calibration.policy
     outputs = Outputs.from_logits(test.logits, test.targets, policy.measure)
     calibrated = operate(outputs, policy, evaluation.exit_macs)
-    budgets = [_budget(point.policy, point.test, seconds, point.p) for point in evaluation.curve]
+    budgets = [_budget(line.policy, line.test, seconds, line.budget) for line in evaluation.budgets]
     return RunFigures(
         name,
         _shown(_settings_of(run)),
@@ -155,9 +171,9 @@ def _shown(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "method_options" or value is not None}
 
 
-def _budget(policy: ExitPolicy, point: OperatingPoint, seconds: Sequence[float], p: float | None = None) -> Budget:
+def _budget(policy: ExitPolicy, point: OperatingPoint, seconds: Sequence[float], share: float | None = None) -> Budget:
     mean = sum(share * time for share, time in zip(point.shares, seconds, strict=True))
-    return Budget(tuple(policy.thresholds), point, mean, p)
+    return Budget(tuple(policy.thresholds), point, mean, share)
 
 
 def _exit_figures(evaluation: Evaluation, test: _Outputs, seconds: Sequence[float]) -> list[ExitFigures]:

@@ -1,20 +1,24 @@
-"""Test results of a run: every exit alone, 39 budgets, and the run's own calibration."""
+"""Test results of a run or a network: its calibration, every exit alone, and a range of budgets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from exitwise.data import Splits
 from exitwise.data.fingerprints import unused
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
-from exitwise.evaluation.collect import collect
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, budgeted_curve, collect_logits, operate
+from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, collect_logits, operate
+from exitwise.exiting.outcome import Outcome, Yardstick
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.table import budget_table
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.reporting.figures import accuracy_against_macs
@@ -22,6 +26,7 @@ from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.evaluation import BudgetPoint, Evaluation
 from exitwise.workflows.arguments import check_network_call, check_run_call
+from exitwise.workflows.calibrate import class_names
 
 
 def evaluate(
@@ -34,9 +39,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure accuracy and cost on test samples: of each exit alone, as calibrated, and at a range of budgets.
 
+    Everything is read by the measure, the temperatures and the kind of thresholds of the calibration.
+
     Args:
-        run: a run folder, whose test split is read, whose 39 budgets are measured too, and whose evaluation.json and
-            figure are written; or a network.
+        run: a run folder, whose test split is read, and whose evaluation.json and figure are written; or a network.
         calibration: of a network.
         test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings with an image and a
             label.
@@ -57,48 +63,69 @@ def evaluate(
 
 def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any]) -> Evaluation:
     calibration.check_network(model)
-    costs, policy = calibration.exit_macs, calibration.policy
     device = next(model.parameters()).device
     used = {"fitted on": model.fitted_on, "calibrated on": calibration.samples}
     batches = unused(pairs_of(test, model, "test loader"), used, "test loader")
     logits, targets = collect_logits(model, batches, device)
-    outputs = Outputs.from_logits(logits, targets, policy.measure)
-    calibrated = operate(outputs, policy, costs)
-    policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
-    budgets = tuple(BudgetPoint(budget, each, operate(outputs, each, costs)) for budget, each in policies.items())
-    alone, full = Outputs.from_logits(logits, targets), model.full_macs
-    answers = tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else ()
-    return Evaluation(None, costs, anytime(alone), [], calibrated, len(targets), 0, budgets, answers, full)
+    return _evaluated(calibration, logits, targets, class_names(model, None), calibration.exit_macs, model.full_macs)
 
 
 def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
     place = pick_device(device)
     model = run.model(place)
     splits = splits or run.splits()
-    costs = count_cost(model).macs
-    workers = run.settings.workers
+    costs, workers = count_cost(model).macs, run.settings.workers
+    calibration = run.read_calibration(model) if run.is_calibrated else None
+    if calibration is None or not calibration.table:
+        held_out = collect_logits(model, splits.calibration.batches(EVALUATION_BATCH, workers), place)
+        calibration = _with_table(
+            calibration or Calibration.of(ExitPolicy([None] * (model.exits - 1)), costs), *held_out
+        )
     logits, targets = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
-    test = Outputs.from_logits(logits, targets)
-    curve = budgeted_curve(collect(model, splits.calibration, place, workers), test, costs)
-    calibrated, answers = None, tuple[float, ...]()
-    if run.is_calibrated:
-        policy = run.read_calibration(model).policy
-        outputs = Outputs.from_logits(logits, targets, policy.measure)
-        calibrated = operate(outputs, policy, costs)
-        answers = tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else ()
-    evaluation = Evaluation(
-        run.best().name,
-        costs,
-        anytime(test),
-        curve,
-        calibrated,
-        len(targets),
-        len(splits.test) - len(targets),
-        answers=answers,
-        full_macs=model.full_macs,
-    )
+    found = _evaluated(calibration, logits, targets, run.classes, costs, model.full_macs)
+    if not run.is_calibrated:
+        found = replace(found, calibrated=None, answers=(), intro="", outcome=None)
+    evaluation = replace(found, checkpoint=run.best().name, left_out=len(splits.test) - len(targets))
     run.write_evaluation(evaluation)
-    figure = accuracy_against_macs({run.settings.method: [(curve, evaluation.anytime)]}, costs)
+    figure = accuracy_against_macs({run.settings.method: [(evaluation.budgets, evaluation.anytime)]}, costs)
     (run.path / "figures").mkdir(exist_ok=True)
     figure.savefig(run.path / "figures" / "accuracy_against_macs.png", dpi=150)
     return evaluation
+
+
+def _with_table(calibration: Calibration, logits: NDArray[Any], targets: NDArray[np.int64]) -> Calibration:
+    """Return a calibration that has none with a table of its measure's thresholds."""
+    measure, costs = calibration.policy.measure, calibration.exit_macs
+    outputs = Outputs.from_logits(logits, targets, measure)
+    table = budget_table(
+        outputs.confidences, outputs.correct, costs, family=measure.family, full_macs=calibration.full_macs
+    )
+    return replace(calibration, table=table)
+
+
+def _evaluated(
+    calibration: Calibration,
+    logits: NDArray[Any],
+    targets: NDArray[np.int64],
+    classes: Sequence[str],
+    costs: tuple[int, ...],
+    full_macs: int,
+) -> Evaluation:
+    """Return what a calibration does on test samples, of whose exits these are the logits (N, K, C)."""
+    policy, own = calibration.policy, logits.argmax(-1)
+    outputs, alone = Outputs.from_logits(logits, targets, policy.measure), Outputs.from_logits(logits, targets)
+    policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
+    yardstick = Yardstick(policy.exits - 1) if calibration.outcome is None else calibration.outcome.yardstick
+    return Evaluation(
+        None,
+        costs,
+        anytime(alone),
+        tuple(BudgetPoint(budget, each, operate(outputs, each, costs)) for budget, each in policies.items()),
+        operate(outputs, policy, costs),
+        len(targets),
+        0,
+        tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else (),
+        full_macs,
+        calibration.intro,
+        Outcome.of(outputs.under(policy).predictions, targets, own, outputs.predictions, yardstick, classes),
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exitwise.evaluation.outputs import CurvePoint
+from exitwise.exiting.measures import measure_from_json
+from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.point import OperatingPoint
-from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.shown import Shown, macs, percent, shares
 from exitwise.storage.record import Record
 
@@ -21,7 +22,7 @@ SHOWN_EVERY = 4
 
 class BudgetPoint(NamedTuple):
     """A line of a calibration's table on test samples: the share of the full network's MACs that it is for, the policy,
-    and what it does."""
+    and what it does. In records of version 1 thresholds are of max-probability, whatever was calibrated."""
 
     budget: float
     policy: ExitPolicy
@@ -36,39 +37,53 @@ class Evaluation(Shown):
         checkpoint: name of the checkpoint that was evaluated; None where an old record does not say.
         exit_macs: cost of leaving at each exit.
         anytime: accuracy of each exit on all test images.
-        curve: one point per budget parameter p, calibrated on the calibration split.
+        budgets: the curve: thresholds for a range of budgets, of the very measure and kind that the calibration has, or
+            max-probability's without one.
         calibrated: what the run's own calibration does on the test split; None without one.
         images: number of test images that all this is measured on.
         left_out: number of test images that turned out broken.
-        budgets: of a network, in place of the curve: each line of its calibration's table; a run's are not written.
         answers: accuracy of the answers at each exit on all test images, where the calibration's measure makes them of
             several exits'; empty where they are the exits' own.
         full_macs: what shares of cost are of; 0: the last exit's.
+        intro: what the calibration is for, in words.
+        outcome: what it loses on the test images, and for whom; None without one, and in records of version 1.
     """
 
     checkpoint: str | None
     exit_macs: tuple[int, ...]
     anytime: list[float]
-    curve: list[CurvePoint]
+    budgets: tuple[BudgetPoint, ...]
     calibrated: OperatingPoint | None
     images: int
     left_out: int
-    budgets: tuple[BudgetPoint, ...] = ()
     answers: tuple[float, ...] = ()
     full_macs: int = 0
+    intro: str = ""
+    outcome: Outcome | None = None
+
+    @property
+    def full(self) -> int:
+        """What shares of cost are of."""
+        return self.full_macs or self.exit_macs[-1]
+
+    @property
+    def lines(self) -> list[str]:
+        """What the calibration does on the test images, in words, what matters most first."""
+        if self.outcome is None or self.calibrated is None:
+            return []
+        return self.outcome.lines(self.intro, self.calibrated, self.full, "test images")
 
     def __rich__(self) -> RenderableType:
+        from rich.console import Group
         from rich.table import Table
 
-        full = self.full_macs or self.exit_macs[-1]
+        full = self.full
         table = Table(title="Test images")
         for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit"):
             table.add_column(name, justify="left" if name == "setting" else "right")
         for number, (accuracy, cost) in enumerate(zip(self.anytime, self.exit_macs, strict=True), start=1):
             table.add_row(f"all at exit {number}", percent(accuracy), macs(cost), percent(cost / full), "")
         table.add_section()
-        for point in self.curve[4::5]:
-            table.add_row(f"p = {point.p:g}", *_row(point.test, full))
         for line in self.budgets[::-SHOWN_EVERY][::-1]:
             table.add_row(f"budget {percent(line.budget)}", *_row(line.test, full))
         if self.calibrated is not None:
@@ -77,7 +92,7 @@ class Evaluation(Shown):
                 name = f"all at exit {number}, as calibrated"
                 table.add_row(name, percent(accuracy), macs(cost), percent(cost / full), "")
             table.add_row("as calibrated", *_row(self.calibrated, full))
-        return table
+        return Group(*self.lines, table)
 
 
 def _row(point: OperatingPoint, full: float) -> tuple[str, str, str, str]:
@@ -92,35 +107,40 @@ def _encode(evaluation: Evaluation) -> dict[str, Any]:
         "exit_macs": list(evaluation.exit_macs),
         "full_macs": evaluation.full_macs,
         "anytime": evaluation.anytime,
-        "curve": [
-            {
-                "p": point.p,
-                "thresholds": list(point.policy.thresholds),
-                "calibration": point.calibration._asdict(),
-                "test": point.test._asdict(),
-            }
-            for point in evaluation.curve
+        **(evaluation.budgets[0].policy.measure.to_json() if evaluation.budgets else {}),
+        "budgets": [
+            {"budget": line.budget, "thresholds": list(line.policy.thresholds), "test": line.test._asdict()}
+            for line in evaluation.budgets
         ],
+        "intro": evaluation.intro,
+        "outcome": evaluation.outcome and evaluation.outcome.to_json(),
         "answers": list(evaluation.answers),
         "calibrated": evaluation.calibrated._asdict() if evaluation.calibrated else None,
     }
 
 
 def _decode(content: dict[str, Any], version: int) -> Evaluation:
-    calibrated = content["calibrated"]
+    calibrated, full = content["calibrated"], content.get("full_macs", 0) or content["exit_macs"][-1]
+    if version == 1:
+        lines = [(point["calibration"]["macs"] / full, point) for point in content["curve"]]
+    else:
+        lines = [(line["budget"], line) for line in content["budgets"]]
+    measure = measure_from_json(content) if "measure" in content else MAX_PROBABILITY
+    budgets = [
+        BudgetPoint(share, ExitPolicy(line["thresholds"], measure), _point(line["test"])) for share, line in lines
+    ]
     return Evaluation(
         content.get("checkpoint"),
         tuple(content["exit_macs"]),
         list(content["anytime"]),
-        [
-            CurvePoint(point["p"], ExitPolicy(point["thresholds"]), *map(_point, (point["calibration"], point["test"])))
-            for point in content["curve"]
-        ],
+        tuple(sorted(budgets, key=lambda line: line.budget)),
         None if calibrated is None else _point(calibrated),
         content["images"],
         content["left_out"],
-        answers=tuple(content.get("answers", ())),
-        full_macs=content.get("full_macs", 0),
+        tuple(content.get("answers", ())),
+        content.get("full_macs", 0),
+        content.get("intro", ""),
+        Outcome.from_json(content["outcome"]) if content.get("outcome") else None,
     )
 
 
@@ -135,4 +155,5 @@ EVALUATION = Record(
     _decode,
     expected="test results",
     again="run `exitwise evaluate {run}`",
+    version=2,
 )
