@@ -345,6 +345,16 @@ def test_max_iterations_ends_run_and_schedule(split):
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * 3 / 4)))
 
 
+def test_the_learning_rate_rises_in_a_line_before_it_falls(split):
+    rates = []
+    run = trainer(split, max_iterations=10, epochs=100, warmup=0.4)
+    step = run.optimizer.step
+    run.optimizer.step = lambda *args: rates.append(run.optimizer.param_groups[0]["lr"]) or step(*args)
+    run.fit()
+    falling = [0.05 * 0.5 * (1 + math.cos(math.pi * t / 6)) for t in range(6)]
+    assert rates[::2] == rates[1::2] == pytest.approx([0.05 * t / 4 for t in range(4)] + falling)
+
+
 def test_interval_counts_loaded_batches_of_an_epoch(split):
     run = trainer(split, "meta-weighted", epochs=1)  # batches 0, 1, 2; meta_interval 2
     run.fit()

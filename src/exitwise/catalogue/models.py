@@ -219,6 +219,22 @@ MODELS = by_name(
         (244966400, 629504000, 858402856, 1039083784, 1866360676, 2156825764, 2728623199, 2822624635),
     ),
     Model(
+        "wide_cifar",
+        "wide, shallow residual network for CIFAR, fast on a CPU",
+        _WIDE,
+        {"widths": (16, 32, 64, 128, 256), "halved": (True, True, True, False), "input_shape": (3, 32, 32)},
+        1188984,
+        (7520896, 14600064, 21680512, 35841408),
+    ),
+    Model(
+        "wide_grey",
+        "wide, shallow residual network for grey images of 28x28 pixels, fast on a CPU",
+        _WIDE,
+        {"widths": (8, 16, 32, 64, 128), "halved": (True, True, True, False), "input_shape": (1, 28, 28)},
+        300608,
+        (1411520, 2766912, 4003136, 5996352),
+    ),
+    Model(
         "wide_signals",
         "shallow residual network for signals of 40 values",
         _WIDE,

@@ -48,6 +48,14 @@ SOURCES = by_name(
         signals=True,
     ),
     NamedData(
+        "fashion_mnist",
+        "70 000 grey pictures of clothes, 28x28 pixels, in 10 classes: Debian's, or downloaded if need be",
+        "exitwise.data.sources.fashion_mnist:open_fashion_mnist",
+        channels=1,
+        side=28,
+        recipe="fashion_mnist",
+    ),
+    NamedData(
         "cifar10",
         "60 000 photographs of 32x32 pixels in 10 classes, downloaded if need be",
         "exitwise.data.sources.cifar:open_cifar10",

@@ -34,7 +34,7 @@ class _DataAndModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str = Field("digits", description=f"{data_names()}.")
-    data_root: str | None = Field(None, description="Where CIFAR lies or is downloaded to.")
+    data_root: str | None = Field(None, description="Where named data lies or is downloaded to.")
     image_size: Annotated[Whole, Field(ge=1, le=8192)] = Field(
         8, description="Side of the images that the network sees, in pixels; of signals, their length."
     )
@@ -137,7 +137,10 @@ class Fields(_WithMethod):
         f"{', '.join(weigh_alone())}.",
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer of the network.")
-    lr: Positive = Field(0.1, description="Its learning rate at the start; cosine to 0.")
+    lr: Positive = Field(0.1, description="Its highest learning rate, that at the start without warmup; cosine to 0.")
+    warmup: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of the training in which the learning rate rises from 0 in a straight line (one-cycle)."
+    )
     momentum: Annotated[Real, Field(ge=0, lt=1)] = Field(0.9, description="SGD's momentum.")
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")

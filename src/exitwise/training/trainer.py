@@ -104,6 +104,7 @@ class Trainer:
         batches: of the training split, on the model's device.
         evaluate: accuracy of each exit on the calibration split; their mean picks the best epoch.
         epochs: passes over the training split.
+        warmup: share of the training in which learning rates rise to their highest.
         max_iterations: end after so many loaded batches (the schedule then ends there too).
         loss: what exits learn from; None: the labels.
         teacher: gives the logits of another network, for a loss that learns from it, of the inputs of a loaded batch;
@@ -129,6 +130,7 @@ class Trainer:
         *,
         epochs: int,
         max_iterations: int | None = None,
+        warmup: float = 0.0,
         loss: Loss | None = None,
         teacher: Callable[[Tensor], Tensor] | None = None,
         checkpoints: CheckpointFolder | None = None,
@@ -168,8 +170,12 @@ class Trainer:
         self.stop = StopRequest()
         self.samples = WeightSamples(model.exits, self.device)
         scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
-        # 0.5 * lr * (1 + cos(pi * t / T)) at loaded batch t, for both alike
-        self.schedules = [CosineLRScheduler(each, self.total, t_in_epochs=False) for each in scheduled]
+        # lr * t / w before loaded batch w, then 0.5 * lr * (1 + cos(pi * (t - w) / (T - w))), for both alike
+        rising = round(warmup * self.total)
+        self.schedules = [
+            CosineLRScheduler(each, self.total - rising, warmup_t=rising, warmup_prefix=True, t_in_epochs=False)
+            for each in scheduled
+        ]
 
     @property
     def done(self) -> bool:

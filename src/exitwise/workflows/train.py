@@ -164,6 +164,7 @@ def _train(
             evaluate,
             epochs=settings.epochs,
             max_iterations=settings.max_iterations,
+            warmup=settings.warmup,
             loss=build_loss(settings.loss, settings.options_of("loss"), settings.label_smoothing),
             teacher=None if teacher is None else teacher.answer,
             checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
