@@ -156,7 +156,7 @@ def test_learning_rates_of_backbone_and_exits(photos, tmp_path):
         ({"model": "timm/resnet10t", "exits": "0"}, "exits: input should be greater than or equal to 1"),
         ({"model": "timm/resnet10t", "regime": "mixed"}, "regime mixed needs backbone_epochs"),
         ({"model": "timm/resnet10t", "regime": "heads", "pretrained": "none"}, "needs pretrained weights; got none"),
-        ({"model": "msdnet_small", "regime": "heads"}, "regime is for backbones such as timm/resnet18"),
+        ({"model": "msdnet_small", "regime": "heads"}, "regime heads is for backbones such as timm/resnet18"),
         ({"model": "timm/resnet10t", "regime": "mixed", "backbone_epochs": "2"}, "backbone_epochs must be below"),
         ({"model": "timm/resnet10t", "pretrained": "none", "exits_at": "layer9"}, "no exit can go after 'layer9'"),
         ({"model": "timm/resnet19"}, "unknown model 'timm/resnet19'"),

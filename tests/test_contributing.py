@@ -347,9 +347,9 @@ def test_tables_over_the_catalogue_try_additions(copy, tmp_path):
         "test_images_are_as_the_catalogue_says[stripes]",
         "test_writes_what_its_manifest_says_and_replaces_exports_alone[safetensors]",
         "test_trains_saves_resumes_and_runs[hard-samples-sgd]",
-        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-shared-fading-labels]",
-        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-plain-focal]",
-        "test_resumes_to_the_bit[hard-samples-fading-labels]",
+        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-shared-flow-fading]",
+        "test_the_meta_gradient_is_that_of_real_updates[meta-weighted-loss-focal]",
+        "test_resumes_to_the_bit[hard-samples-flow-fading]",
         "test_the_runner_reads_as_the_simulation_does[mean-so-far]",
     ):
         assert test in said

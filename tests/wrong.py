@@ -42,7 +42,7 @@ FLAGS = {
     "recipe": ("train --recipe cifar10_msdnet", "unknown recipe 'cifar10_msdnet'; did you mean 'cifar10_msdnet5'"),
     "method": (
         "train --method focal",
-        "setting method: input should be 'uniform', 'meta-weighted'.* or .*; got 'focal'",
+        "setting method: input should be 'uniform', .*'meta-weighted'.* or .*; got 'focal'",
     ),
     "model": ("train --model msdnet_cifar5", "unknown model 'msdnet_cifar5'; did you mean 'msdnet_cifar_5'"),
     "library": ("train --model tim/resnet18", "expected timm/NAME, torchvision/NAME or hf/NAME; got 'tim/resnet18'"),
@@ -75,7 +75,10 @@ FLAGS = {
         "train --method meta-weighted --proportions 0.5,0.2,0.2,0.2",
         "proportions must sum to 1; .* sum to 1.1",
     ),
-    "conflict": ("train --regime mixed --model msdnet_small", "regime is for backbones such as"),
+    "conflict": (
+        "train --regime mixed --backbone-epochs 1 --model msdnet_small",
+        "regime mixed is for backbones such as",
+    ),
     "two budgets": (
         "train --method meta-weighted --p-range 0.5 0.7 --proportions 0.25,0.25,0.25,0.25",
         "exclude one another; got both",

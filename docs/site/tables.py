@@ -13,6 +13,7 @@ from exitwise.catalogue.measures import MEASURES
 from exitwise.catalogue.methods import METHODS
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.recipes import RECIPES
+from exitwise.catalogue.schedules import SCHEDULES
 from exitwise.catalogue.sources import SOURCES
 
 KINDS: dict[str, Mapping[str, Entry]] = {
@@ -25,6 +26,7 @@ KINDS: dict[str, Mapping[str, Entry]] = {
     "methods": METHODS,
     "models": MODELS,
     "recipes": RECIPES,
+    "regimes": SCHEDULES,
 }
 
 

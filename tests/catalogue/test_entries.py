@@ -19,9 +19,11 @@ from exitwise.catalogue.measures import MEASURES
 from exitwise.catalogue.methods import DEFAULT, METHODS, MetaWeightedOptions
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.recipes import RECIPES
+from exitwise.catalogue.schedules import SCHEDULES
 from exitwise.catalogue.sources import FOLDER, SOURCES, NamedData
 from exitwise.errors import UserError
 from exitwise.methods import GradientFlow, Method
+from exitwise.methods.schedules.base import Schedule
 from exitwise.models import count_cost, create_model
 from exitwise.models.backbones.libraries import _LIBRARIES
 from exitwise.settings.compose import compose, get_recipe
@@ -38,13 +40,14 @@ KINDS = {
     "method": METHODS,
     "flow": FLOWS,
     "loss": LOSSES,
+    "regime": SCHEDULES,
     "measure": MEASURES,
     "source": SOURCES | {"folder": FOLDER},
     "format": FORMATS,
     "recipe": RECIPES,
     "command": COMMANDS,
 }
-PARTS = {"method": Method, "flow": GradientFlow, "loss": Loss}
+PARTS = {"method": Method, "flow": GradientFlow, "loss": Loss, "regime": Schedule}
 ENTRIES = [(kind, entry) for kind, entries in KINDS.items() for entry in entries.values()]
 
 

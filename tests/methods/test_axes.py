@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import reference
-from exitwise.catalogue.flows import FLOWS
-from exitwise.catalogue.losses import LOSSES
+from exitwise.catalogue.axes import AXES
 from exitwise.catalogue.methods import METHODS
-from exitwise.methods import build_method, create_flow, create_loss
+from exitwise.catalogue.schedules import SCHEDULES
+from exitwise.methods import build_method, create_flow, create_loss, in_schedule
 from exitwise.models import MSDNet
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.training.step import half_batches, half_step
@@ -65,7 +65,7 @@ def maps():
 class Training:
     """A small network in float64 with a choice on each axis."""
 
-    def __init__(self, method, flow="plain", loss="labels", network=tiny, mode=None):
+    def __init__(self, method, flow="plain", loss="labels", regime="joint", network=tiny, mode=None):
         torch.manual_seed(0)
         self.model, self.shape = network()
         self.model.double().train().flow = create_flow(flow)
@@ -77,6 +77,10 @@ class Training:
         if learns:
             self.method.network.double()
             self.method.mode = mode or self.method.mode
+        self.weights = self.method
+        timing = SCHEDULES[regime].options
+        timing = timing(backbone_epochs=1) if regime == "mixed" else timing()
+        self.method = in_schedule(regime, self.method, timing, batches_per_epoch=1)
 
     def batches(self):
         generator = torch.Generator().manual_seed(1)
@@ -131,7 +135,7 @@ def slope(before, train, meta, weights, direction, loss):
 def slopes(training, monkeypatch):
     """Return pairs of the meta-gradient along a direction, as it was taken, and by differences of real updates."""
     taken, past, found = [], [], []
-    monkeypatch.setattr(training.method, "learn", lambda forward, gradient, ok: taken.append((forward, gradient)))
+    monkeypatch.setattr(training.weights, "learn", lambda forward, gradient, ok: taken.append((forward, gradient)))
     for before, train, meta, step in training.steps():
         past.append((before, train, step.weights))
         if not taken:
@@ -140,23 +144,37 @@ def slopes(training, monkeypatch):
         start, half, weights = next(each for each in past if each[1][0].equal(forward.inputs))
         judge = train if half is not train else meta
         direction = torch.randn_like(gradient)
-        difference = slope(start, half, judge, weights, direction, training.loss)
+        counted = direction * (weights != 0)  # where an exit has not joined, its weight is 0 whatever the method says
+        difference = slope(start, half, judge, weights, counted, training.loss)
         found.append((float((gradient * direction).sum()), difference))
     return found
 
 
 PAIRS = [
-    *((method, flow, "labels") for method, flow in product(METHODS, FLOWS)),
-    *((method, "plain", loss) for method, loss in product(METHODS, LOSSES) if loss != "labels"),
+    (method, axis, part)
+    for method in METHODS
+    for axis, parts in AXES.items()
+    if axis != "method"
+    for part in parts.parts
 ]
 LEARNED = [pair for pair in PAIRS if pair[0].startswith("meta-weighted")]
-EVERYTHING = [("meta-weighted", "equilibrium", "distil-last"), ("meta-weighted-shared", "partition", "margin")]
 
 
-@pytest.mark.parametrize(("method", "flow", "loss"), [*LEARNED, *EVERYTHING])
-def test_the_meta_gradient_is_that_of_real_updates(method, flow, loss, monkeypatch):
-    found = slopes(Training(method, flow, loss), monkeypatch)
-    assert len(found) >= 2 * BATCHES - 1
+def several(method, flow, loss, regime):
+    return pytest.param(method, {"flow": flow, "loss": loss, "regime": regime}, id=f"{method} and more")
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        *(pytest.param(method, {axis: part}, id=f"{method}-{axis}-{part}") for method, axis, part in LEARNED),
+        several("meta-weighted", "equilibrium", "distil-last", "deepest-first"),
+        several("meta-weighted-shared", "partition", "margin", "deepest-first"),
+    ],
+)
+def test_the_meta_gradient_is_that_of_real_updates(method, parts, monkeypatch):
+    found = slopes(Training(method, **parts), monkeypatch)
+    assert len(found) >= (1 if parts.get("regime") == "mixed" else 2 * BATCHES - 1)
     for exact, difference in found:
         assert exact == pytest.approx(difference, rel=1e-6, abs=1e-10)
         assert abs(exact) > 1e-7
@@ -174,9 +192,9 @@ def test_double_backward_gives_the_same_on_maps(flow):
     torch.testing.assert_close(gradients[2], gradients[3], rtol=1e-7, atol=1e-13)
 
 
-@pytest.mark.parametrize(("method", "flow", "loss"), PAIRS)
-def test_resumes_to_the_bit(method, flow, loss):
-    whole, part = Training(method, flow, loss), Training(method, flow, loss)
+@pytest.mark.parametrize(("method", "axis", "name"), PAIRS)
+def test_resumes_to_the_bit(method, axis, name):
+    whole, part = Training(method, **{axis: name}), Training(method, **{axis: name})
     states = [None]
     for number, _ in enumerate(whole.steps(), start=1):
         if number == 2:

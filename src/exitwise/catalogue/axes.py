@@ -1,7 +1,8 @@
 """The choices that a training method is made of, each the setting of an axis.
 
 ``method``: what each sample's loss counts at each exit; ``flow``: how gradients flow between stages; ``loss``: what
-exits learn from. They combine freely, and each brings its own options, whose names no other axis has.
+exits learn from; ``regime``: what trains when. They combine freely, and each brings its own options, whose names no
+other axis has.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from exitwise.catalogue.flows import FLOWS
 from exitwise.catalogue.losses import LOSSES, implied_loss
 from exitwise.catalogue.methods import DEFAULT, METHODS
 from exitwise.catalogue.parts import Part
+from exitwise.catalogue.schedules import SCHEDULES
 
 
 class Axis(NamedTuple):
@@ -36,6 +38,7 @@ AXES = {
     "method": Axis("what each sample's loss counts at each exit", METHODS, DEFAULT),
     "flow": Axis("how gradients flow between stages", FLOWS, "plain"),
     "loss": Axis("what exits learn from", LOSSES, "labels", implied_loss),
+    "regime": Axis("what trains when", SCHEDULES, "joint"),
 }
 """By the setting that chooses."""
 

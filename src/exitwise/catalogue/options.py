@@ -24,6 +24,7 @@ class Surroundings(NamedTuple):
         channels_last: whether images and network are in channels-last format.
         processes: how many train together.
         flow: how gradients flow between stages.
+        epochs: passes over the training images; None: not known.
     """
 
     exits: int
@@ -32,6 +33,7 @@ class Surroundings(NamedTuple):
     channels_last: bool = False
     processes: int = 1
     flow: str = "plain"
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)

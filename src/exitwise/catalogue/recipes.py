@@ -113,6 +113,16 @@ def cifar100_msdnet5_authors() -> Recipe:
     return cifar100_msdnet5() | _authors()
 
 
+def cifar100_msdnet5_imta() -> Recipe:
+    """cifar100_msdnet5_authors with gradient equilibrium and distillation (IMTA), as the paper combines them."""
+    return cifar100_msdnet5_authors() | {
+        "flow": "equilibrium",
+        "loss": "distil-last",
+        "distil": 0.1,
+        "distil_temperature": 1.0,
+    }
+
+
 def imagenet_msdnet_step4() -> Recipe:
     """ImageNet, MSDNet with 5 exits and step 4: 100 epochs at batch 4096 (Han et al., ECCV 2022); give --data."""
     return {
@@ -232,6 +242,7 @@ RECIPES = by_name(
             cifar10_narrow,
             cifar100_msdnet5,
             cifar100_msdnet5_authors,
+            cifar100_msdnet5_imta,
             imagenet_msdnet_step4,
             imagenet_msdnet_step4_authors,
             imagenet_msdnet_step6,

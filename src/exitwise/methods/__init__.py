@@ -10,10 +10,12 @@ from exitwise.catalogue.losses import LOSSES
 from exitwise.catalogue.methods import find_method, method_names
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.catalogue.parts import Part
+from exitwise.catalogue.schedules import SCHEDULES
 from exitwise.errors import UserError
 from exitwise.methods.base import Method, Weighting
 from exitwise.methods.flow.base import GradientFlow
 from exitwise.methods.schedules.backbone_first import BackboneFirst
+from exitwise.methods.schedules.base import Schedule
 from exitwise.methods.weights.meta_weighted import MetaWeighted
 from exitwise.methods.weights.shared_step import SharedStep
 from exitwise.methods.weights.uniform import Uniform
@@ -32,6 +34,7 @@ __all__ = [
     "create_flow",
     "create_loss",
     "create_method",
+    "in_schedule",
     "list_methods",
 ]
 
@@ -100,6 +103,12 @@ def build_loss(name: str, options: Options, label_smoothing: float = 0.0) -> Los
     """Build what exits learn from, from its options; see :meth:`Loss.from_options`."""
     loss: Loss = find(LOSSES, name, "loss").load().from_options(options, label_smoothing)
     return loss
+
+
+def in_schedule(name: str, method: Method, options: Options, batches_per_epoch: int) -> Method:
+    """Return a method in a schedule of what trains when; see :meth:`Schedule.around`."""
+    schedule: type[Schedule] = find(SCHEDULES, name, "regime").load()
+    return schedule.around(method, options, batches_per_epoch)
 
 
 def _load(part: Part) -> type[Method] | Method:

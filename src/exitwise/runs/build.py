@@ -13,7 +13,7 @@ from torch import Tensor
 from exitwise.data import Preprocessing, Splits, TrainingBatches, load
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import example_of
-from exitwise.methods import BackboneFirst, Method, build_method, create_flow
+from exitwise.methods import Method, build_method, create_flow, in_schedule
 from exitwise.models import create_model
 from exitwise.models.backbones.weights import load_exited
 from exitwise.models.cascade import Cascade
@@ -70,8 +70,7 @@ def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks
     method: Method = build_method(settings.method, settings.options, model.exits, fused=device.type == "cuda")
     if settings.flow != "plain":
         model.flow = create_flow(settings.flow, **vars(settings.options_of("flow")))
-    if settings.backbone_epochs is not None:
-        method = BackboneFirst(method, 2 * settings.backbone_epochs * batches.sampler.batches_per_epoch)
+    method = in_schedule(settings.regime, method, settings.options_of("regime"), batches.sampler.batches_per_epoch)
     return Parts(model, method.to(device), build_optimizer(settings, model), batches)
 
 

@@ -73,9 +73,6 @@ class _DataAndModel(BaseModel):
     pretrained: str = Field(
         "none", description="A backbone's first weights: hub, none, a file of weights, or another run."
     )
-    regime: Literal["joint", "heads", "mixed"] = Field(
-        "joint", description="joint: all at once; heads: on a frozen backbone; mixed: the backbone alone first."
-    )
     refit_heads: bool = Field(
         False,
         description="Other regimes: at the end, fit a backbone's early exits anew, partly to the last one's answers.",
@@ -89,7 +86,6 @@ class _DataAndModel(BaseModel):
         None, description="Folder for such features beyond 2 GiB; the system's temporary one if unset."
     )
     keep_as: Literal["float32", "float16"] = Field("float32", description="What they are kept as.")
-    backbone_epochs: Count | None = Field(None, description="Regime mixed: epochs of the backbone alone.")
     backbone_lr_factor: Positive = Field(1.0, description="Learning rate of all but the exits, as a multiple of lr.")
     head_lr_factor: Positive = Field(1.0, description="Learning rate of the exits, as a multiple of lr.")
 
@@ -123,6 +119,7 @@ class Fields(_WithMethod):
         method: str
         flow: str
         loss: str
+        regime: str
         distil_from: str | None
         method_options: dict[str, Any] | None
 

@@ -68,7 +68,9 @@ class Settings(Fields):
 
     def surroundings(self, processes: int = 1) -> Surroundings:
         """Return what the method meets in this run."""
-        return Surroundings(self.exit_count, self.precision, self.compile, self.channels_last, processes, self.flow)
+        return Surroundings(
+            self.exit_count, self.precision, self.compile, self.channels_last, processes, self.flow, self.epochs
+        )
 
     def stated(self) -> dict[str, Any]:
         """Return all settings but the options of other parts than the chosen ones."""
@@ -79,7 +81,6 @@ class Settings(Fields):
     def _implied(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or "loss" in values:
             return values
-        values = {key: value for key, value in values.items() if key != "distil_from" or value is not None}
         loss = implied_loss(values, AXES["loss"].usual)
         if loss == "labels" and "distil" in values:  # 0, as files stated it before there was a choice of losses
             values = {key: value for key, value in values.items() if not key.startswith("distil")}
@@ -95,7 +96,8 @@ class Settings(Fields):
             raise ValueError(f"method_options are of methods from elsewhere; method is {self.method}")
         for name, owners in option_owners().items():
             part = self.chosen[owners.setting]
-            if name in self.model_fields_set and part not in owners.parts:
+            stated = name in self.model_fields_set and getattr(self, name) is not None
+            if stated and part not in owners.parts:
                 raise ValueError(f"{name} is an option of {owners}; {owners.setting} is {part}")
         for axis in AXES:
             if getattr(self, axis) in AXES[axis].parts:
@@ -113,11 +115,8 @@ class Settings(Fields):
             raise ValueError("sync_batchnorm cannot be compiled; leave out compile")
         if not is_backbone(self.model):
             given = [name for name in ("exits", "exits_at") if getattr(self, name) is not None]
-            given += [
-                name
-                for name, usual in (("regime", "joint"), ("skip", True), ("refit_heads", False))
-                if getattr(self, name) != usual
-            ]
+            given += [name for name, usual in (("skip", True), ("refit_heads", False)) if getattr(self, name) != usual]
+            given += ["regime " + self.regime] if self.regime in ("heads", "mixed") else []
             if given or self.pretrained != "none":
                 name = (given or ["pretrained"])[0]
                 raise ValueError(
@@ -126,10 +125,6 @@ class Settings(Fields):
                 )
         if self.exits is not None and self.exits_at is not None:
             raise ValueError(f"exits and exits_at exclude one another; got {self.exits} and {self.exits_at}")
-        if self.regime == "mixed" and self.backbone_epochs is None:
-            raise ValueError("regime mixed needs backbone_epochs, how long the backbone trains alone; got none")
-        if self.regime != "mixed" and self.backbone_epochs is not None:
-            raise ValueError(f"backbone_epochs goes with regime mixed; got regime {self.regime}")
         if self.regime == "heads" and self.pretrained == "none":
             raise ValueError("regime heads leaves the backbone as it is and needs pretrained weights; got none")
         if self.regime == "heads" and self.refit_heads:
@@ -144,8 +139,6 @@ class Settings(Fields):
             raise ValueError("distil_from goes with other regimes; regime heads keeps features, not images to answer")
         if self.augment == "none" and (self.augmented_passes or 1) > 1:
             raise ValueError(f"augmented_passes are alike without augmentation; got {self.augmented_passes}")
-        if self.backbone_epochs is not None and self.backbone_epochs >= self.epochs:
-            raise ValueError(f"backbone_epochs must be below epochs ({self.epochs}); got {self.backbone_epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; got 0")
         if is_of_signals(self.data) and self.augment != "none":

@@ -59,6 +59,7 @@ class TrainPass:
         ranks: the processes to which the half batch was dealt; this is the pass over one share.
         share: which part of the half batch that is.
         extra: what is learned besides, with graph; None: nothing.
+        counts: what each exit counts in training, beside all weights; None: 1. The meta loss knows nothing of it.
     """
 
     inputs: Shaped[Tensor, "batch ..."]
@@ -75,10 +76,11 @@ class TrainPass:
     share: Float[Tensor, ""] | float = 1.0
     teacher: Float[Tensor, "batch classes"] | None = None
     extra: Float[Tensor, ""] | None = None
+    counts: Float[Tensor, "exits"] | None = None
 
     def training_loss(self, weights: Float[Tensor, "batch exits"]) -> Float[Tensor, ""]:
         """Return what the network is trained on with these weights, as if the share were the half batch."""
-        loss = weighted_loss(self.losses, weights)
+        loss = weighted_loss(self.losses, weights if self.counts is None else weights * self.counts)
         return loss if self.extra is None else loss + self.extra
 
 
@@ -264,6 +266,8 @@ def weight_gradient(
     As if the share were the half batch; the gradient over all shares is ``forward.share`` times this.
     """
     tangents = loss_tangents(model, params, direction, forward, mode)
+    if forward.counts is not None:
+        tangents = tangents * forward.counts
     return -tangents / len(tangents)
 
 

@@ -139,6 +139,7 @@ def _pack(pending: Pending) -> dict[str, Any]:
 
     return {
         "run": {name: clean(value) for name, value in gather_shares(shares, forward.ranks).items()},
+        "counts": forward.counts,
         "random": gather_states({name: getattr(forward.random_state, name) for name in _GENERATORS}, forward.ranks),
         "buffers": forward.buffers,
         "autocast": forward.autocast,
@@ -173,6 +174,7 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
     forward = TrainPass(
         **parts,
         loss=like.loss,
+        counts=move(state.get("counts")),
         random_state=RandomState(
             random["cpu"],
             device,
