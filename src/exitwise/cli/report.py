@@ -13,12 +13,14 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     Examples:
 
         exitwise report runs/photos
+        exitwise report runs/study
         exitwise report runs/uniform-0 runs/uniform-1 runs/weighted-0 --out compared.html
 
     Parameters
     ----------
     runs
-        Calibrated and evaluated run folders, of the same data. Those that differ in the seed alone become one line.
+        Calibrated and evaluated run folders, of the same data. Those that differ in the seed alone become one line. Or
+        the folder of a study.
     out
         File to write; by default RUN/report.html, of several runs report.html here.
     overwrite

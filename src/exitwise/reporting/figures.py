@@ -24,6 +24,13 @@ def macs_unit(largest: float) -> tuple[float, str]:
     return next((scale for scale in scales if largest >= scale[0]), scales[-1])
 
 
+def spanned(values: Sequence[float]) -> tuple[float, float]:
+    """Return the accuracies in percent that an axis spans for these, given as shares."""
+    low, high = 100 * min(values), 100 * max(values)
+    margin = max(0.1 * (high - low), (SMALLEST_RANGE - (high - low)) / 2)
+    return max(low - margin, 0.0), min(high + margin, 100.5)
+
+
 def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Sequence[float]) -> Figure:
     """Test accuracy against mean MACs: a line per run over its budgets, crosses for its exits used alone.
 

@@ -17,10 +17,15 @@ from plotly.offline import get_plotlyjs
 from exitwise import shown
 from exitwise.deploy.calibration import Calibration
 from exitwise.reporting.content import Budget, Report, RunFigures
-from exitwise.reporting.figures import COLOURS, SMALLEST_RANGE, macs_unit
+from exitwise.reporting.figures import COLOURS, macs_unit, spanned
 from exitwise.reporting.lines import Line, differing_settings, line_of
+from exitwise.reporting.made import now
 from exitwise.reporting.reliability import Reliability
 from exitwise.reporting.results import Results
+from exitwise.reporting.studies import parts, study_chart
+from exitwise.studying.comparison import PLACES
+from exitwise.studying.records import Study
+from exitwise.version import __version__
 
 
 def render(report: Report) -> str:
@@ -37,6 +42,19 @@ def render(report: Report) -> str:
 def render_results(results: Results) -> str:
     """Return what the calls on a network gave as HTML."""
     return _page("results.html", results=results, data=results_chart(results))
+
+
+def render_study(study: Study) -> str:
+    """Return a study as HTML."""
+    return _page(
+        "study.html",
+        study=study,
+        parts=parts(study),
+        places=PLACES,
+        data=study_chart(study),
+        made=now(),
+        version=__version__,
+    )
 
 
 def _page(template: str, **values: Any) -> str:
@@ -101,7 +119,7 @@ def results_chart(results: Results) -> dict[str, Any]:
     }
     return {
         "colours": COLOURS,
-        "range": _spanned([*line.accuracies, *evaluation.anytime, calibrated.accuracy]),
+        "range": spanned([*line.accuracies, *evaluation.anytime, calibrated.accuracy]),
         "charts": {"macs": {"title": f"mean compute per sample ({unit_name})", "lines": [drawn]}},
         "runs": [],
         "ring": {"macs": calibrated.macs / unit, "accuracy": 100 * calibrated.accuracy},
@@ -111,13 +129,7 @@ def results_chart(results: Results) -> dict[str, Any]:
 def accuracy_range(report: Report) -> tuple[float, float]:
     """Accuracies in percent that the charts span: all lines and exits alone, and never so few that noise looks like a
     difference."""
-    return _spanned([value for each in report.comparisons for value in (*each.macs.accuracies, *each.exits)])
-
-
-def _spanned(values: Sequence[float]) -> tuple[float, float]:
-    low, high = 100 * min(values), 100 * max(values)
-    margin = max(0.1 * (high - low), (SMALLEST_RANGE - (high - low)) / 2)
-    return max(low - margin, 0.0), min(high + margin, 100.5)
+    return spanned([value for each in report.comparisons for value in (*each.macs.accuracies, *each.exits)])
 
 
 def _lines(report: Report, cost: Literal["macs", "seconds"], unit: float) -> list[dict[str, Any]]:

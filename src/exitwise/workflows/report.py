@@ -1,4 +1,4 @@
-"""One HTML file about evaluated runs, or about what the calls on a network gave."""
+"""One HTML file about evaluated runs, about a study, or about what the calls on a network gave."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def report(
     """Write a report on runs: what budgets give, which images leave where, and more; or on a network of one's own.
 
     Args:
-        runs: a calibrated and evaluated run folder, or several of the same data; or what the calls on one network gave,
-            in any order: the result of ``evaluate`` and its calibration, and, if wished, those of ``fit_exits``,
-            ``export`` and ``bench``.
+        runs: a calibrated and evaluated run folder, or several of the same data; or the folder of a study; or what the
+            calls on one network gave, in any order: the result of ``evaluate`` and its calibration, and, if wished,
+            those of ``fit_exits``, ``export`` and ``bench``.
         out: file to write; by default RUN/report.html, of several runs, or of results, report.html in the current
             folder.
         overwrite: whether that file may be replaced.
@@ -64,12 +64,18 @@ def report(
     check_output(file, overwrite)
 
     from exitwise.reporting.gather import gather
-    from exitwise.reporting.render import render, render_results
+    from exitwise.reporting.render import render, render_results, render_study
     from exitwise.reporting.results import sort_results
+    from exitwise.studying.records import STUDY
     from exitwise.workflows.export import Exported
     from exitwise.workflows.fit import ExitsFitted
 
     titles: dict[type, str] = {ExitsFitted: "How the exits were fitted", Exported: "What was exported"}
-    page = render_results(sort_results(results, titles)) if results else render(gather(paths, device))
+    if results:
+        page = render_results(sort_results(results, titles))
+    elif len(paths) == 1 and STUDY.exists(paths[0]):
+        page = render_study(STUDY.read(paths[0]))
+    else:
+        page = render(gather(paths, device))
     write_text(file, page)
     return WrittenReport(file, len(page.encode()))

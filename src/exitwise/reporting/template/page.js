@@ -55,14 +55,15 @@
     paint(id);
   }
 
-  function costLine(line, number) {
+  function costLine(line, place, sign) {
+    const number = line.number ?? place; // lines of one thing on two charts look alike
     const name = plain(line.label), shade = colour(number);
     const edge = (sign, more) => ({
       x: line.x, y: line.y.map((value, i) => value + sign * line.half[i]), mode: "lines", hoverinfo: "skip",
       line: { width: 0, color: shade }, ...more,
     });
     const band = line.half ? [edge(-1, {}), edge(1, { fill: "tonexty", fillcolor: faint(shade) })] : [];
-    const hovertemplate = `%{y:.1f} % at %{x:.3g}<extra>${name}</extra>`;
+    const hovertemplate = `%{y:.1f}${sign} at %{x:.3g}<extra>${name}</extra>`;
     const cross = { symbol: "x-thin", size: 9, line: { width: 2, color: shade } };
     return [
       ...band,
@@ -72,14 +73,14 @@
   }
 
   function costs(id) {
-    const { title, lines } = data.charts[id];
+    const { title, lines, y = "test accuracy (%)", sign = " %", range = data.range } = data.charts[id];
     const marker = { symbol: "circle-open", size: 14, line: { width: 3 }, color: theme().ink };
     const here = { x: [ring[id] ?? null], y: [ring.accuracy ?? null], mode: "markers", marker, hoverinfo: "skip" };
     return {
-      traces: [...lines.flatMap(costLine), here],
+      traces: [...lines.flatMap((line, place) => costLine(line, place, sign)), here],
       axes: {
         x: { title: { text: title }, rangemode: "tozero" },
-        y: { title: { text: "test accuracy (%)" }, range: data.range },
+        y: range ? { title: { text: y }, range } : { title: { text: y } },
       },
     };
   }
