@@ -1,10 +1,13 @@
 """Shared by all tests: one thread per process (pytest runs two), and shapes checked."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 import exitwise as ew
 import shape_checks
+import translations
 from exitwise.settings.compose import compose
 
 torch.set_num_threads(1)
@@ -18,6 +21,15 @@ def digits_run(tmp_path_factory):
     """A network trained on digits for 3 epochs; shared by the files that a worker runs."""
     settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
     return ew.train(settings, tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _translated_once():
+    if not find_spec("onnx") or not find_spec("onnx_ir"):
+        yield
+        return
+    with translations.kept():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from exitwise.catalogue.extras import needing_extras
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.bundle import SINGLE, seal, stage_file, write_sealed
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.formats.onnx_functions import list_once
 from exitwise.deploy.formats.onnx_single import reading_names, single_graph
 from exitwise.deploy.formats.onnx_weights import WeightFiles
 from exitwise.deploy.manifest import MANIFEST, VERSION
@@ -207,6 +208,7 @@ def _export(
     """Return an ``onnx_ir`` model; ``axes``: those of its inputs that are free, by name."""
     free = torch.export.Dim.DYNAMIC
     dynamic = (tuple(dict.fromkeys(each, free) for each in axes),) if axes else None
+    list_once()
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
