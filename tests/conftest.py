@@ -39,5 +39,11 @@ def _idle(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _checked_anew():
+    """Shapes are checked in the first calls of each function in a test."""
+    shape_checks.CALLS.clear()
+
+
+@pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

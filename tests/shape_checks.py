@@ -1,6 +1,7 @@
 """Switches on the checks of the shapes and types that annotations state."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, Self, get_origin
 
@@ -17,6 +18,12 @@ LEFT_OUT = "exitwise.exiting.policy"
 
 # What these get is checked by themselves, with an error for users that tests ask for.
 THEMSELVES = ("EarlyExitRunner.__call__", "EarlyExitRunner._check")
+
+MOST = 100
+"""Calls of a function that are checked within a test: a search makes hundreds of thousands, all alike."""
+
+CALLS = Counter()
+"""How often each function was called in this test."""
 
 # An int may stand where a float is asked for, as for type checkers.
 _CONF = BeartypeConf(is_pep484_tower=True)
@@ -36,7 +43,7 @@ def check(function):
 
 
 def switch_on():
-    """Check every call of the modules; they must not have been imported yet."""
+    """Check calls of the modules' functions; they must not have been imported yet."""
     early = [name for name in sys.modules if name.startswith(CHECKED)]
     assert not early, f"imported before they could be checked: {early}"
     exiting = (path.stem for path in (Path(exitwise.__file__).parent / "exiting").iterdir() if path.stem[0] != "_")
@@ -44,4 +51,12 @@ def switch_on():
     modules = [name for name in modules if name not in ("exitwise.exiting", LEFT_OUT)]
     install_import_hook(modules, "shape_checks.check")
     # What torch.compile or torch.export traces is traced as it is without checks, which would break its graph.
-    type(config).jaxtyping_disable = property(lambda self: torch.compiler.is_compiling())
+    type(config).jaxtyping_disable = property(
+        lambda self: torch.compiler.is_compiling() or _is_enough(sys._getframe(1).f_locals.get("fn"))
+    )
+
+
+def _is_enough(function):
+    """Whether a function was called so often in this test that it is checked no more."""
+    CALLS[function] += 1
+    return function is not None and CALLS[function] > MOST

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import nn
 
+import shape_checks
 from exitwise.exiting.calibration import calibrate_accuracy
 from exitwise.exiting.rule import exits_taken
 from exitwise.models.staged import Stage, StagedModel
@@ -48,6 +49,13 @@ def test_a_wrong_shape_is_refused_in_exiting(kind):
         exits_taken(kind(4), (0.5,))
     with pytest.raises(TypeCheckError, match="parameter 'correct'"):
         calibrate_accuracy(kind((4, 2)), kind((4, 3)) > 0, [1.0, 2.0], 0.1)
+
+
+def test_the_first_calls_in_a_test_are_checked():
+    for _ in range(shape_checks.MOST - 1):
+        exits_taken(np.zeros((4, 2)), (0.5,))
+    with pytest.raises(TypeCheckError, match="parameter 'confidences'"):
+        exits_taken(np.zeros(4), (0.5,))
 
 
 def test_a_wrong_kind_of_number_is_refused_in_exiting():
