@@ -98,6 +98,19 @@ def test_what_is_done_is_not_done_again_and_what_was_killed_goes_on(out, monkeyp
     STUDY.path(out).write_text(record)
 
 
+def test_what_the_plan_no_longer_names_stays_in_the_record(out):
+    record = STUDY.path(out).read_bytes()
+    changes = {"variants": {"uniform": {}, "other": {"lr": 0.3}}, "seeds": [3], "equal": ["updates"]}
+    found = ew.study({**PLAN, **changes, "rule": {"equal": "updates"}}, out)
+    assert found.missing == 0
+    assert {gain.pair.variant for gain in found.gains} == {"other"}
+    assert read_json(STUDY.path(out))["runs"][:-1] == json.loads(record)["runs"]
+    again = ew.study(PLAN, out)
+    assert again.missing == 0
+    assert {gain.pair.variant for gain in again.gains} == {"shared"}
+    STUDY.path(out).write_bytes(record)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

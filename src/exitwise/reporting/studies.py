@@ -31,7 +31,7 @@ class Part(NamedTuple):
 def parts(study: Study) -> list[Part]:
     """Return what there is to show, recipe by recipe."""
     found = []
-    for recipe in study.costs:
+    for recipe in study.recipes:
         for equal in study.plan.equal:
             pairs = [pair for pair in study.pairs if (pair.recipe, pair.equal) == (recipe, equal)]
             rows = [row for pair in pairs if (row := [gain for gain in study.gains if gain.pair == pair])]

@@ -42,7 +42,7 @@ class Study(Shown):
     """A study, finished or not.
 
     Attributes:
-        plan: as it was read.
+        plan: as it was read. What it no longer names stays in the record, but is not compared.
         settings: of a run with the first seed, by recipe and variant.
         costs: of what was measured so far.
         runs: finished ones: ``recipe``, ``variant``, ``stage``, ``seed``, ``updates`` (loaded batches), ``seconds``
@@ -60,7 +60,12 @@ class Study(Shown):
     @cached_property
     def pairs(self) -> list[Pair]:
         """What is compared, of the recipes whose costs are known."""
-        return [pair for recipe in self.costs for name in self.plan.others for pair in self._pairs(recipe, name)]
+        return [pair for recipe in self.recipes for name in self.plan.others for pair in self._pairs(recipe, name)]
+
+    @property
+    def recipes(self) -> list[str]:
+        """The plan's recipes whose costs are known."""
+        return [recipe for recipe in self.plan.recipes if recipe in self.costs]
 
     def _pairs(self, recipe: str, variant: str) -> list[Pair]:
         costs = self.costs[recipe]
@@ -97,14 +102,15 @@ class Study(Shown):
     @property
     def missing(self) -> int:
         """How many runs are to go, where costs are known."""
-        return len(self.lengths) * len(self.plan.seeds) - len(self.runs)
+        done = {(run["recipe"], run["variant"], run["updates"], run["seed"]) for run in self.runs}
+        return sum((*length, seed) not in done for length in self.lengths for seed in self.plan.seeds)
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
 
         tables = []
-        for recipe in self.costs:
+        for recipe in self.recipes:
             for equal in self.plan.equal:
                 rows = [
                     [gain for gain in self.gains if gain.pair == pair]

@@ -97,14 +97,8 @@ def _begin(plan: Plan, out: Path) -> Study:
         return Study(plan, stated, {}, [], environment([]))
     old = STUDY.read(out)
     _check_same(old, plan, stated, out)
-    wanted = {(recipe, name) for recipe in plan.recipes for name in plan.variants}
-    runs = [run for run in old.runs if (run["recipe"], run["variant"]) in wanted and run["seed"] in plan.seeds]
-    costs = {
-        recipe: {name: cost for name, cost in each.items() if (recipe, name) in wanted}
-        for recipe, each in old.costs.items()
-        if recipe in plan.recipes
-    }
-    return replace(old, plan=plan, settings=stated, costs=costs, runs=runs)
+    both = {recipe: {**old.settings.get(recipe, {}), **stated.get(recipe, {})} for recipe in {**old.settings, **stated}}
+    return replace(old, plan=plan, settings=both)
 
 
 def _stated(settings: Settings) -> dict[str, Any]:
@@ -132,7 +126,8 @@ def _check_same(old: Study, plan: Plan, stated: Mapping[str, Mapping[str, Any]],
 
 def _with_costs(found: Study, recipe: str) -> Study:
     """Return the study with what each variant's training costs, measured where it is not known."""
-    plan, known = found.plan, found.costs.get(recipe, {})
+    plan, timed = found.plan, "time" in found.plan.equal
+    known = {name: cost for name, cost in found.costs.get(recipe, {}).items() if not timed or cost.seconds is not None}
     new = [name for name in plan.others if name not in known]
     if not new and plan.baseline in known:
         return found
@@ -140,7 +135,7 @@ def _with_costs(found: Study, recipe: str) -> Study:
     splits = load_splits(settings[plan.baseline])
     updates = {name: updates_of(each, splits) for name, each in settings.items()}
     costs = {name: Cost(updates[name]) for name in settings}
-    if "time" in plan.equal:
+    if timed:
         say(f"timing an update of {', '.join(settings)} on {recipe}, in turns")
         endless = {
             name: each.model_copy(update={"epochs": ENDLESS, "max_iterations": None}) for name, each in settings.items()
