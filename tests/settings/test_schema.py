@@ -44,6 +44,12 @@ def test_the_recipes_learning_rate_follows_the_batch_size_unless_given():
     assert compose("cifar10_msdnet5", flags={"batch_size": 256, "lr": 0.8}).lr == 0.8
 
 
+@pytest.mark.parametrize(("recipe", "size"), [("finetune", 224), ("flowers_finetune", 128), ("cifar10_msdnet5", 32)])
+def test_images_that_are_not_resized_keep_their_size_under_any_backbone(recipe, size):
+    settings = compose(recipe, flags={"data": "cifar10" if size == 32 else "./photos", "model": "timm/resnet18"})
+    assert (settings.image_size, settings.mean) == (size, pytest.approx([0.485, 0.456, 0.406]))
+
+
 WEIGHTED = {"method": "meta-weighted"}
 
 

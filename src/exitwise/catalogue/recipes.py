@@ -208,6 +208,19 @@ def finetune() -> Recipe:
     }
 
 
+def flowers_finetune() -> Recipe:
+    """photos of 128x128 pixels, decoded once, EfficientNet-Lite0 with exits: minutes on two CPU cores; give --data."""
+    return finetune() | {
+        "model": "timm/tf_efficientnet_lite0",
+        "image_size": 128,
+        "augment": "crop",
+        "calibration_fraction": 0.2,
+        "epochs": 3,
+        "batch_size": 64,
+        "warmup": 0.2,
+    }
+
+
 def heads() -> Recipe:
     """finetune on a frozen backbone, whose features are kept: what `train --model timm/NAME --regime heads` uses."""
     return finetune() | {"regime": "heads", "refit_heads": False, "epochs": 40, "batch_size": 256, "lr": 3e-3}
@@ -251,6 +264,7 @@ RECIPES = by_name(
             imagenet_msdnet_step7_authors,
             images,
             finetune,
+            flowers_finetune,
             heads,
         )
     )

@@ -51,7 +51,7 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
     check_values(overrides)
     check_network(backbone)
     if is_backbone(backbone):
-        base |= _images_for(backbone)
+        base |= _images_for(backbone, base.get("augment", "none"))
         if overrides.get("pretrained") == "none":
             base |= {"backbone_lr_factor": 1.0}
     if "data" not in overrides and base["data"] not in SOURCES:
@@ -100,7 +100,8 @@ def recipe_for(data: str | None, model: str | None = None, regime: str | None = 
     return "digits" if data is None else SOURCES[data].recipe if data in SOURCES else "images"
 
 
-def _images_for(backbone: str) -> Recipe:
-    """Return how a backbone wants its images, by its library's records."""
+def _images_for(backbone: str, augment: str) -> Recipe:
+    """Return how a backbone wants its images, by its library's records; of what size only where they are resized."""
     config = IMAGES.load()(backbone)
-    return {**config._asdict(), "mean": list(config.mean), "std": list(config.std)}
+    colours = {"mean": list(config.mean), "std": list(config.std)}
+    return {**config._asdict(), **colours} if augment == "resize" else colours
