@@ -34,6 +34,10 @@ def plan(**changes):
         ({"rule": {"recipes": 2}}, "rule: expected at most 1 recipes; got 2"),
         ({"equal": ["updates"]}, "rule: expected equal among updates; got time"),
         ({"recipes": {"digits": {"data": "$NOT_THERE/x"}}}, r"expected the variables of '\$NOT_THERE/x'"),
+        (
+            {"variants": {"uniform": {}, "b": {"model": "timm/resnet18", "regime": "mixed", "backbone_epochs": 1}}},
+            "expected other regimes than mixed at equal time",
+        ),
         ({"jobs": 2}, "jobs: extra inputs are not permitted"),
     ],
 )

@@ -104,15 +104,18 @@ def _places(run: Record, grid: np.ndarray) -> np.ndarray:
 
 
 def chance(differences: np.ndarray) -> float | None:
-    """Return how often a mean as far from zero would come of paired differences around zero (Student's t, two-sided);
-    None of a single one."""
+    """Return how often a mean as far from zero would come of paired differences around zero (Student's t, two-sided).
+
+    None of a single difference; 1 of several that are the same, such as the same few images, which say nothing of how
+    much others would vary.
+    """
     from scipy.stats import t
 
     if len(differences) < 2:
         return None
     error = differences.std(ddof=1) / len(differences) ** 0.5
     if error == 0:
-        return float(differences[0] == 0)
+        return 1.0
     return float(2 * t.sf(abs(differences.mean() / error), len(differences) - 1))
 
 

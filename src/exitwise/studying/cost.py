@@ -9,15 +9,25 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 Train = Callable[[Any, Path, Any], Any]
 """Trains by settings, into a folder, with a reporter."""
 
-ROUNDS, FIRST = 12, 3
+ROUNDS, FIRST = 24, 3
 """Rounds that count, and rounds before them that do not."""
+
+
+def timed_updates(interval: int) -> int:
+    """Return the length of a training that is timed: a whole one in little, so that what costs more or less at another
+    time of it counts by its share.
+
+    Args:
+        interval: updates in a turn; of a method that learns every so many batches, so many (``meta_interval``).
+    """
+    return (FIRST + ROUNDS) * interval
 
 
 def seconds_per_update(settings: Mapping[str, Any], train: Train, rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -26,8 +36,8 @@ def seconds_per_update(settings: Mapping[str, Any], train: Train, rounds: int = 
     Each variant trains in a thread of its own, of which one runs at a time.
 
     Args:
-        settings: of a run that is long enough, by the variant's name. An update of a method that learns every so many
-            batches (``meta_interval``) is the mean over so many.
+        settings: of a run of :func:`timed_updates`, by the variant's name. A turn takes ``meta_interval`` updates, and
+            the figure is their mean.
         train: trains by them.
         rounds: how many to count.
     """
@@ -47,8 +57,8 @@ def seconds_per_update(settings: Mapping[str, Any], train: Train, rounds: int = 
 
 
 def ratio(mine: Sequence[float], baseline: Sequence[float]) -> float:
-    """Return how many of the baseline's updates one costs: the median over rounds."""
-    return median(a / b for a, b in zip(mine, baseline, strict=True))
+    """Return how many of the baseline's updates one costs: the mean over rounds, but for the largest and smallest."""
+    return fmean(sorted(a / b for a, b in zip(mine, baseline, strict=True))[1:-1])
 
 
 class _EnoughError(Exception):

@@ -176,6 +176,7 @@ def read_plan(source: str | Path | Mapping[str, Any]) -> Plan:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     _check_apart(plan, where)
+    _check_timed(plan, where)
     return plan
 
 
@@ -191,6 +192,17 @@ def _check_apart(plan: Plan, where: str) -> None:
     for (one, mine), (other, theirs) in combinations(runs.items(), 2):
         if mine == theirs:
             raise UserError(f"{where}: expected variants that differ in a setting; {one} and {other} do not")
+
+
+def _check_timed(plan: Plan, where: str) -> None:
+    """Raise UserError for a variant whose training cannot be made longer as it is."""
+    for recipe in plan.recipes if "time" in plan.equal else ():
+        for variant in plan.variants:
+            if plan.run(recipe, variant, plan.seeds[0]).backbone_epochs is not None:
+                raise UserError(
+                    f"{where}: expected other regimes than mixed at equal time, whose backbone_epochs would have to grow "
+                    f"too; got variant {variant} of recipe {recipe}"
+                )
 
 
 def _expanded(value: Any) -> Any:

@@ -26,14 +26,14 @@ from exitwise.settings.checks import check_data, check_weights
 from exitwise.settings.schema import MAY_CHANGE_ON_RESUME, Settings
 from exitwise.shown import say
 from exitwise.storage.lock import locked
-from exitwise.studying.cost import ratio, seconds_per_update
+from exitwise.studying.cost import ratio, seconds_per_update, timed_updates
 from exitwise.studying.judging import judge
 from exitwise.studying.plan import Plan, Task, read_plan
 from exitwise.studying.records import STUDY, Cost, Study
 from exitwise.workflows.train import train
 
 ENDLESS = 10**6
-"""Epochs of a training that is timed."""
+"""Epochs that a training is never as long as."""
 
 
 def study(plan: str | Path | Mapping[str, Any], out: str | Path, *, jobs: int = 1, threads: int | None = None) -> Study:
@@ -137,10 +137,11 @@ def _with_costs(found: Study, recipe: str) -> Study:
     costs = {name: Cost(updates[name]) for name in settings}
     if timed:
         say(f"timing an update of {', '.join(settings)} on {recipe}, in turns")
-        endless = {
-            name: each.model_copy(update={"epochs": ENDLESS, "max_iterations": None}) for name, each in settings.items()
+        short = {
+            name: each.model_copy(update={"epochs": ENDLESS, "max_iterations": timed_updates(each.meta_interval)})
+            for name, each in settings.items()
         }
-        seconds = seconds_per_update(endless, lambda each, out, reporter: train(each, out, reporter, splits=splits))
+        seconds = seconds_per_update(short, lambda each, out, reporter: train(each, out, reporter, splits=splits))
         base = seconds[plan.baseline]
         costs = {name: Cost(updates[name], median(each), ratio(each, base)) for name, each in seconds.items()}
     return replace(found, costs={**found.costs, recipe: {**costs, **known}})
