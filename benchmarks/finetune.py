@@ -40,7 +40,8 @@ from exitwise.data.sources import ArraySource
 from exitwise.data.sources.base import Request
 from exitwise.data.sources.folder import FolderSource, open_folder
 from exitwise.data.splits import Split, Splits
-from exitwise.evaluation.outputs import EVALUATION_BATCH, anytime, collect_outputs, mean_and_half_width
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_outputs, mean_and_half_width
+from exitwise.exiting.outputs import anytime
 from exitwise.methods import Method, Uniform
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes.ranks import ALONE

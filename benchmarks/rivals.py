@@ -46,9 +46,10 @@ from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.folder import FolderSource
 from exitwise.data.splits import Split
 from exitwise.deploy.sessions import open_session
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, operate
+from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.exiting.calibration import calibrate_macs
 from exitwise.exiting.fitting import fit_and_read
+from exitwise.exiting.outputs import Outputs, operate
 from exitwise.methods import Uniform
 from exitwise.models.staged import StagedModel
 from exitwise.processes.ranks import ALONE

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from exitwise.budgets import exit_proportions
-from exitwise.evaluation.outputs import Outputs, budgeted_curve
+from exitwise.exiting.outputs import Outputs, budgeted_curve
 from exitwise.methods import MetaWeighted
 from exitwise.models import MSDNet, RANet, count_cost
 from exitwise.models.authors import load_authors_state, msdnet_from_authors, our_name, ranet_from_authors

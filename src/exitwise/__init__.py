@@ -24,16 +24,10 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.deploy.sessions import share_threads
     from exitwise.deploy.texts import Texts
     from exitwise.errors import DataError, ExitwiseWarning, UserError
-    from exitwise.evaluation.outputs import (
-        Outputs,
-        anytime,
-        budgeted_curve,
-        collect_logits,
-        collect_outputs,
-        operate,
-    )
+    from exitwise.evaluation.outputs import collect_logits, collect_outputs
     from exitwise.exiting.calibration import calibrate_accuracy, calibrate_macs, calibrate_proportions
     from exitwise.exiting.measures import Measure, create_measure
+    from exitwise.exiting.outputs import Outputs, anytime, budgeted_curve, operate
     from exitwise.exiting.point import OperatingPoint
     from exitwise.exiting.policy import ExitPolicy
     from exitwise.exiting.risk import control_risk

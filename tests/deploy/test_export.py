@@ -19,8 +19,9 @@ from exitwise.data import Preprocessing
 from exitwise.deploy.calibration import CALIBRATION, Calibration
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner
-from exitwise.evaluation.outputs import Outputs, collect_logits
+from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.measures import create_measure
+from exitwise.exiting.outputs import Outputs
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.runs.folder import Run
 from exitwise.storage.protobuf import BundleError, external_data

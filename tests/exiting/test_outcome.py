@@ -39,7 +39,7 @@ def test_the_best_single_exit_is_what_losses_count_from(answers):
 
 def test_an_earlier_exit_that_is_better_is_said_first(answers):
     targets, own = answers
-    outcome = Outcome.of(own[:, 0], targets, own, own, Yardstick(1), CLASSES)
+    outcome = Outcome.of(own[:, 0], targets, own, own[:, 1], Yardstick(1), CLASSES)
     number, paired = outcome.better
     assert number == 2
     assert paired == Paired.of(own[:, 1] == targets, own[:, 2] == targets)
@@ -48,8 +48,8 @@ def test_an_earlier_exit_that_is_better_is_said_first(answers):
     assert "Within 50 % of MACs: 50 % of MACs; -" in lines[1]
     assert "points [" in lines[1]
     assert " against exit 2 alone on 300 held-out images; leaves at exits 1 to 3: 100, 0, 0 %." in lines[1]
-    assert Outcome.of(own[:, 0], targets, own[:, ::-1], own, Yardstick(1), CLASSES).better is not None
-    assert Outcome.of(own[:, 0], targets, own[:, :2], own[:, :2], Yardstick(1), CLASSES).better is None
+    assert Outcome.of(own[:, 0], targets, own[:, ::-1], own[:, 1], Yardstick(1), CLASSES).better is not None
+    assert Outcome.of(own[:, 0], targets, own[:, :2], own[:, 1], Yardstick(1), CLASSES).better is None
 
 
 def test_the_class_that_loses_most_and_the_one_never_named_are_said():
@@ -59,7 +59,7 @@ def test_the_class_that_loses_most_and_the_one_never_named_are_said():
     early = np.where(targets == 1, 0, full)
     early[-2:] = 0
     own = np.stack([early, full], axis=1)
-    outcome = Outcome.of(early, targets, own, own, Yardstick(1), CLASSES)
+    outcome = Outcome.of(early, targets, own, full, Yardstick(1), CLASSES)
     assert outcome.paired == (0, 9, 100)
     assert outcome.worst == ("tulip", Paired(0, 8, 8))
     assert outcome.unnamed == ("tulip", "weed")
@@ -69,7 +69,7 @@ def test_the_class_that_loses_most_and_the_one_never_named_are_said():
         "No image is given the class tulip, weed, though some are of it.",
         "No better than to answer always with the commonest class, which 90.0 % are of.",
     ]
-    nothing_lost = Outcome.of(full, targets, own, own, Yardstick(1), CLASSES)
+    nothing_lost = Outcome.of(full, targets, own, full, Yardstick(1), CLASSES)
     assert nothing_lost.worst is None
     assert nothing_lost.unnamed == ()
 
@@ -82,7 +82,7 @@ def test_a_difference_within_noise_is_called_so():
 
 def test_it_is_written_and_read(answers):
     targets, own = answers
-    outcome = Outcome.of(own[:, 0], targets, own, own, Yardstick(1, own=False), CLASSES)
+    outcome = Outcome.of(own[:, 0], targets, own, own[:, 1], Yardstick(1, own=False), CLASSES)
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
     nothing = outcome._replace(worst=None, better=None)
     assert Outcome.from_json(json.loads(json.dumps(nothing.to_json()))) == nothing

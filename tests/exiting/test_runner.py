@@ -4,8 +4,9 @@ import torch
 
 import exitwise as ew
 from decisions import assert_decides_as_simulated
-from exitwise.evaluation.outputs import Outputs, anytime, collect_outputs, operate
+from exitwise.evaluation.outputs import collect_outputs
 from exitwise.exiting.calibration import calibrate_proportions
+from exitwise.exiting.outputs import Outputs, anytime, operate
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.runner import EarlyExitRunner
 from exitwise.models import create_model

@@ -8,7 +8,7 @@ from PIL import Image
 
 from exitwise.data import Preprocessing, Split
 from exitwise.data.sources import ArraySource
-from exitwise.evaluation.outputs import Left
+from exitwise.exiting.outputs import Left
 from exitwise.reporting.gather import MOST_PICTURES, PER_CLASS, pictures_per_class
 from exitwise.reporting.pictures import class_figures, thumbnail
 

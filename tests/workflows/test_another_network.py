@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import exitwise as ew
+from exitwise.deploy.anew import calibrated_anew
+from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import CALIBRATION
 from exitwise.errors import UserError
-from exitwise.evaluation.anew import calibrated_anew
 
 CASES = Path(__file__).parents[1] / "cases"
 OTHER = "expected the calibration of this network; got that of one with other weights"
@@ -78,7 +79,12 @@ def test_statistics_count_as_weights(other, model, calibration):
 
 def test_one_in_eight_bits_is_not_that_of_the_network(model, calibration):
     logits = torch.randn(40, 2, 3).numpy()
-    anew = calibrated_anew(calibration, logits, loader(0)[0][1].numpy(), logits[:, 0, 0] > 0, "eight bits (static)")
+    anew = calibrated_anew(
+        calibration,
+        Recorded(logits, loader(0)[0][1].numpy(), list(map(str, range(logits.shape[-1])))),
+        logits[:, 0].argmax(-1),
+        "eight bits (static)",
+    )
     with pytest.raises(UserError, match=OTHER):
         anew.check_network(model)
 

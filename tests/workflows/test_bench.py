@@ -15,8 +15,8 @@ from exitwise.benching.timing import ALWAYS, NEVER, measure_exit_seconds
 from exitwise.cli import main
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
-from exitwise.evaluation.outputs import anytime, operate
 from exitwise.exiting.calibration import calibrate_macs
+from exitwise.exiting.outputs import anytime, operate
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.models import count_cost, create_model
 from exitwise.models.staged import Stage, StagedModel

@@ -11,12 +11,15 @@ import exitwise as ew
 from exitwise.benching.timing import BusyWarning, measure_exit_seconds
 from exitwise.budgets import parse_seconds
 from exitwise.cli import main
+from exitwise.deploy import calibrating as finding
+from exitwise.deploy.calibrating import CalibrationWarning, _warn_of_bounds
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
-from exitwise.evaluation.outputs import Outputs, anytime, collect_logits, operate
+from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting import fitting
 from exitwise.exiting.fitting import fit_and_read, fit_measure
 from exitwise.exiting.measures import create_measure
+from exitwise.exiting.outputs import Outputs, anytime, operate
 from exitwise.exiting.paired import Paired
 from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
@@ -24,7 +27,6 @@ from exitwise.models import count_cost
 from exitwise.runs.folder import Run
 from exitwise.settings.compose import compose
 from exitwise.workflows import calibrate as calibrating
-from exitwise.workflows.calibrate import CalibrationWarning, _warn_of_bounds
 from exitwise.workflows.held_out import held_out_of
 
 
@@ -161,7 +163,7 @@ def test_a_guarantee_that_cannot_be_had_says_so_and_changes_nothing(run, capsys,
             main(["calibrate", str(run.run.path), *flags])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-        monkeypatch.setattr(calibrating, "least_samples", lambda *_: 1)
+        monkeypatch.setattr(finding, "least_samples", lambda *_: 1)
     found = ew.calibrate(run.run.path, **wish, splits=run.splits)
     assert found.policy.thresholds == (None, None, None)
     assert (run.run.path / "calibration.json").read_bytes() == before

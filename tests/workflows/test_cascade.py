@@ -16,7 +16,8 @@ import exitwise as ew
 from exitwise.catalogue.measures import MEASURES
 from exitwise.data.sources.digits import read_digits
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import Outputs, collect_logits, operate
+from exitwise.evaluation.outputs import collect_logits
+from exitwise.exiting.outputs import Outputs, operate
 from exitwise.models.cost import count_alone
 
 IMAGES = torch.from_numpy(read_digits().images).float()[:, None] / 16

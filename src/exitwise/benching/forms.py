@@ -19,11 +19,12 @@ from torch.utils._pytree import tree_map
 
 from exitwise.benching.networks import Exported, Subject, right_early, rows_of
 from exitwise.benching.timing import interleaved_seconds
+from exitwise.deploy.anew import calibrated_anew, standard_of
+from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.sessions import open_session
 from exitwise.errors import UserError
-from exitwise.evaluation.anew import calibrated_anew, right_in_full
 from exitwise.evaluation.exported import arrays_of, as_arrays, logits_of
 from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.fitting import fit_and_read
@@ -183,8 +184,10 @@ def _early_in_int8(subject: Subject, folder: Path, how: Any) -> Made:
     anew: Calibration | None = None
     if subject.calibration is not None:
         try:
-            full = right_in_full(*collect_logits(model, held_out(), next(model.parameters()).device))
-            anew = calibrated_anew(subject.calibration, logits, targets, full, f"eight bits ({how})")
+            float32, _ = collect_logits(model, held_out(), next(model.parameters()).device)
+            held = Recorded(logits, targets, list(map(str, range(logits.shape[-1]))))
+            standard = standard_of(subject.calibration, float32)
+            anew = calibrated_anew(subject.calibration, held, standard, f"eight bits ({how})")
             runner = eight.write(anew)
         except UserError as error:
             left_out["early exits as calibrated, int8"] = str(error)

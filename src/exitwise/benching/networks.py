@@ -19,8 +19,9 @@ from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_logits, collect_outputs, right_alone
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits, collect_outputs
 from exitwise.exiting.measures import Measure
+from exitwise.exiting.outputs import Outputs, right_alone
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.exiting.table import Budgeted, budget_table, line_for
 from exitwise.kernels.inputs import Inputs, joined, samples_in, varied

@@ -61,8 +61,8 @@ def _add_rows(table: Table, run: Run, evaluation: Evaluation) -> None:
     """A row per exit used alone, and one per budget with its measured speed-up."""
     from exitwise.benching.timing import measure_speedups
     from exitwise.evaluation.collect import collect
-    from exitwise.evaluation.outputs import operate
     from exitwise.exiting.calibration import calibrate_macs
+    from exitwise.exiting.outputs import operate
     from exitwise.runs.build import pick_device
     from exitwise.shown import macs, percent, shares
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from exitwise.deploy.monitor import Reference
 from exitwise.errors import UserError
@@ -17,7 +17,7 @@ from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds, finite_thresholds
 from exitwise.exiting.table import Budgeted, line_for
-from exitwise.exiting.wish import worded
+from exitwise.exiting.wish import Thresholding, worded
 from exitwise.shown import Shown
 from exitwise.storage.record import Record
 
@@ -53,6 +53,7 @@ class Calibration(Shown):
         samples: fingerprints of the samples of a loader that it was made on; they are not written.
         full_macs: what shares of cost are of: the last exit's cost or, of a cascade, that of its last network alone.
         network: fingerprint of the weights that it was made for; empty where that is not known (older records).
+        thresholding: which kind of thresholds was asked for; None: the measure's own, or not known (older records).
         outcome: what is lost on the calibration images, and for whom; None where that is not known (older records).
     """
 
@@ -70,6 +71,7 @@ class Calibration(Shown):
     full_macs: int = 0
     network: str = ""
     outcome: Outcome | None = None
+    thresholding: Thresholding | None = None
 
     def __post_init__(self) -> None:
         if not self.full_macs and self.exit_macs:
@@ -171,6 +173,7 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
         "exit_seconds": calibration.exit_seconds,
         "guarantee": calibration.guarantee,
         "reference": calibration.reference and calibration.reference.to_dict(),
+        "thresholding": calibration.thresholding,
         "outcome": calibration.outcome and calibration.outcome.to_json(),
         "table": [{**line._asdict(), "thresholds": list(line.thresholds)} for line in calibration.table],
     }
@@ -198,6 +201,7 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
         full_macs=full,
         network=str(content.get("network", "")),
         outcome=Outcome.from_json(content["outcome"]) if content.get("outcome") else None,
+        thresholding=kind if (kind := content.get("thresholding")) in get_args(Thresholding) else None,
     )
 
 

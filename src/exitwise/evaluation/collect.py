@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from exitwise.data import Split
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_outputs
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_outputs
+from exitwise.exiting.outputs import Outputs
 from exitwise.models.staged import StagedModel
 from exitwise.processes.ranks import ALONE, Ranks
 

@@ -1,80 +1,26 @@
-"""Anytime and budgeted results from recorded outputs: what would leave where, at which accuracy and cost."""
+"""Outputs of a network at all exits, and curves of accuracy against cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from exitwise.budgets import AUTHORS_BUDGETS, exit_proportions
 from exitwise.errors import UserError
-from exitwise.exiting.arrays import Array, as_numpy, largest
-from exitwise.exiting.calibration import calibrate_proportions
+from exitwise.exiting.arrays import as_numpy
 from exitwise.exiting.measures import Measure
-from exitwise.exiting.point import OperatingPoint
-from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
+from exitwise.exiting.outputs import Outputs
+from exitwise.exiting.policy import MAX_PROBABILITY
 from exitwise.kernels.inputs import Inputs, moved
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
 
 EVALUATION_BATCH = 256
 """Images at a time, wherever no gradient is needed."""
-
-
-class Left(NamedTuple):
-    """How N samples left, one entry each: class predicted, exit taken (0-based), confidence there."""
-
-    predictions: NDArray[np.int64]
-    exits: NDArray[np.int64]
-    confidences: NDArray[Any]
-
-
-class Outputs(NamedTuple):
-    """The answers of a network to N samples at all of its K exits.
-
-    Attributes:
-        confidences: by the measure they were read with, (N, K).
-        predictions: class index, int64 (N, K).
-        targets: true class, int64 (N).
-    """
-
-    confidences: NDArray[Any]
-    predictions: NDArray[np.int64]
-    targets: NDArray[np.int64]
-
-    @classmethod
-    def from_logits(cls, logits: Array, targets: Array, measure: Measure = MAX_PROBABILITY) -> Outputs:
-        """Return them from logits (N, K, C) and targets (N), arrays or tensors."""
-        return cls(*map(as_numpy, (*measure.read_all(logits), targets)))
-
-    @classmethod
-    def from_probabilities(cls, probabilities: Array, targets: Array) -> Outputs:
-        """Return them from softmax outputs (N, K, C) and targets (N), arrays or tensors."""
-        return cls(*map(as_numpy, (*largest(probabilities), targets)))
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Return whether each exit is right, bool (N, K)."""
-        return self.predictions == self.targets[:, None]
-
-    def under(self, policy: ExitPolicy) -> Left:
-        """Return how the samples leave under a policy."""
-        exits = policy.exit_of(self.confidences)
-        confidences, predictions = (np.take_along_axis(each, exits[:, None], 1)[:, 0] for each in self[:2])
-        return Left(predictions, exits, confidences)
-
-
-class CurvePoint(NamedTuple):
-    """One budget of a curve: its parameter p, the calibrated policy, and what it does on two sets of outputs."""
-
-    p: float
-    policy: ExitPolicy
-    calibration: OperatingPoint
-    test: OperatingPoint
 
 
 def collect_outputs(
@@ -111,42 +57,6 @@ def _logits(
             yield torch.stack(model(moved(inputs, device)), dim=1), targets
     if empty:
         raise UserError("expected at least one batch to evaluate; got none")
-
-
-def right_alone(logits: NDArray[Any], targets: NDArray[np.int64], exit: int) -> NDArray[np.bool_]:
-    """Return on which of N samples an exit's own answer is right, from logits (N, K, C) and targets (N)."""
-    right: NDArray[np.bool_] = logits[:, exit].argmax(-1) == targets
-    return right
-
-
-def anytime(outputs: Outputs) -> list[float]:
-    """Return the accuracy of each exit on all samples, K numbers in [0, 1]."""
-    return outputs.correct.mean(axis=0).tolist()
-
-
-def operate(outputs: Outputs, policy: ExitPolicy, exit_macs: Sequence[float]) -> OperatingPoint:
-    """Simulate a policy on recorded outputs."""
-    left = outputs.under(policy)
-    shares = np.bincount(left.exits, minlength=policy.exits) / len(left.exits)
-    accuracy = (left.predictions == outputs.targets).mean()
-    return OperatingPoint(float(accuracy), float((shares * np.array(exit_macs)).sum()), tuple(shares.tolist()))
-
-
-def budgeted_curve(
-    calibration: Outputs, test: Outputs, exit_macs: Sequence[float], budgets: Sequence[float] = AUTHORS_BUDGETS
-) -> list[CurvePoint]:
-    """Calibrate for each budget parameter p on one set of outputs, and report both sets under it.
-
-    Args:
-        calibration, test: recorded outputs of disjoint data.
-        exit_macs: cost of leaving at each exit.
-        budgets: values of p; by default the authors' 39.
-    """
-    points = []
-    for p in budgets:
-        policy = calibrate_proportions(calibration.confidences, exit_proportions(p, len(exit_macs)))
-        points.append(CurvePoint(p, policy, operate(calibration, policy, exit_macs), operate(test, policy, exit_macs)))
-    return points
 
 
 def common_grid(costs: Iterable[Sequence[float]], points: int = 50) -> np.ndarray:

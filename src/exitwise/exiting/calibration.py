@@ -129,6 +129,12 @@ def calibrate_macs(
     return member(confidences, levels[max(dearer - 1, 0)], family)
 
 
+def all_at(exit: int, exits: int) -> tuple[ExitPolicy, list[float]]:
+    """Return thresholds by which all samples leave at one exit (0-based), and the proportions that leave by them."""
+    thresholds = [0.0 if k == exit else None for k in range(exits - 1)]
+    return ExitPolicy(thresholds), [float(k == exit) for k in range(exits)]
+
+
 MARGIN = 1.0
 """Standard errors that a drop in accuracy is kept below what was asked for."""
 
@@ -145,7 +151,8 @@ def calibrate_accuracy(
     full: Bool[Array, "samples"] | None = None,
     margin: float = 0.0,
 ) -> tuple[ExitPolicy, list[float]]:
-    """Return thresholds of a family that cost least among those that lose no more accuracy than allowed.
+    """Return thresholds that cost least among those that lose no more accuracy than allowed: of a family, or by which
+    all samples leave at one exit.
 
     Args:
         confidences: of calibration samples.
@@ -162,21 +169,20 @@ def calibrate_accuracy(
 
     Raises:
         ValueError: for a drop outside [0, 1].
-        UserError: if no thresholds of the family lose so little.
+        UserError: if no thresholds lose so little.
     """
     check_drop(max_drop)
     confidences, correct = as_numpy(confidences), as_numpy(correct)
     exits = len(exit_macs)
     costs = np.array(exit_macs, dtype=np.float64)
     right = correct[:, -1] if full is None else as_numpy(full)
-    everything_to_the_end = [*[0.0] * (exits - 1), 1.0]
-    dearest = calibrate_proportions(confidences, everything_to_the_end), everything_to_the_end
+    together = [all_at(exit, exits) for exit in range(exits)]
     best, least, lost = None, np.inf, np.inf
-    for policy, proportions in [dearest, *members(confidences, ACCURACY_STEPS, 8, family)]:
+    for policy, proportions in [*together, *members(confidences, ACCURACY_STEPS, 8, family)]:
         taken = policy.exit_of(confidences)
         drop, error = loss_of(taken, correct, right)
         cost, lost = costs[taken].mean(), min(lost, drop)
-        if policy is dearest[0]:
+        if policy is together[-1][0]:
             error = 0.0  # there is nothing dearer to turn to
         if drop + margin * error <= max_drop + 1e-12 and cost < least:
             best, least = (policy, proportions), cost

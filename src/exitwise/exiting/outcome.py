@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
         answers: Int[Array, "samples"],
         targets: Int[Array, "samples"],
         own: Int[Array, "samples exits"],
-        read: Int[Array, "samples exits"],
+        standard: Int[Array, "samples"],
         yardstick: Yardstick,
         classes: Sequence[str],
     ) -> Self:
@@ -100,12 +100,12 @@ class Outcome(NamedTuple):
             answers: of the policy.
             targets: class indices.
             own: answers of each exit.
-            read: answers at each exit that the policy's measure makes of them.
-            yardstick: what to count from.
+            standard: answers to count from.
+            yardstick: whose they are.
             classes: names, by class index.
         """
-        answers, targets, own = map(as_numpy, (answers, targets, own))
-        right, reference = answers == targets, yardstick.answers(own, read) == targets
+        answers, targets, own, standard = map(as_numpy, (answers, targets, own, standard))
+        right, reference = answers == targets, standard == targets
         counts = np.bincount(targets, minlength=len(classes))
         losses = [
             ClassLoss(name, Paired.of(right[targets == label], reference[targets == label]))

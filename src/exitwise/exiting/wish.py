@@ -11,6 +11,9 @@ from exitwise.errors import UserError
 from exitwise.exiting.point import OperatingPoint
 from exitwise.shown import macs, milliseconds, percent
 
+Thresholding = Literal["geometric", "same", "searched"]
+"""Which kind of thresholds is asked for."""
+
 DropFrom = Literal["best", "full"]
 """What a loss of accuracy is counted from."""
 
@@ -38,7 +41,7 @@ def check_wish(
     Raises:
         ValueError: unless exactly one is given, within its range, and goes with the rest.
     """
-    if thresholds not in (None, "geometric", "same", "searched"):
+    if thresholds is not None and thresholds not in get_args(Thresholding):
         raise UserError(f"thresholds must be geometric, same or searched; got {thresholds!r}")
     if drop_from not in get_args(DropFrom):
         raise UserError(f"drop_from must be {' or '.join(get_args(DropFrom))}; got {drop_from!r}")

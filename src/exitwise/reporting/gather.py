@@ -18,8 +18,9 @@ from exitwise.benching.timing import measure_exit_seconds
 from exitwise.data import Split, Splits
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_logits, operate
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.exiting.measures import create_measure
+from exitwise.exiting.outputs import Outputs, operate
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.temperatures import fit_temperatures

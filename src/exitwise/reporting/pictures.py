@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from exitwise.data import Split
-from exitwise.evaluation.outputs import Left
+from exitwise.exiting.outputs import Left
 
 SIDE, LOSSLESS_SIDE, QUALITY, STRIP = 64, 32, 75, 8
 """Longest side of a thumbnail in pixels; up to which it is a PNG; the quality of the JPEG that it is beyond; height of

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from exitwise.data import Splits
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, budgeted_curve, collect_logits
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.exiting.fitting import folds
 from exitwise.exiting.measures import create_measure
+from exitwise.exiting.outputs import Outputs, anytime, budgeted_curve
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models import count_cost
 from exitwise.runs.build import pick_device

@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from exitwise.benching.timing import measure_exit_seconds
-from exitwise.budgets import check_budget, check_count, check_proportions, exit_proportions
+from exitwise.budgets import check_count
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.data import Splits
+from exitwise.deploy.calibrating import Asked, Costs, Thresholding, calibrated, warn_if_few
 from exitwise.deploy.calibration import Calibration
-from exitwise.deploy.monitor import Reference
-from exitwise.errors import UserError
-from exitwise.evaluation.outputs import Outputs, operate
-from exitwise.exiting.calibration import (
-    MARGIN,
-    calibrate_accuracy,
-    calibrate_macs,
-    calibrate_proportions,
-    loss_of,
-)
-from exitwise.exiting.fitting import fit_and_read
-from exitwise.exiting.measures import Measure
-from exitwise.exiting.outcome import Outcome, Yardstick, best_yardstick
-from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.risk import Risk, control_risk, design_and_test, least_samples
-from exitwise.exiting.rule import Family
-from exitwise.exiting.search import ThresholdSearch
-from exitwise.exiting.table import budget_table
-from exitwise.exiting.temperatures import bound_of
-from exitwise.exiting.wish import DropFrom, check_wish, missed
+from exitwise.exiting.risk import Risk
+from exitwise.exiting.wish import DropFrom, check_wish
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
-from exitwise.runs.folder import Run
-from exitwise.workflows.held_out import CalibrationWarning, exits_of, held_out_of, is_cascade, warn_if_few
+from exitwise.workflows.held_out import exits_of, held_out_of, is_cascade
 
 
 def calibrate(
@@ -55,7 +34,7 @@ def calibrate(
     guarantee: float | None = None,
     risk: Risk | None = None,
     drop_from: DropFrom = "best",
-    thresholds: Literal["geometric", "same", "searched"] | None = None,
+    thresholds: Thresholding | None = None,
     measure: MeasureName = USUAL_MEASURE,
     temperature: bool = False,
     device: str = "auto",
@@ -103,144 +82,17 @@ def calibrate(
     most = math.inf if is_cascade(run) else 1
     given = check_wish(wishes, guarantee, thresholds, risk, drop_from, most)
     check_count("exit proportions", proportions, exits_of(run))
-    model, logits, targets, checkpoint, seed, samples, folder = held_out_of(run, held_out, device, splits)
-    exit_macs, full_macs = count_cost(model).macs, model.full_macs
-    if proportions is not None:
-        proportions = check_proportions(proportions, model.exits)
-    elif p is not None:
-        proportions = exit_proportions(p, model.exits)
-    # What tests a guarantee must not have shaped what it tests.
-    seen = None
-    if guarantee is not None and max_accuracy_drop is not None and model.exits > 1:
-        risk = risk or "accuracy-drop"
-        _check_enough(len(targets), max_accuracy_drop, guarantee, risk)
-        seen = design_and_test(len(targets), seed)[0]
-    fitted = fit_and_read(measure, logits, targets, exit_macs, temperature=temperature, on=seen, seed=seed)
-    reading, outputs = fitted.measure, Outputs(fitted.confidences, fitted.predictions, targets)
-    _warn_of_bounds(reading)
-    own = logits.argmax(-1)
-    yardstick = Yardstick(model.exits - 1)
-    if drop_from == "best" and risk != "disagreement":
-        chosen_on = slice(None) if seen is None else seen
-        yardstick = best_yardstick(own[chosen_on], outputs.predictions[chosen_on], targets[chosen_on])
-    standard = yardstick.answers(own, outputs.predictions)
-    family: Family = "same" if thresholds == "same" else "geometric"
-    if thresholds is None and p is None and proportions is None:
-        family = reading.family
-    searched = thresholds == "searched"
-    exit_seconds = None if latency is None else measure_exit_seconds(model)
-    costs = exit_macs if exit_seconds is None else exit_seconds
-    target = budget * full_macs if budget is not None else macs
-    if target is not None and model.exits > 1:
-        check_budget(target, exit_macs, full_macs)
-    if latency is not None and model.exits > 1:
-        _check_latency(latency, costs)
-        target = latency
-    promise = None
-    if model.exits == 1:
-        warnings.warn("the network has one exit: there is nothing to calibrate", CalibrationWarning, stacklevel=2)
-        policy, proportions = ExitPolicy([]), [1.0]
-    elif proportions is not None:
-        policy = calibrate_proportions(outputs.confidences, proportions)
-    elif max_accuracy_drop is not None and guarantee is not None:
-        assert risk is not None
-        result = control_risk(
-            *outputs, max_accuracy_drop, guarantee, risk=risk, seed=seed, family=family, full=standard
-        )
-        policy, proportions = result.policy, result.proportions
-        promise = {
-            "risk": risk,
-            "probability": guarantee,
-            "holds": result.holds,
-            "tested": result.tested,
-            "mean_loss": result.mean_loss,
-        }
-    else:
-        right = standard == targets
-        policy, proportions = _spend(outputs, costs, target, max_accuracy_drop, right, family, searched=searched)
-    point, left = operate(outputs, policy, exit_macs), outputs.under(policy)
-    if not searched and (miss := missed(given, proportions, point, len(targets), full_macs)):
-        warnings.warn(miss, CalibrationWarning, stacklevel=2)
-    outcome = Outcome.of(left.predictions, targets, own, outputs.predictions, yardstick, class_names(model, folder))
-    calibration = Calibration(
-        policy.read_by(reading),
-        given,
-        tuple(point.shares if searched else proportions),
-        exit_macs,
-        point._asdict(),
-        checkpoint,
-        exit_seconds,
-        promise,
-        Reference.of(left.exits, left.confidences, model.exits, policy.thresholds),
-        budget_table(
-            outputs.confidences, outputs.correct, exit_macs, searched=searched, family=family, full_macs=full_macs
-        ),
-        samples,
-        full_macs,
-        model.fingerprint,
-        outcome,
+    found = held_out_of(run, held_out, device, splits)
+    model = found.model
+    seconds = None if latency is None else measure_exit_seconds(model)
+    costs = Costs(count_cost(model).macs, model.full_macs, seconds)
+    asked = Asked(given, guarantee, risk, drop_from, thresholds, measure, temperature)
+    calibration = replace(
+        calibrated(asked, found.recorded, costs, network=model.fingerprint),
+        checkpoint=found.checkpoint,
+        samples=found.samples,
     )
-    if folder is not None and calibration.is_kept_promise:
-        folder.write_calibration(calibration)
-    warn_if_few(len(targets))
+    if found.folder is not None and calibration.is_kept_promise:
+        found.folder.write_calibration(calibration)
+    warn_if_few(len(found.targets))
     return calibration
-
-
-def _check_enough(samples: int, tolerance: float, guarantee: float, risk: Risk) -> None:
-    least = least_samples(tolerance, guarantee, risk)
-    if samples < least:
-        raise UserError(
-            f"expected at least {least} held-out images for a guarantee of {100 * tolerance:g} points with probability "
-            f"{guarantee:.12g}, and more where something is lost; got {samples}"
-        )
-
-
-def class_names(model: StagedModel, folder: Run | None) -> list[str]:
-    """Return the names of a run's classes, or of a network's by their number."""
-    return list(folder.classes) if folder is not None else [str(label) for label in range(model.num_classes)]
-
-
-def _warn_of_bounds(measure: Measure) -> None:
-    """Warn of temperatures that only the bounds of the search stopped."""
-    for k, temperature in enumerate(measure.temperatures or ()):
-        if (bound := bound_of(temperature)) is not None and not measure.fits_temperatures:
-            warnings.warn(
-                f"the temperature of exit {k + 1} is at its bound {bound:g}: its confidences say little",
-                CalibrationWarning,
-                stacklevel=3,
-            )
-
-
-def _spend(
-    outputs: Outputs,
-    costs: Sequence[float],
-    target: float | None,
-    max_drop: float | None,
-    full: NDArray[np.bool_],
-    family: Family,
-    searched: bool,
-) -> tuple[ExitPolicy, Sequence[float]]:
-    """Thresholds that spend at most ``target`` per image, or as little as loses at most ``max_drop`` of the full
-    network's accuracy, and the proportions of the family that they are or start from."""
-    if max_drop is not None:
-        policy, proportions = calibrate_accuracy(
-            outputs.confidences, outputs.correct, costs, max_drop, family, full, MARGIN
-        )
-        if searched:
-            search = ThresholdSearch(outputs.confidences, outputs.correct, costs)
-            _, error = loss_of(policy.exit_of(outputs.confidences), outputs.correct, full)
-            policy = search.least_cost(float(full.mean()) - max_drop + MARGIN * error, policy)
-        return policy, proportions
-    assert target is not None
-    policy, proportions = calibrate_macs(outputs.confidences, costs, target, family)
-    if searched:
-        policy = ThresholdSearch(outputs.confidences, outputs.correct, costs).best_accuracy(target, policy)
-    return policy, proportions
-
-
-def _check_latency(latency: float, costs: Sequence[float]) -> None:
-    if not costs[0] <= latency <= costs[-1]:
-        raise UserError(
-            "a latency must lie between that of leaving at the first exit and the full network's, here "
-            f"{1000 * costs[0]:.3g} to {1000 * costs[-1]:.3g} ms; got {1000 * latency:.3g} ms"
-        )

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exitwise.data import Splits
+from exitwise.deploy.calibrating import warn_if_few
 from exitwise.errors import UserError
 from exitwise.exiting.comparison import Gain, MeasureGain, best_measure, measure_gains
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.shown import Shown, percent
-from exitwise.workflows.held_out import exits_of, held_out_of, warn_if_few
+from exitwise.workflows.held_out import exits_of, held_out_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,9 +14,11 @@ from torch import nn
 from exitwise.data import Splits
 from exitwise.data.fingerprints import unused
 from exitwise.data.loaders import pairs_of
+from exitwise.deploy.anew import standard_of
 from exitwise.deploy.calibration import Calibration
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, anytime, collect_logits, operate
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.exiting.outcome import Outcome, Yardstick
+from exitwise.exiting.outputs import Outputs, anytime, operate
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.table import budget_table
 from exitwise.models import count_cost
@@ -26,7 +28,7 @@ from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.evaluation import BudgetPoint, Evaluation
 from exitwise.workflows.arguments import check_network_call, check_run_call
-from exitwise.workflows.calibrate import class_names
+from exitwise.workflows.held_out import class_numbers
 
 
 def evaluate(
@@ -67,7 +69,7 @@ def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any
     used = {"fitted on": model.fitted_on, "calibrated on": calibration.samples}
     batches = unused(pairs_of(test, model, "test loader"), used, "test loader")
     logits, targets = collect_logits(model, batches, device)
-    return _evaluated(calibration, logits, targets, class_names(model, None), calibration.exit_macs, model.full_macs)
+    return _evaluated(calibration, logits, targets, class_numbers(model), calibration.exit_macs, model.full_macs)
 
 
 def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
@@ -116,6 +118,7 @@ def _evaluated(
     outputs, alone = Outputs.from_logits(logits, targets, policy.measure), Outputs.from_logits(logits, targets)
     policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
     yardstick = Yardstick(policy.exits - 1) if calibration.outcome is None else calibration.outcome.yardstick
+    standard = standard_of(calibration, logits)
     return Evaluation(
         None,
         costs,
@@ -127,5 +130,5 @@ def _evaluated(
         tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else (),
         full_macs,
         calibration.intro,
-        Outcome.of(outputs.under(policy).predictions, targets, own, outputs.predictions, yardstick, classes),
+        Outcome.of(outputs.under(policy).predictions, targets, own, standard, yardstick, classes),
     )

@@ -13,12 +13,12 @@ from torch import nn
 from exitwise.catalogue.formats import FORMATS
 from exitwise.catalogue.lookup import find
 from exitwise.data.loaders import pairs_of
+from exitwise.deploy.anew import check_repeatable
 from exitwise.deploy.bundle import check_out
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.formats.int8 import Int8
 from exitwise.deploy.preprocessing import preprocessing_for
 from exitwise.errors import UserError
-from exitwise.evaluation.anew import check_repeatable
 from exitwise.evaluation.exported import arrays_of
 from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.models.staged import StagedModel

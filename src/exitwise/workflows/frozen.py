@@ -13,7 +13,8 @@ from torch import Tensor
 from exitwise.data import Split, TrainingBatches
 from exitwise.errors import Interrupted
 from exitwise.evaluation.collect import share_of, together
-from exitwise.evaluation.outputs import EVALUATION_BATCH, Outputs, collect_outputs
+from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_outputs
+from exitwise.exiting.outputs import Outputs
 from exitwise.methods import Uniform
 from exitwise.models.staged import StagedModel
 from exitwise.processes.ranks import ALONE, Ranks

@@ -14,7 +14,8 @@ from torch import nn
 from exitwise.data import Splits
 from exitwise.data.fingerprints import noted, unused
 from exitwise.data.loaders import pairs_of
-from exitwise.errors import DataError, ExitwiseWarning, UserError
+from exitwise.deploy.calibrating import Recorded, check_samples
+from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.cascade import Cascade
@@ -22,16 +23,9 @@ from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 
-FEW = 100
-"""Calibration images, below which chance moves shares and accuracy by ten points."""
-
-
-class CalibrationWarning(ExitwiseWarning):
-    """Calibration images, or the network's confidences on them, that thresholds are not to be built on."""
-
 
 class HeldOut(NamedTuple):
-    """A network and what its exits said of held-out samples: logits (N, K, C), targets (N).
+    """A network and what its exits said of held-out samples: logits (N, K, C), targets (N), names of classes.
 
     ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee; ``samples`` are
     fingerprints of a loader's samples; ``folder`` is the run.
@@ -42,8 +36,14 @@ class HeldOut(NamedTuple):
     targets: NDArray[np.int64]
     checkpoint: str
     seed: int
+    classes: Sequence[str]
     samples: frozenset[int] = frozenset()
     folder: Run | None = None
+
+    @property
+    def recorded(self) -> Recorded:
+        """What the exits said."""
+        return Recorded(self.logits, self.targets, self.classes, self.seed)
 
 
 def exits_of(run: str | Path | StagedModel) -> int:
@@ -57,17 +57,6 @@ def exits_of(run: str | Path | StagedModel) -> int:
 def is_cascade(run: str | Path | StagedModel) -> bool:
     """Return whether a run or a network is a cascade, whose shares of cost are of its last network alone."""
     return isinstance(run, Cascade) if isinstance(run, nn.Module) else Run(run).cascade is not None
-
-
-def warn_if_few(samples: int) -> None:
-    """Raise a :class:`CalibrationWarning` for so few samples that chance moves what is found on them."""
-    if samples < FEW:
-        points = round(98 / samples**0.5)
-        warnings.warn(
-            f"{samples} calibration images are few: shares and accuracies may be {points} points off by chance",
-            CalibrationWarning,
-            stacklevel=3,
-        )
 
 
 def held_out_of(
@@ -90,9 +79,11 @@ def _of_run(run: Run, device: str, splits: Splits | None) -> HeldOut:
     place = pick_device(device)
     model = run.model(place)
     split = (splits or run.splits()).calibration
-    _check_held_out(split.targets.numpy(), run.classes, model.exits)
+    check_samples(split.targets.numpy(), run.classes, model.exits)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
-    return HeldOut(model, logits, targets, run.best().name, run.settings.split_seed, folder=run)
+    found = HeldOut(model, logits, targets, run.best().name, run.settings.split_seed, run.classes, folder=run)
+    found.recorded.check()
+    return found
 
 
 def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
@@ -103,7 +94,8 @@ def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
     name = "held-out loader"
     batches = noted(unused(pairs_of(held_out, model, name), {"fitted on": model.fitted_on}, name), samples)
     logits, targets = collect_logits(model, batches, device)
-    _check_held_out(targets, [str(label) for label in range(model.num_classes)], model.exits)
+    found = HeldOut(model, logits, targets, "", 0, class_numbers(model), frozenset(samples))
+    found.recorded.check()
     if isinstance(model, ExitedModel) and (untrained := model.as_made()):
         numbers = ", ".join(map(str, untrained))
         warnings.warn(
@@ -111,14 +103,9 @@ def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
             ExitwiseWarning,
             stacklevel=4,
         )
-    return HeldOut(model, logits, targets, "", 0, frozenset(samples))
+    return found
 
 
-def _check_held_out(targets: NDArray[np.int64], classes: Sequence[str], exits: int) -> None:
-    """Raise DataError unless there are enough samples of every class."""
-    if len(targets) < exits:
-        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(targets)}")
-    counts = np.bincount(targets, minlength=len(classes)).tolist()
-    missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-    if missing:
-        raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")
+def class_numbers(model: StagedModel) -> list[str]:
+    """Return what the classes of a network that names none are called."""
+    return [str(label) for label in range(model.num_classes)]

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exitwise.benching.timing import interleaved_medians
+from exitwise.deploy.anew import calibrated_anew, standard_of
+from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.formats.int8 import Arrays, Int8, Int8Bundle, for_ranges, in_batches
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.stages import new_folder
 from exitwise.errors import ExitwiseWarning
-from exitwise.evaluation.anew import calibrated_anew, right_in_full
 from exitwise.evaluation.exported import logits_of
-from exitwise.evaluation.outputs import Outputs, operate
 from exitwise.exiting.fitting import fit_and_read
+from exitwise.exiting.outputs import Outputs, operate, right_alone
 from exitwise.exiting.point import OperatingPoint
 from exitwise.shown import percent
 
@@ -76,8 +77,9 @@ def quantise(
     with new_folder(out, overwrite) as folder:
         eight = Int8Bundle(bundle, folder, how, for_ranges(inputs for inputs, _ in batches()))
         found, _ = logits_of(eight.uncalibrated(), batches())
-        full = {name: right_in_full(each, targets) for name, each in (("float32", logits), ("int8", found))}
-        anew = calibrated_anew(calibration, found, targets, full["float32"], f"eight bits ({how})")
+        full = {name: right_alone(each, targets, -1) for name, each in (("float32", logits), ("int8", found))}
+        held = Recorded(found, targets, list(map(str, range(found.shape[-1]))))
+        anew = calibrated_anew(calibration, held, standard_of(calibration, logits), f"eight bits ({how})")
         int8 = eight.write(anew)
         times = _times({"float32": float32, "int8": int8}, next(in_batches((inputs for inputs, _ in batches()), TIMED)))
         points = {

@@ -18,7 +18,7 @@ from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import derive_seed
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect_together
-from exitwise.evaluation.outputs import Outputs, anytime
+from exitwise.exiting.outputs import Outputs, anytime
 from exitwise.methods import build_loss
 from exitwise.models import check_model_name
 from exitwise.models.staged import StagedModel

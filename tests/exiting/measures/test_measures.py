@@ -15,8 +15,9 @@ from exitwise import EarlyExitRunner, ExitPolicy, calibrate_proportions, count_c
 from exitwise.catalogue import measures as catalogue
 from exitwise.data import Preprocessing
 from exitwise.deploy.calibration import Calibration
-from exitwise.evaluation.outputs import Outputs, collect_logits
+from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.measures import measure_from_json, rows
+from exitwise.exiting.outputs import Outputs
 from running_mean import ENTRY
 
 MEASURES = [*catalogue.MEASURES, ENTRY.name]

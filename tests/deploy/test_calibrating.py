@@ -1,0 +1,57 @@
+"""Calibrations from recorded outputs, without a network."""
+
+import numpy as np
+import pytest
+
+from exitwise.deploy.anew import calibrated_anew, standard_of
+from exitwise.deploy.calibrating import Asked, Costs, Recorded, calibrated
+from exitwise.errors import DataError, UserError
+
+COSTS = Costs((20, 60, 100), 100)
+
+
+@pytest.fixture(scope="module")
+def held():
+    """300 samples of three classes; deeper exits are right more often."""
+    generator = np.random.default_rng(0)
+    targets = np.repeat(np.arange(3), 100)
+    logits = generator.normal(size=(300, 3, 3))
+    logits[np.arange(300), :, targets] += [0.5, 1.5, 3.0]
+    return Recorded(logits, targets, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("thresholds", [None, "same", "searched"])
+@pytest.mark.parametrize("wish", [{"budget": 0.6}, {"max_accuracy_drop": 0.05}])
+def test_the_same_outputs_give_the_same_calibration_again(held, wish, thresholds):
+    found = calibrated(Asked(wish, thresholds=thresholds, temperature=True), held, COSTS, network="these")
+    again = calibrated_anew(found, held, standard_of(found, held.logits), "the same")
+    assert again.policy == found.policy
+    assert again.table == found.table
+    assert again.outcome.paired == found.outcome.paired
+    assert again.network == "the same, from these"
+    assert found.expected["macs"] < 100
+
+
+def test_what_cannot_be_calibrated_is_named(held):
+    broken = held.logits.copy()
+    broken[:7, 1, 0] = np.nan
+    with pytest.raises(DataError, match="those of exit 2 are not finite for 7 of 300 images"):
+        held._replace(logits=broken).check()
+    with pytest.raises(DataError, match="there is none of 'd'"):
+        held._replace(classes=["a", "b", "c", "d"]).check()
+    with pytest.raises(UserError, match="a budget must lie between"):
+        calibrated(Asked({"budget": 0.1}), held, COSTS)
+    with pytest.raises(UserError, match=r"expected at least \d{4} held-out images for a guarantee of 0\.5 points"):
+        calibrated(Asked({"max_accuracy_drop": 0.005}, guarantee=0.99), held, COSTS)
+
+
+def test_a_drop_counts_from_the_best_exit_or_the_full_network_as_asked(held):
+    logits = held.logits[:, [0, 2, 1]]
+    best, full = (
+        calibrated(Asked({"max_accuracy_drop": 0.01}, drop_from=which), held._replace(logits=logits), COSTS)
+        for which in ("best", "full")
+    )
+    assert best.intro == "cheapest within 1 point of exit 2 alone"
+    assert full.intro == "cheapest within 1 point of the full network"
+    assert full.expected["macs"] < best.expected["macs"]
+    assert str(best).startswith("Exit 2 alone is more accurate than the full network, by +")
