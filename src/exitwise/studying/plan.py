@@ -200,8 +200,8 @@ def _check_timed(plan: Plan, where: str) -> None:
         for variant in plan.variants:
             if plan.run(recipe, variant, plan.seeds[0]).backbone_epochs is not None:
                 raise UserError(
-                    f"{where}: expected other regimes than mixed at equal time, whose backbone_epochs would have to grow "
-                    f"too; got variant {variant} of recipe {recipe}"
+                    f"{where}: expected other regimes than mixed at equal time, whose backbone_epochs would have to "
+                    f"grow too; got variant {variant} of recipe {recipe}"
                 )
 
 
