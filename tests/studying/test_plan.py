@@ -35,7 +35,10 @@ def plan(**changes):
         ({"equal": ["updates"]}, "rule: expected equal among updates; got time"),
         ({"recipes": {"digits": {"data": "$NOT_THERE/x"}}}, r"expected the variables of '\$NOT_THERE/x'"),
         (
-            {"variants": {"uniform": {}, "b": {"model": "timm/resnet18", "regime": "mixed", "backbone_epochs": 1}}},
+            {
+                "recipes": {"finetune": {"data": "."}},
+                "variants": {"uniform": {}, "b": {"regime": "mixed", "backbone_epochs": 1}},
+            },
             "expected other regimes than mixed at equal time",
         ),
         ({"jobs": 2}, "jobs: extra inputs are not permitted"),
