@@ -2,15 +2,18 @@
 
     python benchmarks/training.py --check --json results/training.json
     python benchmarks/training.py --paths channels-last compile bf16
+    python benchmarks/training.py --parts --rounds 7 --check --json results/parts.json
 
 Loaded batches of random 32x32 images through MSDNet-5, trained on in halves by the trainer, its data and metrics
 included. Variants are float32 and eager, then with each fast path. All are timed in turn and medians reported; `plain`
 is `uniform` with the same half batches. Peak memory is that of a process of its own per variant. Compiling takes some
-minutes, once: torch keeps what it has compiled.
+minutes, once: torch keeps what it has compiled. With `--parts`, each part of each axis in place of all that, beside
+`plain` in the same round: the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -25,10 +28,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from exitwise import create_method, create_model, exit_proportions
-from exitwise.benching.timing import interleaved_medians
+from exitwise.benching.timing import interleaved_medians, interleaved_seconds
+from exitwise.catalogue.axes import AXES
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
-from exitwise.methods import Method, Weighting
+from exitwise.methods import Method, Weighting, build_method, create_flow, create_loss, in_schedule
 from exitwise.training.compiled import compile_network
 from exitwise.training.flags import training_flags
 from exitwise.training.meters import Meters, SkippedRow
@@ -52,6 +56,9 @@ class AuthorsWay:
 
     def __init__(self) -> None:
         self.inner = create_method("meta-weighted", proportions=exit_proportions(P, EXITS))
+
+    def begin(self, index: int, progress: float) -> None:
+        pass
 
     def takes_tangents(self, index: int) -> bool:
         return False
@@ -127,6 +134,20 @@ EXACT = ("forward mode", "shared step")
 AUTHORS = "double backward, authors' way"
 
 
+LEARNED = tuple(name for name in AXES["method"].parts if name.startswith("meta-weighted"))
+ELSEWHERE = ("joint", "heads", "mixed", "distil-run", *LEARNED)
+"""Parts that are `plain` itself, train something else, need another network's answers, or are timed above."""
+
+PARTS = {
+    f"{axis} {name}": (axis, name)
+    for axis, choices in AXES.items()
+    for name in choices.parts
+    if name != choices.usual and name not in ELSEWHERE
+}
+CHEAP = ("method exit-simulated", "method capability-gated", "flow equilibrium", "flow partition", "loss distil-last")
+"""What is to cost next to nothing."""
+
+
 def variants(paths: list[str]) -> list[str]:
     return [*METHODS, *(f"{method}, {path}" for path in paths for method in FAST)]
 
@@ -142,7 +163,16 @@ class Training:
         self.compiled = path == "compile"
         if self.compiled:
             compile_network(model)
-        method = METHODS[variant.removesuffix(f", {path}")]()
+        axis, part = PARTS.get(variant, ("method", "uniform"))
+        if variant in METHODS or path:
+            method = METHODS[variant.removesuffix(f", {path}")]()
+        else:
+            name = part if axis == "method" else "uniform"
+            method = build_method(name, AXES["method"].parts[name].options(), EXITS)
+        if axis == "regime":
+            method = in_schedule(part, method, AXES["regime"].parts[part].options(), 1)
+        if axis == "flow":
+            model.flow = create_flow(part)
         getattr(method, "inner", method).to(device)
         images = torch.empty(64 * batch_size, 3, 32, 32, dtype=torch.uint8).random_(0, 256)
         source = ArraySource(images, torch.randint(10, (len(images),)), [str(k) for k in range(10)])
@@ -154,6 +184,7 @@ class Training:
             TrainingBatches(split, batch_size, 0, device),
             list,
             epochs=1,
+            loss=create_loss(part) if axis == "loss" else None,
             channels_last=path in ("channels-last", "compile") or (path is not None and device.type == "cuda"),
             bf16=path == "bf16",
         )
@@ -182,7 +213,7 @@ def seconds_outside(training: Training) -> float:
     per_half = [
         lambda: [buffer.clone() for buffer in buffers],
         lambda: restore_unless(step.taken, buffers, copies),
-        lambda: (step.forward.logits.detach().argmax(dim=-1) == step.run.targets[:, None]).sum(dim=0),
+        lambda: (step.forward.logits.detach().argmax(dim=-1) == step.forward.targets[:, None]).sum(dim=0),
         lambda: (step.weights - 1).abs().mean(),
         lambda: trainer.samples.add(step),
         lambda: all_finite(step.loss) & finite_gradients(trainer.model.parameters()),
@@ -230,15 +261,31 @@ def resident_mebibytes(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def time_parts(options: argparse.Namespace) -> None:
+    """Each part beside plain."""
+    names = ["plain", *PARTS]
+    seconds = interleaved_seconds({name: Training(name, options.batch_size) for name in names}, options.rounds)
+    ratios = {name: [own / plain for own, plain in zip(seconds[name], seconds["plain"], strict=True)] for name in PARTS}
+    for name, found in ratios.items():
+        print(f"{name:34}{statistics.median(found):6.3f} x plain ({min(found):.3f} to {max(found):.3f})")
+    bars = [Bar(f"{name} / plain", statistics.median(ratios[name]), 1.1) for name in CHEAP]
+    figures = {"batch_size": options.batch_size, "rounds": options.rounds, "seconds": seconds, "ratios": ratios}
+    finish(options, figures, bars)
+
+
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--batch-size", type=int, default=1024 if torch.cuda.is_available() else 256)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--paths", nargs="*", choices=PATHS, default=["channels-last"], help="fast paths to time")
+    arguments.add_argument("--parts", action="store_true", help="time the parts of the axes, and nothing else")
     arguments.add_argument("--memory-of", metavar="VARIANT", help="only print the peak memory of one variant")
     options = arguments.parse_args()
     if options.memory_of is not None:
         report_memory(options.memory_of, options.batch_size)
+        return
+    if options.parts:
+        time_parts(options)
         return
     names = variants(options.paths)
     trainings = {name: Training(name, options.batch_size) for name in names}
