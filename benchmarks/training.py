@@ -2,13 +2,14 @@
 
     python benchmarks/training.py --check --json results/training.json
     python benchmarks/training.py --paths channels-last compile bf16
-    python benchmarks/training.py --parts --rounds 7 --check --json results/parts.json
+    python benchmarks/training.py --parts --rounds 9 --batch-size 64 --processor-time --check --json results/parts.json
 
 Loaded batches of random 32x32 images through MSDNet-5, trained on in halves by the trainer, its data and metrics
 included. Variants are float32 and eager, then with each fast path. All are timed in turn and medians reported; `plain`
 is `uniform` with the same half batches. Peak memory is that of a process of its own per variant. Compiling takes some
 minutes, once: torch keeps what it has compiled. With `--parts`, each part of each axis in place of all that, beside
-`plain` in the same round: the median of the rounds' ratios.
+`plain` in the same round: the median of the rounds' ratios. `--processor-time` counts this process's time alone, for a
+machine that has other work; give it one thread (OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -264,7 +265,8 @@ def resident_mebibytes(field: str) -> float:
 def time_parts(options: argparse.Namespace) -> None:
     """Each part beside plain."""
     names = ["plain", *PARTS]
-    seconds = interleaved_seconds({name: Training(name, options.batch_size) for name in names}, options.rounds)
+    clock = time.process_time if options.processor_time else time.perf_counter
+    seconds = interleaved_seconds({name: Training(name, options.batch_size) for name in names}, options.rounds, clock)
     ratios = {name: [own / plain for own, plain in zip(seconds[name], seconds["plain"], strict=True)] for name in PARTS}
     for name, found in ratios.items():
         print(f"{name:34}{statistics.median(found):6.3f} x plain ({min(found):.3f} to {max(found):.3f})")
@@ -279,6 +281,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--paths", nargs="*", choices=PATHS, default=["channels-last"], help="fast paths to time")
     arguments.add_argument("--parts", action="store_true", help="time the parts of the axes, and nothing else")
+    arguments.add_argument("--processor-time", action="store_true", help="of parts: this process's time alone")
     arguments.add_argument("--memory-of", metavar="VARIANT", help="only print the peak memory of one variant")
     options = arguments.parse_args()
     if options.memory_of is not None:

@@ -11,7 +11,7 @@ import torch.multiprocessing
 from torch import nn
 
 import exitwise as ew
-from exitwise import anytime, create_method
+from exitwise import anytime, create_flow, create_method
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
 from exitwise.evaluation.collect import collect_together
@@ -38,8 +38,10 @@ CASES = [
     ("meta-weighted", "group", {"objective": "share-weighted", "centering": "samples"}),
     ("meta-weighted-shared", "batch", {"objective": "share-weighted", "centering": "samples"}),
     ("meta-weighted-shared", "group", {"objective": "per-exit", "centering": "all"}),
+    ("meta-weighted-shared", "batch", {"objective": "per-exit", "centering": "all", "flow": "partition"}),
+    ("exit-simulated", "batch", {"flow": "equilibrium"}),
 ]
-"""Method, kind of normalisation, options of the weighting. Those with groups have a teacher."""
+"""Method, kind of normalisation, options of the weighting and a flow. Those with groups have a teacher."""
 
 
 def stage(channels, norm):
@@ -48,11 +50,12 @@ def stage(channels, norm):
     return Stage(body, nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)))
 
 
-def build(name, norm="batch", **options):
+def build(name, norm="batch", flow="plain", **options):
     torch.manual_seed(0)
     model = StagedModel([stage(channels, norm) for channels in (1, 4, 4)], 3, (1, 8, 8)).double().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-    if name == "uniform":
+    model.flow = create_flow(flow)
+    if not name.startswith("meta-weighted"):
         return model, optimizer, create_method(name)
     shares = {"proportions": [0.5, 0.3, 0.2], "hidden": 8, "zero_init": False, "lr": 0.01}
     method = create_method(name, **shares, **options)
@@ -78,6 +81,7 @@ def steps(case, ranks):
     model, optimizer, method = build(name, norm, **options)
     rows = []
     for index, batch in enumerate(batches()):
+        method.begin(index % 2, index / 3)
         taught = (batch[0][:, 0, 0, :3],) if norm == "group" else ()
         loss = DistilRun(0.3, label_smoothing=0.1) if taught else Loss(label_smoothing=0.1)
         for train, meta in half_batches(*dealt((*batch, *taught), ranks)):
@@ -87,7 +91,7 @@ def steps(case, ranks):
                     step = accumulated_step(model, optimizer, method, train, parts, loss, ranks)
                 else:
                     step = half_step(model, optimizer, method, train, meta, index, loss, ranks)
-            learned = [] if name == "uniform" else [param.grad for param in method.network.parameters()]
+            learned = [param.grad for param in method.network.parameters()] if hasattr(method, "network") else []
             rows.append(
                 {
                     "loss": step.loss,

@@ -17,7 +17,9 @@ from two_processes import CASES, CPU, METHODS, SPOILED, fit, free_ports, heads, 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{name}-{norm}" for name, norm, _ in CASES])
+@pytest.mark.parametrize(
+    "number", range(len(CASES)), ids=[f"{name}-{norm}" + options.get("flow", "") for name, norm, options in CASES]
+)
 def test_two_processes_step_as_one(pair, number):
     rows, state = steps(CASES[number], ALONE)
     for result in pair[0]:

@@ -40,20 +40,23 @@ def interleaved_medians(functions: Mapping[Name, Callable[[], object]], rounds: 
     return {name: statistics.median(values) for name, values in interleaved_seconds(functions, rounds).items()}
 
 
-def interleaved_seconds(functions: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
+def interleaved_seconds(
+    functions: Mapping[Name, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Name, list[float]]:
     """Seconds of each function in each of ``rounds`` rounds, in which every one runs once.
 
-    One round goes before, uncounted. On a GPU the device is waited for before and after each call.
+    One round goes before, uncounted. On a GPU the device is waited for before and after each call. With
+    :func:`time.process_time` as ``clock``, seconds are those of this process's threads on their processors.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for counted in [False] + [True] * rounds:
         for name, function in functions.items():
             _wait()
-            start = time.perf_counter()
+            start = clock()
             function()
             _wait()
             if counted:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
