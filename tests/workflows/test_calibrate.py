@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,17 +27,15 @@ from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models import count_cost
 from exitwise.runs.folder import Run
-from exitwise.settings.compose import compose
 from exitwise.workflows import calibrate as calibrating
 from exitwise.workflows.held_out import held_out_of
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    settings = compose("digits", flags={"method": "uniform", "epochs": 3, "device": "cpu"})
-    result = ew.train(settings, tmp_path_factory.mktemp("runs") / "digits")
-    ew.calibrate(result.run.path, budget=0.5, splits=result.splits)
-    return result
+def run(digits_run, tmp_path_factory):
+    folder = shutil.copytree(digits_run.run.path, tmp_path_factory.mktemp("runs") / "digits")
+    ew.calibrate(folder, budget=0.5, splits=digits_run.splits)
+    return replace(digits_run, run=Run(folder))
 
 
 def full_accuracy(run):

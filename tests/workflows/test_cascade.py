@@ -176,6 +176,19 @@ def test_each_network_says_what_it_says_alone(networks, exited):
     assert model.exit_macs[2] == exited[0].exit_macs[1] + exited[1].exit_macs[0]
 
 
+def test_exits_are_saved_network_by_network(networks, exited, tmp_path):
+    model = ew.cascade(*exited, exits="all")
+    with pytest.raises(UserError, match=r"got a Cascade \(of a cascade, save each network's\)"):
+        ew.save(model, tmp_path / "both")
+    assert not list(tmp_path.iterdir())
+    files = tmp_path / "small", tmp_path / "large"
+    for each, file in zip(exited, files, strict=True):
+        ew.save(each, file)
+    again = ew.cascade(*map(ew.load, networks, files), exits="all").eval()
+    with torch.no_grad():
+        assert all(map(torch.equal, again(IMAGES[:99]), model(IMAGES[:99])))
+
+
 def test_weights_are_there_once(networks, tmp_path):
     pytest.importorskip("onnx")
     _, large = networks

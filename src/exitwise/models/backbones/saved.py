@@ -36,7 +36,8 @@ def save(model: ExitedModel, path: str | Path) -> None:
         UserError: for another network.
     """
     if not isinstance(model, ExitedModel):
-        raise UserError(f"expected a network that add_exits made; got a {type(model).__name__}")
+        kind = type(model).__name__
+        raise UserError(f"expected a network that add_exits made; got a {kind} (of a cascade, save each network's)")
     heads, rest = _parts(model)
     inputs = {f"{_EXAMPLE}{name}": tensor for name, tensor in named(model.example).items()}
     said = {
