@@ -10,10 +10,11 @@ docs/studies.md says what is compared, and how.
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 from pathlib import Path
 
 import exitwise as ew
+from exitwise.storage.files import read_json
 from exitwise.studying.records import STUDY
 
 
@@ -31,7 +32,7 @@ def main() -> None:
         return
     print(ew.study(options.plan, options.runs, jobs=options.jobs, threads=options.threads))
     if options.json is not None:
-        shutil.copy(STUDY.path(options.runs), options.json)
+        options.json.write_text(json.dumps(read_json(STUDY.path(options.runs))) + "\n")  # half the size
 
 
 if __name__ == "__main__":
