@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
     from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner
     from exitwise.deploy.predictions import Prediction
+    from exitwise.deploy.recalibrating import calibrate_bundle
     from exitwise.deploy.sessions import share_threads
     from exitwise.deploy.texts import Texts
     from exitwise.errors import DataError, ExitwiseWarning, UserError

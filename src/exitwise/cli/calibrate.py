@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from exitwise.budgets import parse_macs, parse_numbers, parse_seconds
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.cli.progress import plain_console
+from exitwise.deploy.bundle import is_bundle
 from exitwise.errors import UserError
 from exitwise.exiting.wish import DropFrom, check_wish
 from exitwise.settings.checks import check_device, check_run_folder
@@ -32,6 +33,7 @@ def calibrate(
     measure: MeasureName | None = None,
     temperature: bool = False,
     compare: Annotated[bool, Parameter(negative=())] = False,
+    data: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.
@@ -45,11 +47,12 @@ def calibrate(
         exitwise calibrate runs/photos --max-accuracy-drop 0.01
         exitwise calibrate runs/photos --max-accuracy-drop 0.01 --guarantee 0.95
         exitwise calibrate runs/photos --compare
+        exitwise calibrate photos.bundle --data new_photos --budget 0.5
 
     Parameters
     ----------
     run
-        Run folder.
+        Run folder; with --data also an exported bundle, which needs no torch.
     budget
         Share of the full network's MACs to spend on average; of a cascade, of its last network's alone.
     macs
@@ -79,6 +82,8 @@ def calibrate(
         Fit a temperature per exit first.
     compare
         Compare all measures on the held-out images, say which to take, and store nothing.
+    data
+        Other images than the run's own held-out ones, in a folder per class. What differs is said.
     device
         auto, cpu, cuda, ...
     """
@@ -99,27 +104,32 @@ def calibrate(
         return
     # A run that is a cascade may be given a budget of more than 1.
     check_wish(wishes, guarantee, thresholds, risk, drop_from, most=math.inf)
-    check_run_folder(run)
+    how: dict[str, Any] = {
+        "guarantee": guarantee,
+        "risk": risk,
+        "drop_from": drop_from,
+        "thresholds": thresholds,
+        "temperature": temperature,
+    }
+    bundle = data is not None and is_bundle(run)
+    if not bundle:
+        check_run_folder(run)
     check_device(device)
 
     import exitwise as ew
 
-    calibration = ew.calibrate(
-        run,
-        **wishes,
-        guarantee=guarantee,
-        risk=risk,
-        drop_from=drop_from,
-        thresholds=thresholds,
-        measure=measure or USUAL_MEASURE,
-        temperature=temperature,
-        device=device,
-    )
+    if data is not None and bundle:
+        if wishes.pop("latency") is not None:
+            raise UserError("a latency is measured on the run, whose own calibration it is for; got a bundle")
+        calibration = ew.calibrate_bundle(run, data, **wishes, **how, measure=measure)
+    else:
+        calibration = ew.calibrate(run, **wishes, **how, measure=measure or USUAL_MEASURE, data=data, device=device)
     console = plain_console()
     if calibration.guarantee is not None and not calibration.is_kept_promise:
         raise UserError(f"{calibration.promise(calibration.guarantee)}: nothing was stored")
     console.print(calibration)
-    console.print(f"stored in {run / 'calibration.json'}; next: exitwise evaluate {run}")
+    following = f"exitwise predict {run}" if bundle else f"exitwise evaluate {run}"
+    console.print(f"stored in {run / 'calibration.json'}; next: {following}")
 
 
 def _compare(run: Path, others: dict[str, Any], temperature: bool, device: str) -> None:

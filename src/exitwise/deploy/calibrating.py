@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from exitwise.budgets import check_budget, check_count, check_proportions, exit_proportions
 from exitwise.catalogue.measures import USUAL_MEASURE
 from exitwise.deploy.calibration import Calibration
-from exitwise.deploy.monitor import Reference
+from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.exiting.calibration import (
     MARGIN,
@@ -102,6 +102,16 @@ def check_samples(targets: NDArray[np.int64], classes: Sequence[str], exits: int
     missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if missing:
         raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")
+
+
+def drift_of(calibration: Calibration, held: Recorded) -> str | None:
+    """Return how samples differ from those of a former calibration of the same network, as they leave by it; None if
+    they don't, or it says nothing of its own."""
+    policy = calibration.policy
+    left = Outputs.from_logits(held.logits, held.targets, policy.measure).under(policy)
+    monitor = Monitor.of_all(policy.exits, calibration.reference, len(left.exits) + 1)
+    monitor.add(left.exits, left.confidences, np.array(calibration.exit_macs)[left.exits], 0.0, policy.thresholds)
+    return monitor.drift()
 
 
 def warn_if_few(samples: int) -> None:

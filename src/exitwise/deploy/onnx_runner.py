@@ -81,6 +81,7 @@ class OnnxRunner:
     Attributes:
         classes: names, in the order of the logits.
         inputs: what it takes (:class:`~exitwise.deploy.manifest.Input`).
+        calibration: what it was calibrated to be; its thresholds are those at first.
         full_macs: what shares of cost are of: of a cascade, the last network's alone; else the last exit's.
         reference: how the calibration images left, for a :class:`~exitwise.deploy.monitor.Monitor`; None if not
             recorded.
@@ -109,7 +110,7 @@ class OnnxRunner:
         self.reference: Reference | None = bundle.calibration.reference
         self.exit_macs = np.array(bundle.manifest.content["exit_macs"], dtype=np.float64)
         self.full_macs = bundle.calibration.full_macs
-        self._calibration = bundle.calibration
+        self.calibration = bundle.calibration
         self.thresholds = bundle.calibration.policy.thresholds if budget is None else self.thresholds_for(budget)
         if monitor is not None:
             monitor.check(len(self.exit_macs))
@@ -152,7 +153,7 @@ class OnnxRunner:
         Raises:
             UserError: if the calibration's table has none.
         """
-        return self._calibration.thresholds_for(budget)
+        return self.calibration.thresholds_for(budget)
 
     def __call__(self, inputs: Tensors) -> OnnxResult:
         """Classify a batch, each sample as deep as it needs."""
@@ -199,7 +200,7 @@ class OnnxRunner:
     def _read(self, given: Mapping[str, Any], k: int, carried: State) -> Reading:
         if LOGITS not in given:
             return Reading(given["confidence"], given["prediction"])
-        return self._calibration.policy.measure.read(given[LOGITS].astype(np.float32, copy=False), k, carried)
+        return self.calibration.policy.measure.read(given[LOGITS].astype(np.float32, copy=False), k, carried)
 
     def _by_stages(self, given: dict[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
         n = _size(given)
@@ -231,7 +232,7 @@ class OnnxRunner:
 
     def _scaled(self, logits: npt.NDArray[Any], exit: npt.NDArray[np.int64] | int) -> npt.NDArray[Any]:
         """Return logits divided by the temperatures of their exits."""
-        temperatures = self._calibration.policy.measure.temperatures
+        temperatures = self.calibration.policy.measure.temperatures
         return logits if temperatures is None else logits / np.array(temperatures, np.float32)[exit, ..., None]
 
     def one_by_one(self, inputs: Tensors) -> OnnxResult:
@@ -255,7 +256,7 @@ class OnnxRunner:
             return False
         if self._single_thresholds is not None:
             return thresholds == self._single_thresholds
-        return self._bundle.read_by == self._calibration.policy.measure
+        return self._bundle.read_by == self.calibration.policy.measure
 
     def _one_by_one(self, given: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
         if self._single is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.data import Splits
-from exitwise.deploy.calibrating import Asked, Costs, Thresholding, calibrated, warn_if_few
+from exitwise.deploy.calibrating import Asked, Costs, Thresholding, calibrated, drift_of, warn_if_few
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.monitor import DriftWarning
 from exitwise.exiting.risk import Risk
 from exitwise.exiting.wish import DropFrom, check_wish
 from exitwise.models import count_cost
@@ -37,6 +39,7 @@ def calibrate(
     thresholds: Thresholding | None = None,
     measure: MeasureName = USUAL_MEASURE,
     temperature: bool = False,
+    data: str | Path | None = None,
     device: str = "auto",
     splits: Splits | None = None,
 ) -> Calibration:
@@ -64,6 +67,8 @@ def calibrate(
         measure: how confidence is read, and the answer: a name of the catalogue. One that is fitted is fitted on all
             held-out samples, and thresholds are found on what it says of each when fitted without it.
         temperature: whether to fit a temperature per exit first.
+        data: of a run, other images than its own, in a folder per class; a warning says how they differ from those that
+            it was calibrated on.
         device: where to run a run's network; a network itself is used where it lies.
         splits: the run's data, where it is loaded already.
 
@@ -82,8 +87,11 @@ def calibrate(
     most = math.inf if is_cascade(run) else 1
     given = check_wish(wishes, guarantee, thresholds, risk, drop_from, most)
     check_count("exit proportions", proportions, exits_of(run))
-    found = held_out_of(run, held_out, device, splits)
+    found = held_out_of(run, held_out, device, splits, data)
     model = found.model
+    former = found.folder if found.folder is not None and found.folder.is_calibrated else None
+    if data is not None and former and (drift := drift_of(former.read_calibration(model), found.recorded)):
+        warnings.warn(drift, DriftWarning, stacklevel=2)
     seconds = None if latency is None else measure_exit_seconds(model)
     costs = Costs(count_cost(model).macs, model.full_macs, seconds)
     asked = Asked(given, guarantee, risk, drop_from, thresholds, measure, temperature)

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from exitwise.data import Splits
 from exitwise.data.fingerprints import noted, unused
 from exitwise.data.loaders import pairs_of
+from exitwise.data.sources.folder import FolderSource
+from exitwise.data.splits import Split
 from exitwise.deploy.calibrating import Recorded, check_samples
 from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel, check_staged
-from exitwise.runs.build import pick_device
+from exitwise.runs.build import pick_device, preprocessing_of
 from exitwise.runs.folder import Run
 
 
@@ -60,25 +63,32 @@ def is_cascade(run: str | Path | StagedModel) -> bool:
 
 
 def held_out_of(
-    run: str | Path | StagedModel, held_out: Iterable[Any] | None, device: str, splits: Splits | None
+    run: str | Path | StagedModel,
+    held_out: Iterable[Any] | None,
+    device: str,
+    splits: Splits | None,
+    data: str | Path | None = None,
 ) -> HeldOut:
-    """Return what the exits of a run say of its calibration images, or those of a network of held-out samples.
+    """Return what the exits of a run say of its calibration images, or of those at ``data``, a folder per class; or
+    those of a network of held-out samples.
 
     Raises:
         UserError: for a network without held-out samples, or a run with.
         DataError: for unsuitable samples.
     """
     if isinstance(run, nn.Module):
+        if data is not None:
+            raise UserError(f"a network is calibrated on a loader's samples; got {data} too")
         return _of_network(run, held_out)
     if held_out is not None:
         raise UserError(f"a run has calibration images of its own; got held-out samples too, with {run}")
-    return _of_run(Run(run), device, splits)
+    return _of_run(Run(run), device, splits, data)
 
 
-def _of_run(run: Run, device: str, splits: Splits | None) -> HeldOut:
+def _of_run(run: Run, device: str, splits: Splits | None, data: str | Path | None) -> HeldOut:
     place = pick_device(device)
     model = run.model(place)
-    split = (splits or run.splits()).calibration
+    split = (splits or run.splits()).calibration if data is None else images_at(Path(data), run)
     check_samples(split.targets.numpy(), run.classes, model.exits)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     found = HeldOut(model, logits, targets, run.best().name, run.settings.split_seed, run.classes, folder=run)
@@ -104,6 +114,18 @@ def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
             stacklevel=4,
         )
     return found
+
+
+def images_at(data: Path, run: Run) -> Split:
+    """Return all images of a folder per class, as a run sees its own.
+
+    Raises:
+        DataError: for classes that the run has not, or no images.
+    """
+    preprocessing = preprocessing_of(run.settings)
+    size = None if preprocessing.any_size else preprocessing.image_size
+    source = FolderSource(data, preprocessing.channels, size, run.classes)
+    return Split(source, torch.arange(len(source.targets)), preprocessing)
 
 
 def class_numbers(model: StagedModel) -> list[str]:

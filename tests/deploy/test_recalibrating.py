@@ -1,0 +1,97 @@
+"""Runs and bundles calibrated on other images than their own."""
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import exitwise as ew
+from exitwise.cli import main
+from exitwise.deploy.monitor import DriftWarning
+from exitwise.errors import DataError, UserError
+from exitwise.runs.folder import Run
+
+pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def run(digits_run):
+    ew.calibrate(digits_run.run.path, budget=0.5, splits=digits_run.splits)
+    return digits_run
+
+
+@pytest.fixture(scope="module")
+def bundle(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "digits"
+    ew.export(run.run.path, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(run, tmp_path_factory):
+    """The test images as files, in a folder per class."""
+    folder = tmp_path_factory.mktemp("photos")
+    split = run.splits.test
+    for position, (index, target) in enumerate(zip(split.indices.tolist(), split.targets.tolist(), strict=True)):
+        place = folder / split.source.classes[target]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(split.source.images[index, 0].numpy()).save(place / f"{position:04}.png")
+    return folder
+
+
+def test_a_bundle_and_its_run_are_calibrated_alike_and_graphs_stay(run, bundle, photos):
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    kept = (run.run.path / "calibration.json").read_bytes()
+    found = ew.calibrate(run.run.path, data=photos, max_accuracy_drop=0.02, device="cpu", splits=run.splits)
+    assert Run(run.run.path).read_calibration().outcome == found.outcome
+    (run.run.path / "calibration.json").write_bytes(kept)
+    made = ew.calibrate_bundle(bundle, photos, max_accuracy_drop=0.02)
+    assert made.policy.thresholds == pytest.approx(found.policy.thresholds, abs=1e-4)
+    assert made.expected["accuracy"] == pytest.approx(found.expected["accuracy"], abs=0.01)
+    assert made.outcome.paired.samples == len(run.splits.test)
+    changed = {path.name for path in bundle.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"calibration.json"}
+    assert ew.OnnxRunner(bundle).thresholds == made.policy.thresholds
+    assert made.network == found.network
+
+
+def test_the_command_needs_no_torch(bundle, photos):
+    code = (
+        "import sys; sys.modules['torch'] = None; from exitwise.cli import main; "
+        f"main(['calibrate', {str(bundle)!r}, '--data', {str(photos)!r}, '--budget', '0.6'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Within 60.0 % of MACs: "), done.stdout
+    assert ew.OnnxRunner(bundle).calibration.budget == {"budget": 0.6}
+
+
+def test_images_that_differ_are_told(run, bundle, photos, tmp_path):
+    for path in photos.glob("*/*.png"):
+        place = tmp_path / path.parent.name
+        place.mkdir(exist_ok=True)
+        pixels = Image.open(path)
+        pixels.point(lambda value: 120 + value // 8).save(place / path.name)
+    with pytest.warns(DriftWarning, match="differ from the calibration images"):
+        ew.calibrate_bundle(bundle, tmp_path, budget=0.6)
+    kept = (run.run.path / "calibration.json").read_bytes()
+    with pytest.warns(DriftWarning, match="differ from the calibration images"):
+        ew.calibrate(run.run.path, data=tmp_path, budget=0.6, splits=run.splits)
+    (run.run.path / "calibration.json").write_bytes(kept)
+
+
+def test_images_and_wishes_that_will_not_do_change_nothing(bundle, photos, tmp_path, capsys):
+    before = (bundle / "calibration.json").read_bytes()
+    with pytest.raises(DataError, match=r"expected a folder per class with images at .*nowhere; found none"):
+        ew.calibrate_bundle(bundle, tmp_path / "nowhere", budget=0.5)
+    (tmp_path / "eleven").mkdir()
+    with pytest.raises(DataError, match=r"expected the classes of the bundle in .*; got the unknown 'eleven'"):
+        ew.calibrate_bundle(bundle, tmp_path, budget=0.5)
+    with pytest.raises(UserError, match="expected exactly one of"):
+        ew.calibrate_bundle(bundle, photos)
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", str(bundle), "--data", str(photos), "--latency", "1ms"])
+    assert stop.value.code == 2
+    assert "a latency is measured on the run" in capsys.readouterr().err
+    assert (bundle / "calibration.json").read_bytes() == before
