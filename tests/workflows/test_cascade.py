@@ -86,7 +86,11 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+SLOW = "with exits, by the last", "plain, then with exits"
+"""Kinds whose parts the others have too."""
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in KINDS])
 def model(request, networks, exited):
     return KINDS[request.param](networks, exited)
 
