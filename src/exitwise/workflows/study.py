@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -34,6 +36,9 @@ from exitwise.workflows.train import train
 
 ENDLESS = 10**6
 """Epochs that a training is never as long as."""
+
+SAVING = 60
+"""Seconds that a process has to save, once its parent is gone."""
 
 
 def study(plan: str | Path | Mapping[str, Any], out: str | Path, *, jobs: int = 1, threads: int | None = None) -> Study:
@@ -176,7 +181,7 @@ def _trained(tasks: Sequence[Task], plan: Plan, out: Path, jobs: int, threads: i
             yield _run(task, plan, out)
         return
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin_process, (threads,))
     try:
         for future in as_completed([pool.submit(_in_pool, task, plan, out) for task in tasks]):
             yield _record(future.result())
@@ -188,6 +193,24 @@ def _trained(tasks: Sequence[Task], plan: Plan, out: Path, jobs: int, threads: i
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_process(threads: int) -> None:
+    """Prepare one process of several."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, were it by ``kill -9``, but let a training save what it has."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    until = time.monotonic() + SAVING
+    while not _stopped and time.monotonic() < until:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 _stopped: list[signal.Signals] = []
