@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ from exitwise.catalogue.axes import AXES
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
 from exitwise.methods import Method, Weighting, build_method, create_flow, create_loss, in_schedule
+from exitwise.models.links import link_heads
 from exitwise.training.compiled import compile_network
 from exitwise.training.flags import training_flags
 from exitwise.training.meters import Meters, SkippedRow
@@ -174,6 +176,8 @@ class Training:
             method = in_schedule(part, method, AXES["regime"].parts[part].options(), 1)
         if axis == "flow":
             model.flow = create_flow(part)
+        if axis == "handed_on":
+            link_heads(model, partial(AXES[axis].parts[part].load(), model.num_classes))
         getattr(method, "inner", method).to(device)
         images = torch.empty(64 * batch_size, 3, 32, 32, dtype=torch.uint8).random_(0, 256)
         source = ArraySource(images, torch.randint(10, (len(images),)), [str(k) for k in range(10)])

@@ -8,6 +8,7 @@ from exitwise.catalogue.commands import COMMANDS
 from exitwise.catalogue.entry import Entry
 from exitwise.catalogue.flows import FLOWS
 from exitwise.catalogue.formats import FORMATS
+from exitwise.catalogue.links import LINKS
 from exitwise.catalogue.losses import LOSSES
 from exitwise.catalogue.measures import MEASURES
 from exitwise.catalogue.methods import METHODS
@@ -21,6 +22,7 @@ KINDS: dict[str, Mapping[str, Entry]] = {
     "data sets": SOURCES,
     "flows": FLOWS,
     "formats": FORMATS,
+    "links": LINKS,
     "losses": LOSSES,
     "measures": MEASURES,
     "methods": METHODS,

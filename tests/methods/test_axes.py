@@ -5,6 +5,7 @@ differences: it sees what the optimizer made of the gradients as they flowed.
 """
 
 import copy
+from functools import partial
 from itertools import product
 
 import pytest
@@ -13,10 +14,12 @@ from torch import nn
 
 import reference
 from exitwise.catalogue.axes import AXES
+from exitwise.catalogue.links import LINKS
 from exitwise.catalogue.methods import METHODS
 from exitwise.catalogue.schedules import SCHEDULES
 from exitwise.methods import build_method, create_flow, create_loss, in_schedule
 from exitwise.models import MSDNet
+from exitwise.models.links import link_heads
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.training.step import half_batches, half_step
 
@@ -65,9 +68,13 @@ def maps():
 class Training:
     """A small network in float64 with a choice on each axis."""
 
-    def __init__(self, method, flow="plain", loss="labels", regime="joint", network=tiny, mode=None):
+    def __init__(
+        self, method, flow="plain", loss="labels", regime="joint", handed_on="nothing", network=tiny, mode=None
+    ):
         torch.manual_seed(0)
         self.model, self.shape = network()
+        if handed_on != "nothing":
+            link_heads(self.model, partial(LINKS[handed_on].load(), CLASSES))
         self.model.double().train().flow = create_flow(flow)
         self.loss = create_loss(loss)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -161,7 +168,8 @@ LEARNED = [pair for pair in PAIRS if pair[0].startswith("meta-weighted")]
 
 
 def several(method, flow, loss, regime):
-    return pytest.param(method, {"flow": flow, "loss": loss, "regime": regime}, id=f"{method} and more")
+    parts = {"flow": flow, "loss": loss, "regime": regime, "handed_on": "boosting"}
+    return pytest.param(method, parts, id=f"{method} and more")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The choices that a training method is made of, each the setting of an axis.
 
 ``method``: what each sample's loss counts at each exit; ``flow``: how gradients flow between stages; ``loss``: what
-exits learn from; ``regime``: what trains when. They combine freely, and each brings its own options, whose names no
-other axis has.
+exits learn from; ``regime``: what trains when; ``handed_on``: what heads know of the answer before. They combine
+freely, and each brings its own options, whose names no other axis has.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from exitwise.catalogue.flows import FLOWS
+from exitwise.catalogue.links import LINKS
 from exitwise.catalogue.losses import LOSSES, implied_loss
 from exitwise.catalogue.methods import DEFAULT, METHODS
 from exitwise.catalogue.parts import Part
@@ -39,6 +40,7 @@ AXES = {
     "flow": Axis("how gradients flow between stages", FLOWS, "plain"),
     "loss": Axis("what exits learn from", LOSSES, "labels", implied_loss),
     "regime": Axis("what trains when", SCHEDULES, "joint"),
+    "handed_on": Axis("what heads are handed of the answer before", LINKS, "nothing"),
 }
 """By the setting that chooses."""
 

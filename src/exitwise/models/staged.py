@@ -5,7 +5,7 @@ It knows neither how stages compute nor who decides where a sample leaves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, cast
 
@@ -20,6 +20,11 @@ from exitwise.shapes import Float
 
 State = Any
 """What flows from stage to stage: a tensor, or a list, tuple or dict of tensors, batch first."""
+
+
+def as_it_is(state: State) -> State:
+    """Return a state as it is."""
+    return state
 
 
 class Stage(nn.Module):
@@ -37,9 +42,20 @@ class Stage(nn.Module):
         self.head = head
         self.channels = channels
 
-    def forward(self, state: State) -> tuple[State, Float[Tensor, "batch classes"]]:
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the exit."""
+        return self.head.parameters()
+
+    def forward(
+        self,
+        state: State,
+        seen: Callable[[State], State] = as_it_is,
+        onward: Callable[[State], State] = as_it_is,
+    ) -> tuple[State, Float[Tensor, "batch classes"]]:
+        """Return the next state and this exit's logits; the head sees it by ``seen``, the next stage by ``onward``."""
         state = self.body(state)
-        return state, self.head(state)
+        logits = self.head(seen(state))
+        return onward(state), logits
 
 
 class Cut(NamedTuple):
@@ -178,7 +194,8 @@ class StagedModel(nn.Module):
                 state, logits = stage(state)
             else:
                 cut = Cut(k, self.exits, stage.channels)
-                state = stage.body(state)
-                logits = stage.head(tree_map_only(Tensor, partial(flow.to_head, cut=cut), state))
-                state = tree_map_only(Tensor, partial(flow.onward, cut=cut), state)
+                seen, onward = (
+                    partial(tree_map_only, Tensor, partial(each, cut=cut)) for each in (flow.to_head, flow.onward)
+                )
+                state, logits = stage(state, seen, onward)
             yield state, logits

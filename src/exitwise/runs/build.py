@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exitwise.catalogue.links import LINKS
 from exitwise.data import Preprocessing, Splits, TrainingBatches, load
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import example_of
@@ -17,6 +19,7 @@ from exitwise.methods import Method, build_method, create_flow, in_schedule
 from exitwise.models import create_model
 from exitwise.models.backbones.weights import load_exited
 from exitwise.models.cascade import Cascade
+from exitwise.models.links import link_heads
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.processes.distributed import first
 from exitwise.processes.ranks import ALONE, Ranks
@@ -117,6 +120,9 @@ def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -
     model = create_model(settings.model, **options)
     if first_weights is not None and other_run:
         load_exited(model, _weights_of_run(Path(first_weights)), first_weights)
+    if settings.handed_on != "nothing":
+        make = LINKS[settings.handed_on].load()
+        link_heads(model, partial(make, classes, **vars(settings.options_of("handed_on"))))
     if settings.regime == "heads":
         model.freeze_bodies()
     return model
@@ -176,7 +182,7 @@ def _parameter_groups(settings: Settings, model: StagedModel) -> list[dict[str, 
     trained = [param for param in model.parameters() if param.requires_grad]
     if settings.backbone_lr_factor == settings.head_lr_factor:
         return [{"params": trained, "lr": settings.lr * settings.head_lr_factor}]
-    heads = {id(param) for stage in model.stages for param in cast("Stage", stage).head.parameters()}
+    heads = {id(param) for stage in model.stages for param in cast("Stage", stage).head_parameters()}
     parts = (
         ([param for param in trained if id(param) not in heads], settings.backbone_lr_factor),
         ([param for param in trained if id(param) in heads], settings.head_lr_factor),

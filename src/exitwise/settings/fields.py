@@ -120,6 +120,7 @@ class Fields(_WithMethod):
         flow: str
         loss: str
         regime: str
+        handed_on: str
         distil_from: str | None
         method_options: dict[str, Any] | None
 

@@ -111,6 +111,9 @@ class Settings(Fields):
             raise ValueError("accumulate and sync_batchnorm exclude one another; got both")
         if self.flow != "plain":
             self._check_flow()
+        if self.handed_on != "nothing" and (self.regime == "heads" or self.refit_heads):
+            other = "regime heads" if self.regime == "heads" else "refit_heads"
+            raise ValueError(f"handed_on {self.handed_on} and {other}, which fits each head alone, exclude one another")
         if self.sync_batchnorm and self.compile:
             raise ValueError("sync_batchnorm cannot be compiled; leave out compile")
         if not is_backbone(self.model):
