@@ -69,3 +69,5 @@ def test_signals_are_not_resized():
 def test_a_wide_network_takes_signals_and_images(shape):
     model = create_model("wide_signals", input_shape=shape, num_classes=3)
     assert [logits.shape for logits in model(torch.randn(2, *shape))] == [(2, 3)] * model.exits
+    with pytest.raises(ValueError, match="expected sides of 16 or more, which are halved 4 times; got "):
+        create_model("wide_signals", input_shape=(1, 8, 8))

@@ -69,6 +69,9 @@ class Wide(StagedModel):
         halved: of which blocks the map is halved; by default of all.
         kernel: side of the convolutions.
         input_shape: (channels, height, width); of signals the height is 1.
+
+    Raises:
+        ValueError: for images or signals too small to be halved so often.
     """
 
     def __init__(
@@ -82,8 +85,14 @@ class Wide(StagedModel):
     ) -> None:
         sides = min(kernel, 2 * input_shape[1] - 1), kernel
         first = Conv2dNormActivation(input_shape[0], widths[0], sides)
+        halvings = [True] * (len(widths) - 1) if halved is None else halved
+        least = 2 ** sum(halvings)
+        if any(1 < side < least for side in input_shape[1:]):
+            raise ValueError(
+                f"expected sides of {least} or more, which are halved {sum(halvings)} times; got {input_shape}"
+            )
         stages = []
         for number, (before, after) in enumerate(pairwise(widths)):
-            block: nn.Module = WideBlock(before, after, sides, halved is None or halved[number])
+            block: nn.Module = WideBlock(before, after, sides, halvings[number])
             stages.append(Stage(nn.Sequential(first, block) if number == 0 else block, PooledHead(after, num_classes)))
         super().__init__(stages, num_classes, input_shape)
