@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from exitwise.data import Splits
@@ -63,8 +62,7 @@ def judge(run: Run, splits: Splits, stage: Stage, device: str = "auto") -> Judge
         pairs, judged = [(calibration, test)], test
     else:
         pairs, judged = list(_parts(calibration)), calibration
-    with torch.no_grad():
-        curves = [_curve(pairs, costs, fitted) for fitted in (True, False)]
+    curves = [_curve(pairs, costs, fitted) for fitted in (True, False)]
     return Judged(costs, anytime(Outputs.from_logits(*judged)), *curves)
 
 
