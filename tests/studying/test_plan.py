@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from exitwise.errors import UserError
@@ -48,6 +50,10 @@ def test_what_is_wrong_with_a_plan_is_said_in_a_line(changes, message):
     with pytest.raises(UserError, match=message) as error:
         plan(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_the_recorded_plan_can_be_carried_out():
+    assert read_plan(Path(__file__).parents[2] / "benchmarks" / "study.yaml").stage == "select"
 
 
 def test_a_missing_or_empty_file_is_said_in_a_line(tmp_path):
