@@ -1,8 +1,10 @@
 """Every wish that a user can state, on digits: met on the calibration images; the test figure printed beside it."""
 
+import errno
 import json
 import math
 import shutil
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +29,7 @@ from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models import count_cost
 from exitwise.runs.folder import Run
+from exitwise.storage.files import NotStored
 from exitwise.workflows import calibrate as calibrating
 from exitwise.workflows.held_out import held_out_of
 
@@ -303,3 +306,26 @@ def test_everything_is_read_as_it_was_calibrated(run):
     assert f"on {len(targets)} test images" in evaluation.lines[-1]
     assert str(found).startswith("Within 60.0 % of MACs: ") or str(found).startswith("Exit ")
     assert Run(run.run.path).read_evaluation() == evaluation
+
+
+def test_results_are_returned_where_they_cannot_be_stored(run, monkeypatch, capsys):
+    def read_only(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    before = (run.run.path / "evaluation.json").read_bytes()
+    ew.calibrate(run.run.path, budget=0.6, splits=run.splits)
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)  # as a disk that fills while results are measured
+    with pytest.warns(NotStored, match="results could not be stored in .*: Read-only file system"):
+        ew.evaluate(run.run.path, device="cpu", splits=run.splits)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.warns(NotStored, match=r"cannot be written to \(Read-only file system\): results are not stored"):
+        assert ew.evaluate(run.run.path, device="cpu", splits=run.splits).calibrated is not None
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(run.run.path)])
+    assert stop.value.code == 0
+    output = capsys.readouterr().out
+    assert "as calibrated" in output
+    assert "stored in" not in output
+    assert (run.run.path / "evaluation.json").read_bytes() == before
+    with pytest.raises(UserError, match=r"expected a place to write report.html; .* is none: Read-only file system"):
+        ew.report(run.run.path)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from exitwise.budgets import parse_numbers
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
+from exitwise.storage.files import why_not_written
 
 
 def bench(
@@ -68,4 +69,5 @@ def bench(
         tell=console.print,
     )
     console.print(result)
-    console.print(f"stored in {run / 'bench.json'}")
+    if not why_not_written(run):
+        console.print(f"stored in {run / 'bench.json'}")

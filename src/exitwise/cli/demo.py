@@ -30,9 +30,11 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         Folder for the two runs and the figure.
     """
     import exitwise as ew
+    from exitwise.benching.timing import warn_if_busy
     from exitwise.reporting.figures import accuracy_against_macs
     from exitwise.settings.compose import compose
 
+    warn_if_busy()
     console = plain_console()
     table = Table()
     for column in ("", "accuracy", "MACs", "leaving at exits", "faster", "at once"):

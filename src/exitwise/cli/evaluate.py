@@ -6,6 +6,7 @@ from pathlib import Path
 
 from exitwise.cli.progress import plain_console
 from exitwise.settings.checks import check_device, check_run_folder
+from exitwise.storage.files import why_not_written
 
 
 def evaluate(run: Path, *, device: str = "auto") -> None:
@@ -32,4 +33,5 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
     console.print(evaluation)
     if evaluation.left_out:
         console.print(f"{evaluation.left_out} broken test images left out; see {run / 'skipped_images.csv'}")
-    console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}")
+    if not why_not_written(run):
+        console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}")

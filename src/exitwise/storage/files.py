@@ -7,12 +7,13 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from exitwise.errors import DataError, UserError
+from exitwise.errors import DataError, ExitwiseWarning, UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -60,6 +61,40 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"expected a file to write; {path} is a folder")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; give --overwrite to replace it")
+    if why := why_not_written(path.parent):
+        raise UserError(f"expected a place to write {path.name}; {path.parent} is none: {why}")
+
+
+def why_not_written(folder: Path) -> str | None:
+    """Return why no file can be written into a folder, or into what it will be made in; None if one can."""
+    there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+class NotStored(ExitwiseWarning):
+    """Results that could not be written, and are only returned."""
+
+
+def warn_of(folder: Path) -> bool:
+    """Return whether results can be written into a folder; raise a :class:`NotStored` warning if not, before they are
+    measured."""
+    why = why_not_written(folder)
+    if why is not None:
+        warnings.warn(f"{folder} cannot be written to ({why}): results are not stored", NotStored, stacklevel=3)
+    return why is None
+
+
+def store(write: Callable[[], None], folder: Path) -> None:
+    """Write results that took long to measure; a :class:`NotStored` warning says where that fails."""
+    try:
+        write()
+    except OSError as error:
+        why = error.strerror or str(error)
+        warnings.warn(f"results could not be stored in {folder}: {why}", NotStored, stacklevel=3)
 
 
 def write_json(path: Path, content: Any) -> None:

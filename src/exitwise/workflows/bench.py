@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.bench import BENCH, Bench, FormName, Network, Row
 from exitwise.shown import say
+from exitwise.storage.files import store, warn_of
 from exitwise.workflows.arguments import check_network_call, check_run_call
 
 BUDGETS, BATCH_SIZES = (0.3, 0.5, 0.7), (1, 8, 64)
@@ -121,6 +123,7 @@ def bench(
         if isinstance(beside, Mapping):
             raise UserError("beside a run stand other runs, bundles, or models by name; got networks")
         run, place = Run(source), pick_device(device)
+        writable = warn_of(run.path)
         others = [beside_run(str(each), run, samples, place) for each in beside]
         subjects = [subject_of_run(run, budgets, samples, place), *others]
     if "onnx" not in known and any(isinstance(each, Exported) for each in subjects):
@@ -132,8 +135,8 @@ def bench(
     assert isinstance(subject, Subject)
     doubtful = doubts(rows, subject.alone)
     result = Bench(_compared(rows, measured), _verdicts(rows, measured, subject), left_out, doubtful)
-    if run is not None:
-        BENCH.write(run.path, result)
+    if run is not None and writable:
+        store(partial(BENCH.write, run.path, result), run.path)
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from exitwise.reporting.figures import accuracy_against_macs
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.evaluation import BudgetPoint, Evaluation
+from exitwise.storage.files import store, warn_of
 from exitwise.workflows.arguments import check_network_call, check_run_call
 from exitwise.workflows.held_out import class_numbers
 
@@ -73,7 +75,7 @@ def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any
 
 
 def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
-    place = pick_device(device)
+    place, writable = pick_device(device), warn_of(run.path)
     model = run.model(place)
     splits = splits or run.splits()
     costs, workers = count_cost(model).macs, run.settings.workers
@@ -88,11 +90,17 @@ def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
     if not run.is_calibrated:
         found = replace(found, calibrated=None, answers=(), intro="", outcome=None)
     evaluation = replace(found, checkpoint=run.best().name, left_out=len(splits.test) - len(targets))
-    run.write_evaluation(evaluation)
-    figure = accuracy_against_macs({run.settings.method: [(evaluation.budgets, evaluation.anytime)]}, costs)
-    (run.path / "figures").mkdir(exist_ok=True)
-    figure.savefig(run.path / "figures" / "accuracy_against_macs.png", dpi=150)
+    if writable:
+        store(partial(_write, run, evaluation), run.path)
     return evaluation
+
+
+def _write(run: Run, evaluation: Evaluation) -> None:
+    run.write_evaluation(evaluation)
+    results = {run.settings.method: [(evaluation.budgets, evaluation.anytime)]}
+    (run.path / "figures").mkdir(exist_ok=True)
+    figure = run.path / "figures" / "accuracy_against_macs.png"
+    accuracy_against_macs(results, evaluation.exit_macs).savefig(figure, dpi=150)
 
 
 def _with_table(calibration: Calibration, logits: NDArray[Any], targets: NDArray[np.int64]) -> Calibration:
