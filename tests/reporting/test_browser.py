@@ -56,6 +56,8 @@ def element(browser, id):
 def shown(browser, run, exits=4):
     """The figures beside the slider."""
     figures = {name: element(browser, f"{name}-{run}").text for name in ("accuracy", "macs", "share", "seconds")}
+    figures["lost"] = element(browser, f"lost-{run}").text
+    figures["command"] = element(browser, f"command-{run}").text
     figures["leave"] = [element(browser, f"leave-{run}-{k}").text for k in range(exits)]
     figures["thresholds"] = [element(browser, f"threshold-{run}-{k}").text for k in range(exits - 1)]
     return figures
@@ -70,6 +72,8 @@ def expected(run, position):
         "macs": f"{macs / 1000:.3g}k",
         "share": f"{100 * macs / full:.1f} %",
         "seconds": f"{1000 * budget.seconds:.3g} ms",
+        "lost": str(budget.paired),
+        "command": budget.command,
         "leave": [f"{100 * share:.1f} %" for share in budget.point.shares],
         "thresholds": ["none leaves" if t is None else f"{t:.4f}" for t in budget.thresholds],
     }
@@ -95,7 +99,9 @@ def test_the_slider_moves_all_figures_together(page, report):
         figures = expected(run, moved)
         assert shown(browser, 0) == figures
         assert slider.get_attribute("aria-valuetext") == f"{figures['share']} of the full network’s MACs"
-        assert figures["accuracy"] in element(browser, "live-0").text
+        live = element(browser, "live-0").get_attribute("textContent")
+        assert figures["accuracy"] in live
+        assert f"{figures['lost']} against {run.yardstick}" in live
         accuracy = 100 * run.budgets[moved].point.accuracy
         assert ring(browser, "macs") == pytest.approx((run.budgets[moved].point.macs / 1000, accuracy))
         assert ring(browser, "seconds") == pytest.approx((1000 * run.budgets[moved].seconds, accuracy))
@@ -111,13 +117,40 @@ def test_another_run_is_shown_when_chosen(page, report):
     assert shown(browser, 1) == expected(report.runs[1], position)
     drawn = "return document.querySelectorAll('#run-1 .plot .main-svg').length"
     assert browser.execute_script(drawn) >= 8  # reliability and weights of four exits
+    assert [each.is_displayed() for each in browser.find_elements("css selector", ".answer")] == [False, True]
+    marked = browser.execute_script("return document.getElementById('macs').data.at(-3)")
+    point = report.runs[1].calibrated.point
+    assert (marked["x"][0], marked["y"][0]) == pytest.approx((point.macs / 1000, 100 * point.accuracy))
+
+
+def test_the_slider_and_its_chart_are_in_one_view_and_cost_is_chosen(page):
+    browser, _ = page
+    for width, height in ((390, 844), (1280, 800)):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        top, bottom = browser.execute_script("""
+            document.getElementById("cost-macs").scrollIntoView({ behavior: 'instant' });
+            const box = (id) => document.getElementById(id).getBoundingClientRect();
+            return [box("macs").top, box("budget-0").bottom];
+        """)
+        assert 0 <= top < bottom <= height
+    assert not element(browser, "seconds").is_displayed()
+    element(browser, "cost-seconds").click()
+    assert element(browser, "seconds").is_displayed()
+    assert not element(browser, "macs").is_displayed()
+    assert element(browser, "seconds").find_element("class name", "main-svg").size["width"] > 300
+    first, last = browser.execute_script("return document.getElementById('macs').layout.xaxis.range")
+    costs = browser.execute_script(
+        "return document.getElementById('macs').data.find((each) => each.mode === 'markers').x"
+    )
+    assert first < min(costs) < max(costs) < last < 1.1 * max(costs)
 
 
 def test_hostile_names_are_text(page):
     from selenium.common.exceptions import NoAlertPresentException
 
     browser, _ = page
-    names = [each.text for each in browser.find_elements("css selector", "#run-0 h5.name")]
+    names = [each.get_attribute("textContent") for each in browser.find_elements("css selector", "#run-0 h5.name")]
     assert HOSTILE in names
     assert not browser.find_elements("css selector", "img[src='x'], [onerror], h1 b")
     assert "<b>weighted" in browser.find_element("tag name", "h1").text

@@ -1,6 +1,7 @@
 """The figures of a report against slow loops over the same network's outputs, and what is refused."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -32,6 +33,11 @@ def leave(outputs, thresholds):
     raise AssertionError
 
 
+def right_at(exit, outputs, targets):
+    """Whether each image is right where all leave at an exit."""
+    return [each[exit].index(max(each[exit])) == target for each, target in zip(outputs, targets, strict=True)]
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_figures_under_the_calibrated_policy(report, runs, number):
     figures, run = report.runs[number], Run([runs.uniform, runs.weighted][number])
@@ -46,10 +52,17 @@ def test_figures_under_the_calibrated_policy(report, runs, number):
     macs = [each.macs for each in figures.exits]
     assert figures.calibrated.point.macs == pytest.approx(sum(s * m for s, m in zip(shares, macs, strict=True)))
     assert figures.calibrated.seconds == pytest.approx(sum(s * t for s, t in zip(shares, SECONDS, strict=True)))
-    for label, row in enumerate(figures.classes):
+    full = right_at(figures.calibration.outcome.yardstick.exit, outputs, targets)
+    pairs = list(zip(right, full, strict=True))
+    assert figures.calibrated.paired == (pairs.count((True, False)), pairs.count((False, True)), n)
+    losses = [row.paired.difference for row in figures.classes]
+    assert losses == sorted(losses)
+    for row in figures.classes:
+        label = runs.splits.classes.index(row.name)
         mine = [i for i in range(n) if targets[i] == label]
         assert (row.name, row.size) == (runs.splits.classes[label], len(mine))
         assert row.accuracy == pytest.approx(sum(right[i] for i in mine) / len(mine))
+        assert row.full == pytest.approx(sum(full[i] for i in mine) / len(mine))
         assert row.shares == pytest.approx([sum(left[i][0] == k for i in mine) / len(mine) for k in range(4)])
         ordered = sorted(mine, key=lambda i: (left[i][0], -left[i][2]))
         names = [runs.splits.test.name(i) for i in ordered]
@@ -86,6 +99,31 @@ def test_budgets_are_those_on_record(report, runs):
         assert budget.seconds == pytest.approx(
             sum(s * t for s, t in zip(point["test"]["shares"], SECONDS, strict=True))
         )
+
+
+def test_a_budget_is_paired_with_what_losses_count_from_and_says_what_to_type(report, runs):
+    run = report.runs[1]
+    outputs, targets = probabilities(Run(runs.weighted), runs.splits.test, run.calibration.policy.measure.temperatures)
+    full = right_at(run.calibration.outcome.yardstick.exit, outputs, targets)
+    for budget in run.budgets[::6]:
+        right = [leave(each, budget.thresholds)[1] == target for each, target in zip(outputs, targets, strict=True)]
+        pairs = list(zip(right, full, strict=True))
+        assert budget.paired == (pairs.count((True, False)), pairs.count((False, True)), len(pairs))
+        words = shlex.split(budget.command)
+        assert words[:4] == ["exitwise", "calibrate", str(runs.weighted), "--budget"]
+        assert 0 <= float(words[4]) - budget.share < 1e-4
+        assert words[5:] == ["--temperature"]
+
+
+def test_the_cheapest_within_a_point_is_what_its_command_gives(report, runs, copied):
+    chosen = report.runs[1].cheapest
+    assert shlex.split(chosen.budget.command)[3:] == ["--max-accuracy-drop", "0.01", "--temperature"]
+    found = ew.calibrate(copied, max_accuracy_drop=0.01, temperature=True, device="cpu", splits=runs.splits)
+    tested = ew.evaluate(copied, device="cpu", splits=runs.splits)
+    assert chosen.budget.thresholds == found.policy.thresholds
+    assert chosen.budget.point == tested.calibrated
+    assert chosen.lines == tested.lines
+    assert gather([copied], "cpu").runs[0].cheapest is None
 
 
 def test_lines_weights_and_names(report, runs):

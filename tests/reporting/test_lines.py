@@ -51,3 +51,12 @@ def test_seeds_become_a_mean_with_students_interval():
     assert (line.costs[0], line.costs[-1], len(line.costs)) == (1.0, 3.0, 50)
     assert (line.accuracies[0], line.accuracies[-1]) == pytest.approx((0.3, 0.5))
     assert line.half_widths == pytest.approx([4.302652729911275 * 0.1 / 3**0.5] * 50)
+
+
+@pytest.mark.parametrize(("seeds", "shown"), [(1, False), (4, False), (5, True)])
+def test_an_interval_is_shown_from_five_seeds_on_and_holds_shares(seeds, shown):
+    line = line_of([([1.0, 3.0], [0.02 if seed % 2 else 0.9, 0.99 if seed % 2 else 0.5]) for seed in range(seeds)])
+    assert (line.band is not None) == shown
+    if line.band:
+        low, high = line.band
+        assert (min(low), max(high)) == (0, 1)

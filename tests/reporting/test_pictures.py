@@ -31,12 +31,16 @@ def test_the_first_and_the_last_to_leave_are_shown(split):
     exits = np.array([1, 0, 2, 0, 1, 2, 1])
     confidences = np.array([0.7, 0.8, 0.6, 0.9, 0.5, 0.4, 0.95])
     left = Left(np.array([0, 0, 0, 0, 1, 0, 0]), exits, confidences)
-    a, b, c = class_figures(split, left, 3, [2, 2, 2])
+    standard = np.array([0, 0, 1, 2, 0, 0, 1])
+    b, c, a = class_figures(split, left, standard, (10, 20, 30), [2, 2, 2])
     assert [shot.name for shot in a.easiest] == ["4.png", "2.png"]
     assert [shot.name for shot in a.hardest] == ["7.png", "5.png"]
     assert [(shot.exit, shot.prediction, shot.correct) for shot in a.hardest] == [(3, "a", True), (2, "b", False)]
     assert a.hardest[1].confidence == pytest.approx(0.5)
     assert (a.size, a.accuracy, a.shares) == (6, pytest.approx(5 / 6), pytest.approx((2 / 6, 3 / 6, 1 / 6)))
+    assert (a.full, a.paired, a.macs) == (pytest.approx(4 / 6), (2, 1, 6), pytest.approx(10 * 2 / 6 + 10 + 30 / 6))
+    assert (b.full, b.paired) == (1, (0, 1, 1))
+    assert (c.full, c.paired) == (None, None)
     assert (b.size, b.accuracy, [shot.name for shot in b.easiest], b.hardest) == (1, 0, ["3.png"], [])
     assert (c.size, c.accuracy, c.shares, c.easiest) == (0, None, (0, 0, 0), [])
     assert decoded(a.easiest[0].uri)[1].getpixel((0, 0)) == 4
@@ -44,7 +48,7 @@ def test_the_first_and_the_last_to_leave_are_shown(split):
 
 def test_no_image_is_shown_twice(split):
     left = Left(np.zeros(7, np.int64), np.zeros(7, np.int64), np.random.default_rng(0).random(7))
-    a, *_ = class_figures(split, left, 3, [4, 0, 0])
+    (a,) = (each for each in class_figures(split, left, left.predictions, (1, 2, 3), [4, 0, 0]) if each.name == "a")
     assert (len(a.easiest), len(a.hardest)) == (3, 3)
     assert len({shot.name for shot in a.easiest + a.hardest}) == 6
 

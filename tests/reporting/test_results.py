@@ -86,7 +86,7 @@ def test_the_page_holds_what_the_calls_gave(results, tmp_path):
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
     (line,) = data["charts"]["macs"]["lines"]
     assert sorted(line["y"]) == pytest.approx(sorted(100 * each.test.accuracy for each in evaluation.budgets))
-    assert data["ring"]["accuracy"] == pytest.approx(100 * evaluation.calibrated.accuracy)
+    assert data["marks"]["calibrated"]["accuracy"] == pytest.approx(100 * evaluation.calibrated.accuracy)
 
 
 def test_an_evaluation_and_its_calibration_are_enough(results, tmp_path, monkeypatch):

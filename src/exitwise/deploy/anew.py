@@ -24,9 +24,14 @@ def check_repeatable(calibration: Calibration) -> None:
         )
 
 
+def yardstick_of(calibration: Calibration) -> Yardstick:
+    """Return whose answers a calibration's losses are counted from; the full network's where it does not say."""
+    return Yardstick(calibration.policy.exits - 1) if calibration.outcome is None else calibration.outcome.yardstick
+
+
 def standard_of(calibration: Calibration, logits: NDArray[Any]) -> NDArray[np.int64]:
     """Return the answers that a calibration's losses are counted from, from logits (N, K, C) of its own network."""
-    yardstick = Yardstick(logits.shape[1] - 1) if calibration.outcome is None else calibration.outcome.yardstick
+    yardstick = yardstick_of(calibration)
     read = calibration.policy.measure.read_all(logits)[1] if not yardstick.own else logits.argmax(-1)
     return yardstick.answers(logits.argmax(-1), read)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from exitwise.deploy.calibration import Calibration
+from exitwise.exiting.paired import Paired
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.temperatures import bound_of
+from exitwise.reporting.changes import Changes
 from exitwise.reporting.lines import Line
 from exitwise.reporting.pictures import ClassFigures
 from exitwise.reporting.reliability import Reliability
@@ -21,13 +23,34 @@ class Budget:
         thresholds: K - 1, None where nobody leaves.
         point: accuracy, mean MACs, shares.
         seconds: mean time per image, by the measured time to each exit.
-        share: of the full network's MACs that it is for; None for the calibration's own.
+        paired: its answers beside the yardstick's.
+        command: what calibrates the run so; empty for the calibration's own.
+        share: of the full network's MACs that it is for; None where it is for something else.
     """
 
     thresholds: tuple[float | None, ...]
     point: OperatingPoint
     seconds: float
+    paired: Paired
+    command: str = ""
     share: float | None = None
+
+
+@dataclass(frozen=True)
+class Cheapest:
+    """The cheapest policy that loses little on the calibration images: in words, and what it does on test images."""
+
+    lines: list[str]
+    budget: Budget
+
+
+class Rival(NamedTuple):
+    """A network without early exits that a bench timed beside the run: seconds for one image, if known."""
+
+    name: str
+    accuracy: float
+    macs: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -55,10 +78,15 @@ class RunFigures:
         name: of its folder.
         settings: all of them.
         calibration: as recorded.
+        lines: what it does on the test images, in words.
+        yardstick: what losses are counted from.
         calibrated: what it does.
+        cheapest: what may be chosen in its place; None where it is for a loss already.
+        changes: images lost and won by it.
+        rivals: of its bench.
         budgets: those of the calibration's table, by rising MACs.
         exits: K.
-        classes: under the calibrated policy.
+        classes: under the calibrated policy, those that lose most first.
         weights: of some epochs: number, losses and weights of samples (see ``WeightSamples.rows``); empty without a
             record.
     """
@@ -66,7 +94,12 @@ class RunFigures:
     name: str
     settings: dict[str, Any]
     calibration: Calibration
+    lines: list[str]
+    yardstick: str
     calibrated: Budget
+    cheapest: Cheapest | None
+    changes: Changes
+    rivals: list[Rival]
     budgets: list[Budget]
     exits: list[ExitFigures]
     classes: list[ClassFigures]

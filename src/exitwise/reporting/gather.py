@@ -16,27 +16,33 @@ from numpy.typing import NDArray
 
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.data import Split, Splits
+from exitwise.deploy.anew import standard_of, yardstick_of
+from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.exiting.measures import create_measure
+from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.outputs import Outputs, operate
-from exitwise.exiting.point import OperatingPoint
+from exitwise.exiting.paired import Paired
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models.staged import StagedModel
-from exitwise.reporting.content import Budget, Comparison, ExitFigures, Report, RunFigures
+from exitwise.reporting.changes import changes
+from exitwise.reporting.choice import budget_command, cheapest, drop_command
+from exitwise.reporting.content import Budget, Cheapest, Comparison, ExitFigures, Report, Rival, RunFigures
 from exitwise.reporting.lines import group_runs, line_of
 from exitwise.reporting.made import machine, now
 from exitwise.reporting.pictures import class_figures
 from exitwise.reporting.reliability import reliability
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run, check_same_data, run_names
+from exitwise.runs.records.bench import BENCH, Bench
 from exitwise.runs.records.evaluation import Evaluation
 from exitwise.version import __version__
 
-MOST_PICTURES, PER_CLASS = 1200, 3
-"""Thumbnails in a report at most; easiest and as many hardest of a class at most."""
+MOST_PICTURES, PER_CLASS, CHANGED = 1000, 3, 10
+"""At most: thumbnails of classes in a report; easiest and as many hardest of a class; lost and as many won of a run."""
 
 SHOWN_EPOCHS = 5
 """Epochs whose weights are shown at most."""
@@ -62,7 +68,7 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
     groups = group_runs(names, [_settings_of(run) for run in runs])
     records = [_Record.of(run) for run in runs]
     place = pick_device(device)
-    pictures = pictures_per_class(len(runs[0].classes), len(runs))
+    pictures = _Pictures(CHANGED, pictures_per_class(len(runs[0].classes), len(runs)))
     times: dict[tuple[Any, ...], tuple[float, ...]] = {}
     figures = []
     for run, name, record in zip(runs, names, records, strict=True):
@@ -100,12 +106,20 @@ def pictures_per_class(classes: int, runs: int) -> list[int]:
     return [int(label < shown) for label in range(classes)]
 
 
+class _Pictures(NamedTuple):
+    """How many images to show: lost, and as many won; easiest and as many hardest of each class."""
+
+    changed: int
+    per_class: Sequence[int]
+
+
 class _Record(NamedTuple):
     """The records of a run folder that a report shows."""
 
     calibration: Calibration
     evaluation: Evaluation
     weights: Sequence[dict[str, Any]] | None
+    bench: Bench | None
 
     @classmethod
     def of(cls, run: Run) -> _Record:
@@ -114,7 +128,8 @@ class _Record(NamedTuple):
         Raises:
             UserError: where it was calibrated otherwise since it was evaluated.
         """
-        record = cls(run.read_calibration(), run.read_evaluation(), run.read_weights())
+        bench = BENCH.read(run.path) if BENCH.exists(run.path) else None
+        record = cls(run.read_calibration(), run.read_evaluation(), run.read_weights(), bench)
         evaluated = [line.policy.thresholds for line in record.evaluation.budgets]
         if record.calibration.table and evaluated != [line.thresholds for line in record.calibration.table]:
             raise UserError(
@@ -125,11 +140,13 @@ class _Record(NamedTuple):
 
 
 class _Outputs(NamedTuple):
-    """Test split, its logits (N, K, C) and targets (N); temperatures of the exits, from the calibration split."""
+    """Test split, its logits (N, K, C) and targets (N); what the exits said of the calibration split, and the
+    temperatures for it."""
 
     split: Split
     logits: NDArray[Any]
     targets: NDArray[np.int64]
+    held: Recorded
     temperatures: tuple[float, ...]
 
     @classmethod
@@ -138,27 +155,98 @@ class _Outputs(NamedTuple):
             collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), device)
             for split in (splits.calibration, splits.test)
         )
-        return cls(splits.test, *test, fit_temperatures(*calibration))
+        held = Recorded(*calibration, run.classes, run.settings.split_seed)
+        return cls(splits.test, *test, held, fit_temperatures(*calibration))
+
+
+class _Tested(NamedTuple):
+    """What policies do on a run's test images beside the answers that losses are counted from."""
+
+    test: _Outputs
+    standard: NDArray[np.int64]
+    exit_macs: Sequence[int]
+    seconds: Sequence[float]
+
+    def budget(self, policy: ExitPolicy, command: str = "", share: float | None = None) -> Budget:
+        """Return what a policy does."""
+        targets = self.test.targets
+        outputs = Outputs.from_logits(self.test.logits, targets, policy.measure)
+        left = outputs.under(policy)
+        point = operate(outputs, policy, self.exit_macs)
+        mean = sum(share * time for share, time in zip(point.shares, self.seconds, strict=True))
+        paired = Paired.of(left.predictions == targets, self.standard == targets)
+        return Budget(tuple(policy.thresholds), point, mean, paired, command, share)
+
+    def lines(self, calibration: Calibration, classes: Sequence[str]) -> list[str]:
+        """Return what a calibration does, in words."""
+        policy, targets = calibration.policy, self.test.targets
+        outputs = Outputs.from_logits(self.test.logits, targets, policy.measure)
+        yardstick = yardstick_of(calibration)
+        outcome = Outcome.of(
+            outputs.under(policy).predictions,
+            targets,
+            self.test.logits.argmax(-1),
+            standard_of(calibration, self.test.logits),
+            yardstick,
+            classes,
+        )
+        point = operate(outputs, policy, self.exit_macs)
+        return outcome.lines(calibration.intro, point, calibration.full_macs, "test images")
 
 
 def _run_figures(
-    run: Run, name: str, record: _Record, test: _Outputs, seconds: Sequence[float], pictures: Sequence[int]
+    run: Run, name: str, record: _Record, test: _Outputs, seconds: Sequence[float], pictures: _Pictures
 ) -> RunFigures:
-    calibration, evaluation, weights = record
-    policy = calibration.policy
-    outputs = Outputs.from_logits(test.logits, test.targets, policy.measure)
-    calibrated = operate(outputs, policy, evaluation.exit_macs)
-    budgets = [_budget(line.policy, line.test, seconds, line.budget) for line in evaluation.budgets]
+    calibration, evaluation, weights, bench = record
+    policy, costs = calibration.policy, evaluation.exit_macs
+    standard = standard_of(calibration, test.logits)
+    tested = _Tested(test, standard, costs, seconds)
+    budgets = [
+        tested.budget(line.policy, budget_command(run.path, line.budget, calibration), line.budget)
+        for line in evaluation.budgets
+    ]
+    left = Outputs.from_logits(test.logits, test.targets, policy.measure).under(policy)
     return RunFigures(
         name,
         _shown(_settings_of(run)),
         calibration,
-        _budget(policy, calibrated, seconds),
+        evaluation.lines or tested.lines(calibration, run.classes),
+        yardstick_of(calibration).name(policy.exits),
+        tested.budget(policy),
+        _cheapest(run, calibration, tested),
+        changes(test.split, left, standard, pictures.changed),
+        _rivals(bench, evaluation),
         sorted(budgets, key=lambda budget: budget.point.macs),
         _exit_figures(evaluation, test, seconds),
-        class_figures(test.split, outputs.under(policy), policy.exits, pictures),
+        class_figures(test.split, left, standard, costs, pictures.per_class),
         spread_out([row for row in weights or [] if row["losses"]]),
     )
+
+
+def _cheapest(run: Run, calibration: Calibration, tested: _Tested) -> Cheapest | None:
+    found = cheapest(calibration, tested.test.held)
+    if found is None:
+        return None
+    command = drop_command(run.path, calibration)
+    own = tested._replace(standard=standard_of(found, tested.test.logits))
+    return Cheapest(own.lines(found, run.classes), own.budget(found.policy, command))
+
+
+def _rivals(bench: Bench | None, evaluation: Evaluation) -> list[Rival]:
+    """Return what a bench timed beside the run and is no exit of it; nothing where the bench is of other weights."""
+    rows = [] if bench is None else bench.rows
+    full = [row.accuracy for row in rows if (row.network.kind, row.form) == ("full", "eager") and row.accuracy]
+    if any(abs(accuracy - evaluation.anytime[-1]) > 0.5 / evaluation.images for accuracy in full):
+        return []
+    own = {f"exit {number} alone" for number in range(1, len(evaluation.exit_macs) + 1)}
+    found: dict[str, Rival] = {}
+    for row in sorted(rows, key=lambda row: (row.form != "eager", row.batch_size)):
+        name = row.network.name
+        if row.network.kind != "static" or name in own or row.accuracy is None or row.macs is None:
+            continue
+        seconds = row.mean if (row.form, row.batch_size) == ("eager", 1) else None
+        found.setdefault(name, Rival(name, row.accuracy, row.macs, seconds))
+    return list(found.values())
 
 
 def _settings_of(run: Run) -> dict[str, Any]:
@@ -170,11 +258,6 @@ def _settings_of(run: Run) -> dict[str, Any]:
 def _shown(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without the options of a method from elsewhere, where there is none."""
     return {key: value for key, value in settings.items() if key != "method_options" or value is not None}
-
-
-def _budget(policy: ExitPolicy, point: OperatingPoint, seconds: Sequence[float], share: float | None = None) -> Budget:
-    mean = sum(share * time for share, time in zip(point.shares, seconds, strict=True))
-    return Budget(tuple(policy.thresholds), point, mean, share)
 
 
 def _exit_figures(evaluation: Evaluation, test: _Outputs, seconds: Sequence[float]) -> list[ExitFigures]:

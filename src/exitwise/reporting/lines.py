@@ -14,6 +14,9 @@ from exitwise.evaluation.outputs import accuracy_at, common_grid, mean_and_half_
 from exitwise.settings.schema import MAY_CHANGE_ON_RESUME
 from exitwise.shown import text_of
 
+BAND_SEEDS = 5
+"""Runs from which on an interval is shown; of fewer, Student's is wider than what it is to tell, and each is shown."""
+
 Settings = Mapping[str, Any]
 Curve = tuple[Sequence[float], Sequence[float]]
 """Costs and accuracies of a run's budgets."""
@@ -27,11 +30,21 @@ class Line:
         costs: rising.
         accuracies: at these costs.
         half_widths: of the 95 % interval over seeds; None for a single run.
+        runs: how many it is of.
     """
 
     costs: list[float]
     accuracies: list[float]
     half_widths: list[float] | None
+    runs: int = 1
+
+    @property
+    def band(self) -> tuple[list[float], list[float]] | None:
+        """Return the ends of the interval, which are shares; None for fewer than :data:`BAND_SEEDS` runs."""
+        if self.half_widths is None or self.runs < BAND_SEEDS:
+            return None
+        pairs = list(zip(self.accuracies, self.half_widths, strict=True))
+        return [max(mean - half, 0.0) for mean, half in pairs], [min(mean + half, 1.0) for mean, half in pairs]
 
 
 def line_of(curves: Sequence[Curve]) -> Line:
@@ -42,7 +55,7 @@ def line_of(curves: Sequence[Curve]) -> Line:
     grid = common_grid([costs for costs, _ in curves])
     mean, half = mean_and_half_width([accuracy_at(*curve, grid) for curve in curves])
     assert half is not None
-    return Line(grid.tolist(), mean.tolist(), half.tolist())
+    return Line(grid.tolist(), mean.tolist(), half.tolist(), len(curves))
 
 
 def group_runs(names: Sequence[str], settings: Sequence[Settings]) -> list[tuple[str, list[int]]]:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from exitwise.data import Split
 from exitwise.exiting.outputs import Left
+from exitwise.exiting.paired import Paired
 
 SIDE, LOSSLESS_SIDE, QUALITY, STRIP = 64, 32, 75, 8
 """Longest side of a thumbnail in pixels; up to which it is a PNG; the quality of the JPEG that it is beyond; height of
@@ -39,6 +41,9 @@ class ClassFigures(NamedTuple):
         name: of the class.
         size: how many there are.
         accuracy: share classified correctly; None without images.
+        full: share that the yardstick classifies correctly; None without images.
+        paired: beside the yardstick; None without images.
+        macs: mean per image; 0 without images.
         shares: share leaving at each exit, K numbers.
         easiest: the first to leave, by exit, then by confidence.
         hardest: the last ones, the very last first.
@@ -47,44 +52,56 @@ class ClassFigures(NamedTuple):
     name: str
     size: int
     accuracy: float | None
+    full: float | None
+    paired: Paired | None
+    macs: float
     shares: tuple[float, ...]
     easiest: list[Picture]
     hardest: list[Picture]
 
 
-def class_figures(split: Split, left: Left, exits: int, pictures: Sequence[int]) -> list[ClassFigures]:
-    """Figures of each class on a split.
+def class_figures(
+    split: Split, left: Left, standard: NDArray[np.int64], exit_macs: Sequence[int], pictures: Sequence[int]
+) -> list[ClassFigures]:
+    """Figures of each class on a split, those that lose most first.
 
     Args:
         split: N images.
         left: how they left.
-        exits: K.
+        standard: the yardstick's answers (N).
+        exit_macs: cost of leaving at each exit.
         pictures: for each class, how many easiest and as many hardest images to show.
     """
-    classes = split.source.classes
-    return [_of_class(split, left, exits, label, pictures[label]) for label in range(len(classes))]
+    found = [_of_class(split, left, standard, exit_macs, *each) for each in enumerate(pictures)]
+    return sorted(found, key=lambda each: 0.0 if each.paired is None else each.paired.difference)
 
 
-def _of_class(split: Split, left: Left, exits: int, label: int, pictures: int) -> ClassFigures:
+def _of_class(
+    split: Split, left: Left, standard: NDArray[np.int64], exit_macs: Sequence[int], label: int, pictures: int
+) -> ClassFigures:
     members = np.flatnonzero(split.targets.numpy() == label)
     by_confidence = members[np.argsort(-left.confidences[members], kind="stable")]
     ordered = by_confidence[np.argsort(left.exits[by_confidence], kind="stable")].tolist()
     middle = (len(ordered) + 1) // 2  # no image is both
     easiest, hardest = ordered[:middle][:pictures], ordered[middle:][::-1][:pictures]
     count = max(len(members), 1)
-    shares = np.bincount(left.exits[members], minlength=exits) / count
-    right = float((left.predictions[members] == label).mean()) if len(members) else None
+    shares = np.bincount(left.exits[members], minlength=len(exit_macs)) / count
+    right, reference = left.predictions[members] == label, standard[members] == label
     return ClassFigures(
         split.source.classes[label],
         len(members),
-        right,
+        float(right.mean()) if len(members) else None,
+        float(reference.mean()) if len(members) else None,
+        Paired.of(right, reference) if len(members) else None,
+        float((shares * np.array(exit_macs)).sum()),
         tuple(shares.tolist()),
-        [_picture(split, left, position) for position in easiest],
-        [_picture(split, left, position) for position in hardest],
+        [picture(split, left, position) for position in easiest],
+        [picture(split, left, position) for position in hardest],
     )
 
 
-def _picture(split: Split, left: Left, position: int) -> Picture:
+def picture(split: Split, left: Left, position: int) -> Picture:
+    """Return an image of a split, and how it left."""
     prediction = int(left.predictions[position])
     return Picture(
         split.name(position),

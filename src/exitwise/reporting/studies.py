@@ -75,7 +75,7 @@ def _curve(study: Study, recipe: str, variant: str, updates: int, unit: float) -
         "label": f"{variant}, {updates} updates",
         "x": [macs / unit for macs in line.costs],
         "y": [100 * accuracy for accuracy in line.accuracies],
-        "half": None,  # intervals over seeds are of the differences, beside
+        "band": None,  # intervals over seeds are of the differences, beside
         "exits": {"x": [macs / unit for macs in runs[0]["exit_macs"]], "y": (100 * exits).tolist()},
     }
 
@@ -91,7 +91,7 @@ def _gain_line(study: Study, pair: Pair, part: Part, unit: float) -> dict[str, A
         "number": part.lines.index((pair.variant, pair.updates)),
         "x": (grid / unit).tolist(),
         "y": (100 * mean).tolist(),
-        "half": None if half is None else (100 * half).tolist(),
+        "band": None if half is None else [(100 * (mean - half)).tolist(), (100 * (mean + half)).tolist()],
         "exits": {"x": [], "y": []},
     }
 

@@ -15,10 +15,10 @@ from torch import nn
 from exitwise.data import Splits
 from exitwise.data.fingerprints import unused
 from exitwise.data.loaders import pairs_of
-from exitwise.deploy.anew import standard_of
+from exitwise.deploy.anew import standard_of, yardstick_of
 from exitwise.deploy.calibration import Calibration
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
-from exitwise.exiting.outcome import Outcome, Yardstick
+from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.outputs import Outputs, anytime, operate
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.table import budget_table
@@ -125,8 +125,7 @@ def _evaluated(
     policy, own = calibration.policy, logits.argmax(-1)
     outputs, alone = Outputs.from_logits(logits, targets, policy.measure), Outputs.from_logits(logits, targets)
     policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
-    yardstick = Yardstick(policy.exits - 1) if calibration.outcome is None else calibration.outcome.yardstick
-    standard = standard_of(calibration, logits)
+    yardstick, standard = yardstick_of(calibration), standard_of(calibration, logits)
     return Evaluation(
         None,
         costs,

@@ -10,7 +10,8 @@
   const charts = new Map(); // id of an element to what gives its traces and axes
   const opened = new Set(); // runs whose charts are drawn
   let printing = false;
-  let ring = data.ring ?? {}; // the point of the slider, or of the calibration, on the charts of costs
+  let ring = {}; // the point of the slider on the charts of costs
+  let marks = data.marks ?? {}; // what else is marked there
 
   const byId = (id) => document.getElementById(id);
   const isDark = () => scheme.matches && !printing;
@@ -58,35 +59,55 @@
   function costLine(line, place, sign) {
     const number = line.number ?? place; // lines of one thing on two charts look alike
     const name = plain(line.label), shade = colour(number);
-    const edge = (sign, more) => ({
-      x: line.x, y: line.y.map((value, i) => value + sign * line.half[i]), mode: "lines", hoverinfo: "skip",
-      line: { width: 0, color: shade }, ...more,
+    const edge = (end, more) => ({
+      x: line.x, y: line.band[end], mode: "lines", hoverinfo: "skip", line: { width: 0, color: shade }, ...more,
     });
-    const band = line.half ? [edge(-1, {}), edge(1, { fill: "tonexty", fillcolor: faint(shade) })] : [];
+    const band = line.band ? [edge(0, {}), edge(1, { fill: "tonexty", fillcolor: faint(shade) })] : [];
+    const seeds = (line.seeds ?? []).map((each) => ({
+      ...each, mode: "lines", hoverinfo: "skip", opacity: 0.6, line: { color: shade, width: 0.8 },
+    }));
     const hovertemplate = `%{y:.1f}${sign} at %{x:.3g}<extra>${name}</extra>`;
     const cross = { symbol: "x-thin", size: 9, line: { width: 2, color: shade } };
     return [
       ...band,
+      ...seeds,
       { x: line.x, y: line.y, mode: "lines", line: { color: shade, dash: dash(number), width: 2.2 }, hovertemplate },
       { ...line.exits, mode: "markers", marker: cross, hovertemplate },
     ];
   }
 
-  function costs(id) {
-    const { title, lines, y = "test accuracy (%)", sign = " %", range = data.range } = data.charts[id];
-    const marker = { symbol: "circle-open", size: 14, line: { width: 3 }, color: theme().ink };
-    const here = { x: [ring[id] ?? null], y: [ring.accuracy ?? null], mode: "markers", marker, hoverinfo: "skip" };
+  function point(id, place, symbol, size, name) {
     return {
-      traces: [...lines.flatMap((line, place) => costLine(line, place, sign)), here],
+      x: [place[id] ?? null], y: [place.accuracy ?? null], mode: "markers", hovertemplate: `%{y:.1f} %<extra>${plain(name)}</extra>`,
+      marker: { symbol, size, color: theme().ink, line: { width: symbol.endsWith("open") ? 3 : 0 } },
+    };
+  }
+
+  function costs(id) {
+    const { title, lines, y = "test accuracy (%)", sign = " %", range = data.range, span } = data.charts[id];
+    const { calibrated, cheapest, rivals = [], level } = marks;
+    const across = level && {
+      x: span, y: [level.accuracy, level.accuracy], mode: "lines", line: { color: theme().ink, width: 1, dash: "dot" },
+      hovertemplate: `%{y:.1f} %<extra>${plain(level.name)}</extra>`,
+    };
+    return {
+      traces: [
+        ...(across ? [across] : []),
+        ...lines.flatMap((line, place) => costLine(line, place, sign)),
+        ...rivals.map((rival) => point(id, rival, "square", 9, rival.name)),
+        ...(calibrated ? [point(id, calibrated, "diamond", 11, "as calibrated")] : []),
+        ...(cheapest ? [point(id, cheapest, "star", 13, "cheapest within 1 point")] : []),
+        point(id, ring, "circle-open", 18, "the slider"),
+      ],
       axes: {
-        x: { title: { text: title }, rangemode: "tozero" },
+        x: { title: { text: title }, ...(span ? { range: span } : { rangemode: "tozero" }) },
         y: range ? { title: { text: y }, range } : { title: { text: y } },
       },
     };
   }
 
   const bins = ({ x, y, share }, name, symbol, shade) => ({
-    x, y, mode: "lines+markers", line: { color: shade, width: 1 },
+    x, y, mode: "markers",
     marker: { symbol, size: share.map((part) => 4 + 14 * Math.sqrt(part)), color: shade, opacity: 0.8, line: { width: 0 } },
     text: share.map((part) => `${(100 * part).toFixed(1)} % of the images`),
     hovertemplate: `right %{y:.0f} % at confidence %{x:.0f} %, %{text}<extra>${name}</extra>`,
@@ -123,24 +144,50 @@
   }
 
   function show(i, position) {
-    const { text, shares, thresholds, ...point } = data.runs[i].budgets[position];
+    const { text, shares, thresholds, ...place } = data.runs[i].budgets[position];
     for (const [name, value] of Object.entries(text)) byId(`${name}-${i}`).textContent = value;
-    byId(`live-${i}`).textContent = `${text.accuracy} right at ${text.share} of the compute, ${text.seconds} per image`;
     byId(`budget-${i}`).setAttribute("aria-valuetext", `${text.share} of the full network’s MACs`);
     shares.forEach((share, exit) => {
       byId(`leave-${i}-${exit}`).textContent = share;
       byId(`bar-${i}-${exit}`).style.width = share.replace(" ", "");
       if (exit < thresholds.length) byId(`threshold-${i}-${exit}`).textContent = thresholds[exit];
     });
-    ring = point;
+    ring = place;
     COST.forEach(paint);
   }
 
   function open(i) {
-    document.querySelectorAll("article.run").forEach((run, number) => { run.hidden = number !== i; });
+    document.querySelectorAll("[data-of]").forEach((part) => { part.hidden = Number(part.dataset.of) !== i; });
     if (!opened.has(i)) drawRun(i);
     opened.add(i);
+    marks = data.runs[i].marks;
     show(i, Number(byId(`budget-${i}`).value));
+  }
+
+  function choose(cost) {
+    COST.forEach((id) => { byId(id).closest("figure").hidden = id !== cost; });
+    paint(cost);
+  }
+
+  function search({ target }) {
+    const run = byId(`run-${target.dataset.run}`), wanted = target.value.trim().toLowerCase();
+    run.querySelectorAll("[data-class]").forEach((part) => {
+      part.hidden = !part.dataset.class.toLowerCase().includes(wanted);
+    });
+    const rows = [...run.querySelectorAll("tr[data-class]")];
+    byId(`found-${target.dataset.run}`).textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} classes`;
+  }
+
+  async function copy({ target }) {
+    const code = byId(target.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      target.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(code); // to be copied by hand
+      target.textContent = "Selected";
+    }
+    setTimeout(() => { target.textContent = "Copy"; }, 2000);
   }
 
   function repaint() {
@@ -162,6 +209,11 @@
   document.querySelectorAll("input.budget").forEach((slider) => {
     slider.addEventListener("input", () => show(Number(slider.dataset.run), Number(slider.value)));
   });
+  document.querySelectorAll("input[name=cost]").forEach((button) => {
+    button.addEventListener("change", () => choose(button.value));
+  });
+  document.querySelectorAll("input[type=search]").forEach((field) => field.addEventListener("input", search));
+  document.querySelectorAll("button.copy").forEach((button) => button.addEventListener("click", copy));
   byId("run")?.addEventListener("change", (event) => open(Number(event.target.value)));
   if (data.runs.length) open(Number(byId("run")?.value ?? 0));
   repaint();

@@ -1,0 +1,68 @@
+"""Which budget to choose: what to type for it, and what it gives."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from exitwise.catalogue.measures import USUAL_MEASURE
+from exitwise.deploy.calibrating import Asked, Costs, Recorded, calibrated
+from exitwise.deploy.calibration import Calibration
+from exitwise.errors import UserError
+from exitwise.exiting.measures import Measure
+
+DROP = 0.01
+"""Accuracy that the budget which a report names may lose."""
+
+
+def budget_command(run: Path, budget: float, calibration: Calibration) -> str:
+    """Return what calibrates a run for a share of MACs, as it is calibrated now."""
+    most = calibration.exit_macs[-1] / calibration.full_macs
+    return _command(run, "--budget", min(math.ceil(1e4 * budget - 1e-6) / 1e4, most), calibration)
+
+
+def drop_command(run: Path, calibration: Calibration) -> str:
+    """Return what calibrates a run for :data:`DROP`."""
+    return _command(run, "--max-accuracy-drop", DROP, calibration)
+
+
+def _command(run: Path, option: str, value: float, calibration: Calibration) -> str:
+    words = ["exitwise", "calibrate", str(run), option, f"{value:.6g}", *_flags(calibration)]
+    return " ".join(map(shlex.quote, words))
+
+
+def _flags(calibration: Calibration) -> Sequence[str]:
+    measure, kind = calibration.policy.measure, calibration.thresholding
+    flags = [] if measure.name == USUAL_MEASURE else ["--measure", measure.name]
+    if _has_temperatures(measure):
+        flags.append("--temperature")
+    return flags if kind is None else [*flags, "--thresholds", kind]
+
+
+def _has_temperatures(measure: Measure) -> bool:
+    return measure.temperatures is not None and not measure.fits_temperatures
+
+
+def cheapest(calibration: Calibration, held: Recorded) -> Calibration | None:
+    """Return the cheapest calibration within :data:`DROP` on the held-out images, read in the same way; None where the
+    calibration is for a drop already, or there is nothing to choose."""
+    if "max_accuracy_drop" in calibration.budget or calibration.policy.exits == 1:
+        return None
+    measure = calibration.policy.measure
+    asked = Asked(
+        {"max_accuracy_drop": DROP},
+        thresholds=calibration.thresholding,
+        measure=measure.name,
+        temperature=_has_temperatures(measure),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when it was calibrated
+        try:
+            found = calibrated(asked, held, Costs(calibration.exit_macs, calibration.full_macs))
+        except UserError:
+            return None
+    return replace(found, network=calibration.network)
