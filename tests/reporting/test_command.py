@@ -2,6 +2,8 @@ import pytest
 
 from exitwise.cli import main
 
+PARTS = ("classes", "exits", "reliability")
+
 
 def call(capsys, *tokens):
     with pytest.raises(SystemExit) as stop:
@@ -11,8 +13,12 @@ def call(capsys, *tokens):
 
 
 def test_one_run_is_shown_in_its_folder(copied, capsys):
-    code, output, _ = call(capsys, copied, "--device", "cpu")
+    folder = copied / "figures" / "paper"
+    code, output, _ = call(capsys, copied, "--device", "cpu", "--figures", folder)
     assert code == 0
+    assert f"10 figures written to {folder}" in output
+    names = {path.stem for path in folder.iterdir()}
+    assert names == {"accuracy_against_macs", "accuracy_against_time", *(f"copy-{part}" for part in PARTS)}
     assert f"written to {copied / 'report.html'} (" in output
     assert (copied / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     before = (copied / "report.html").read_bytes()
@@ -42,6 +48,10 @@ def test_bad_input_writes_nothing(runs, copied, tmp_path, capsys):
         assert code == 2
         assert message in errors
         assert len(errors.strip().splitlines()) == 1
+    assert not out.exists()
+    for folder, message in ((copied, "expected a new or empty folder"), (copied / "data.json", "expected a folder")):
+        code, _, errors = call(capsys, runs.weighted, "--out", out, "--figures", folder)
+        assert (code, errors.startswith(f"exitwise: {message} for figures; {folder} ")) == (2, True)
     assert not out.exists()
     code, _, errors = call(capsys, runs.weighted, "--out", tmp_path)
     assert (code, errors) == (2, f"exitwise: expected a file to write; {tmp_path} is a folder\n")

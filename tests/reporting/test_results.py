@@ -112,4 +112,6 @@ def test_results_that_make_no_page(model, results, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             ew.report(given, tmp_path / "own.html")
-    assert not (tmp_path / "own.html").exists()
+    with pytest.raises(UserError, match="figures are drawn of run folders; got results"):
+        ew.report([evaluation, calibration], tmp_path / "own.html", figures=tmp_path / "figures")
+    assert not any(tmp_path.iterdir())

@@ -7,12 +7,20 @@ from pathlib import Path
 from exitwise.cli.progress import plain_console
 
 
-def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False, device: str = "auto") -> None:
+def report(
+    runs: list[Path],
+    *,
+    out: Path | None = None,
+    figures: Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> None:
     """Show runs in one HTML file, which opens offline: what budgets give, which images leave where, and more.
 
     Examples:
 
         exitwise report runs/photos
+        exitwise report runs/photos --figures paper/figures
         exitwise report runs/study
         exitwise report runs/uniform-0 runs/uniform-1 runs/weighted-0 --out compared.html
 
@@ -23,11 +31,13 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
         the folder of a study.
     out
         File to write; by default RUN/report.html, of several runs report.html here.
+    figures
+        Folder for PNG and SVG figures of the same, for papers.
     overwrite
-        Replace that file if it exists.
+        Replace that file if it exists, and figures in that folder.
     device
         Where to run the networks and measure times: auto, cpu, cuda, ...
     """
     import exitwise as ew
 
-    plain_console().print(ew.report(runs, out, overwrite=overwrite, device=device))
+    plain_console().print(ew.report(runs, out, figures=figures, overwrite=overwrite, device=device))

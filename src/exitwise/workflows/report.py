@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING
 
 from exitwise.errors import UserError
 from exitwise.shown import Shown
-from exitwise.storage.files import check_output, write_text
+from exitwise.storage.files import check_output, write_bytes, write_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from exitwise.reporting.content import Report
+
 
 @dataclass(frozen=True)
 class WrittenReport(Shown):
-    """A report that was written: its file, and its size in bytes."""
+    """A report that was written: its file, and its size in bytes; files of figures."""
 
     path: Path
     size: int
+    figures: tuple[Path, ...] = ()
 
     def __rich__(self) -> RenderableType:
-        return f"written to {self.path} ({self.size / 2**20:.1f} MiB); open it in any browser"
+        page = f"written to {self.path} ({self.size / 2**20:.1f} MiB); open it in any browser"
+        return f"{page}\n{len(self.figures)} figures written to {self.figures[0].parent}" if self.figures else page
 
 
 Source = str | PathLike[str] | Shown
@@ -34,6 +38,7 @@ def report(
     runs: Source | Sequence[Source],
     out: str | Path | None = None,
     *,
+    figures: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
 ) -> WrittenReport:
@@ -45,7 +50,8 @@ def report(
             those of ``fit_exits``, ``export`` and ``bench``.
         out: file to write; by default RUN/report.html, of several runs, or of results, report.html in the current
             folder.
-        overwrite: whether that file may be replaced.
+        figures: folder for PNG and SVG figures of what is shown of runs.
+        overwrite: whether that file, and figures in that folder, may be replaced.
         device: where to run the networks of runs and measure their times.
 
     Raises:
@@ -62,6 +68,9 @@ def report(
         raise UserError(f"expected results of one network, or run folders; got both, {paths[0]} among them")
     file = Path(out) if out else (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     check_output(file, overwrite)
+    folder = None if figures is None else Path(figures)
+    if folder is not None:
+        _check_folder(folder, overwrite)
 
     from exitwise.reporting.gather import gather
     from exitwise.reporting.render import render, render_results, render_study
@@ -70,12 +79,35 @@ def report(
     from exitwise.workflows.export import Exported
     from exitwise.workflows.fit import ExitsFitted
 
+    study = len(paths) == 1 and STUDY.exists(paths[0])
+    if folder is not None and (results or study):
+        raise UserError(f"figures are drawn of run folders; got {'a study' if study else 'results'}")
     titles: dict[type, str] = {ExitsFitted: "How the exits were fitted", Exported: "What was exported"}
+    files: dict[Path, bytes] = {}
     if results:
         page = render_results(sort_results(results, titles))
-    elif len(paths) == 1 and STUDY.exists(paths[0]):
+    elif study:
         page = render_study(STUDY.read(paths[0]))
     else:
-        page = render(gather(paths, device))
+        gathered = gather(paths, device)
+        page = render(gathered)
+        if folder is not None:
+            files = _figures(gathered, folder)
     write_text(file, page)
-    return WrittenReport(file, len(page.encode()))
+    for path, content in files.items():
+        write_bytes(path, content)
+    return WrittenReport(file, len(page.encode()), tuple(files))
+
+
+def _check_folder(path: Path, overwrite: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"expected a folder for figures; {path} is a file")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise UserError(f"expected a new or empty folder for figures; {path} holds files: give --overwrite")
+
+
+def _figures(report: Report, folder: Path) -> dict[Path, bytes]:
+    from exitwise.reporting.paper import FORMATS, drawn, paper_figures
+
+    found = paper_figures(report)
+    return {folder / f"{name}.{kind}": drawn(figure, kind) for name, figure in found for kind in FORMATS}
