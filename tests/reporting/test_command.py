@@ -2,7 +2,7 @@ import pytest
 
 from exitwise.cli import main
 
-PARTS = ("classes", "exits", "reliability")
+PARTS = ("classes", "exits", "reliability", "learning")
 
 
 def call(capsys, *tokens):
@@ -16,7 +16,7 @@ def test_one_run_is_shown_in_its_folder(copied, capsys):
     folder = copied / "figures" / "paper"
     code, output, _ = call(capsys, copied, "--device", "cpu", "--figures", folder)
     assert code == 0
-    assert f"10 figures written to {folder}" in output
+    assert f"12 figures written to {folder}" in output
     names = {path.stem for path in folder.iterdir()}
     assert names == {"accuracy_against_macs", "accuracy_against_time", *(f"copy-{part}" for part in PARTS)}
     assert f"written to {copied / 'report.html'} (" in output

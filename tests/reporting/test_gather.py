@@ -13,6 +13,7 @@ from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.reporting.gather import gather, spread_out
 from exitwise.runs.folder import Run
+from exitwise.runs.records.bench import BENCH, Bench, Network, Row
 from hostile_runs import SECONDS
 
 
@@ -124,6 +125,31 @@ def test_the_cheapest_within_a_point_is_what_its_command_gives(report, runs, cop
     assert chosen.budget.point == tested.calibrated
     assert chosen.lines == tested.lines
     assert gather([copied], "cpu").runs[0].cheapest is None
+
+
+def test_rivals_are_networks_of_a_bench_of_the_same_weights(runs, copied):
+    evaluation = Run(copied).read_evaluation()
+
+    def rivals(full):
+        def row(name, kind, batch, accuracy, macs=5e4):
+            return Row(Network(name, kind), "eager", batch, 0.003 * batch, 0.0, 0.0, 0.0, accuracy, macs)
+
+        rows = [
+            row("without exits", "full", 1, full, 2e5),
+            row("exit 1 alone", "static", 1, 0.8),
+            row("runs/<b>small", "static", 8, 0.7),
+            row("runs/<b>small", "static", 1, 0.7),
+            row("other.bundle", "static", 8, 0.6),
+            row("resnet18", "static", 1, None),
+        ]
+        BENCH.write(copied, Bench(rows, {}, {}))
+        return gather([copied], "cpu").runs[0].rivals
+
+    assert rivals(evaluation.anytime[-1]) == [
+        ("runs/<b>small", 0.7, 5e4, 0.003),
+        ("other.bundle", 0.6, 5e4, None),
+    ]
+    assert rivals(evaluation.anytime[-1] - 0.1) == []
 
 
 def test_lines_weights_and_names(report, runs):

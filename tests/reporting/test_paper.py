@@ -9,7 +9,7 @@ from exitwise.reporting.paper import FORMATS, drawn, paper_figures
 def test_figures_have_plain_names_and_what_the_report_has(report):
     figures = dict(paper_figures(report))
     runs = ("1-uniform", "2-b-weighted")
-    parts = ("classes", "exits", "reliability")
+    parts = ("classes", "exits", "reliability", "learning")
     costs = ("accuracy_against_macs", "accuracy_against_time")
     assert list(figures) == [*costs, *(f"{run}-{part}" for run in runs for part in parts)]
     (axes,) = figures["accuracy_against_macs"].axes

@@ -10,6 +10,7 @@ from exitwise.exiting.paired import Paired
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.temperatures import bound_of
 from exitwise.reporting.changes import Changes
+from exitwise.reporting.learning import Epoch
 from exitwise.reporting.lines import Line
 from exitwise.reporting.pictures import ClassFigures
 from exitwise.reporting.reliability import Reliability
@@ -89,6 +90,7 @@ class RunFigures:
         classes: under the calibrated policy, those that lose most first.
         weights: of some epochs: number, losses and weights of samples (see ``WeightSamples.rows``); empty without a
             record.
+        learning: accuracies of some epochs; empty without a record.
     """
 
     name: str
@@ -104,6 +106,7 @@ class RunFigures:
     exits: list[ExitFigures]
     classes: list[ClassFigures]
     weights: list[dict[str, Any]]
+    learning: list[Epoch]
 
     @property
     def alike(self) -> bool:

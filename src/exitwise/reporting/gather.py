@@ -31,6 +31,7 @@ from exitwise.models.staged import StagedModel
 from exitwise.reporting.changes import changes
 from exitwise.reporting.choice import budget_command, cheapest, drop_command
 from exitwise.reporting.content import Budget, Cheapest, Comparison, ExitFigures, Report, Rival, RunFigures
+from exitwise.reporting.learning import learning
 from exitwise.reporting.lines import group_runs, line_of
 from exitwise.reporting.made import machine, now
 from exitwise.reporting.pictures import class_figures
@@ -39,6 +40,7 @@ from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run, check_same_data, run_names
 from exitwise.runs.records.bench import BENCH, Bench
 from exitwise.runs.records.evaluation import Evaluation
+from exitwise.runs.records.metrics import read_metrics
 from exitwise.version import __version__
 
 MOST_PICTURES, PER_CLASS, CHANGED = 1000, 3, 10
@@ -120,6 +122,7 @@ class _Record(NamedTuple):
     evaluation: Evaluation
     weights: Sequence[dict[str, Any]] | None
     bench: Bench | None
+    metrics: Sequence[dict[str, float]]
 
     @classmethod
     def of(cls, run: Run) -> _Record:
@@ -129,7 +132,8 @@ class _Record(NamedTuple):
             UserError: where it was calibrated otherwise since it was evaluated.
         """
         bench = BENCH.read(run.path) if BENCH.exists(run.path) else None
-        record = cls(run.read_calibration(), run.read_evaluation(), run.read_weights(), bench)
+        metrics = read_metrics(run.path)
+        record = cls(run.read_calibration(), run.read_evaluation(), run.read_weights(), bench, metrics)
         evaluated = [line.policy.thresholds for line in record.evaluation.budgets]
         if record.calibration.table and evaluated != [line.thresholds for line in record.calibration.table]:
             raise UserError(
@@ -197,7 +201,7 @@ class _Tested(NamedTuple):
 def _run_figures(
     run: Run, name: str, record: _Record, test: _Outputs, seconds: Sequence[float], pictures: _Pictures
 ) -> RunFigures:
-    calibration, evaluation, weights, bench = record
+    calibration, evaluation, weights, bench, metrics = record
     policy, costs = calibration.policy, evaluation.exit_macs
     standard = standard_of(calibration, test.logits)
     tested = _Tested(test, standard, costs, seconds)
@@ -220,6 +224,7 @@ def _run_figures(
         _exit_figures(evaluation, test, seconds),
         class_figures(test.split, left, standard, costs, pictures.per_class),
         spread_out([row for row in weights or [] if row["losses"]]),
+        learning(metrics, policy.exits),
     )
 
 

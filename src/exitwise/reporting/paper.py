@@ -29,8 +29,8 @@ def drawn(figure: Figure, kind: Format) -> bytes:
 
 
 def paper_figures(report: Report) -> Iterator[tuple[str, Figure]]:
-    """Yield figures by what a file of each may be called: accuracy against costs, and of each run classes, exits and
-    reliability."""
+    """Yield figures by what a file of each may be called: accuracy against costs, and of each run classes, exits,
+    reliability and learning."""
     unit, name = macs_unit(max(run.exits[-1].macs for run in report.runs))
     yield "accuracy_against_macs", _curves(report, "macs", unit, f"mean compute per image ({name})")
     yield "accuracy_against_time", _curves(report, "seconds", 1e-3, f"mean time per image (ms, {report.device})")
@@ -41,6 +41,8 @@ def paper_figures(report: Report) -> Iterator[tuple[str, Figure]]:
         yield f"{prefix}-classes", _classes(run)
         yield f"{prefix}-exits", _exits(run)
         yield f"{prefix}-reliability", _reliability(run)
+        if run.learning:
+            yield f"{prefix}-learning", _learning(run)
 
 
 def _curves(report: Report, cost: Literal["macs", "seconds"], unit: float, label: str) -> Figure:
@@ -129,6 +131,20 @@ def _reliability(run: RunFigures) -> Figure:
         if number == 1:
             axes.set_ylabel("accuracy (%)")
             axes.legend(frameon=False, markerscale=0.5)
+    return figure
+
+
+def _learning(run: RunFigures) -> Figure:
+    """Accuracy by epoch, on calibration images and, dotted, on training images."""
+    figure, axes = _axes()
+    epochs = [each.epoch for each in run.learning]
+    for exit in range(len(run.exits)):
+        colour = COLOURS[exit % len(COLOURS)]
+        held = _percents([each.calibration[exit] for each in run.learning])
+        axes.plot(epochs, held, color=colour, label=f"exit {exit + 1}")
+        axes.plot(epochs, _percents([each.train[exit] for each in run.learning]), ":", color=colour, linewidth=1)
+    axes.set(xlabel="epoch", ylabel="accuracy (%; dotted: training images)")
+    axes.legend(frameon=False)
     return figure
 
 

@@ -19,6 +19,7 @@ from exitwise.deploy.calibration import Calibration
 from exitwise.exiting.paired import signed
 from exitwise.reporting.content import Budget, Comparison, Report, RunFigures
 from exitwise.reporting.figures import COLOURS, macs_unit, spanned
+from exitwise.reporting.learning import Epoch
 from exitwise.reporting.lines import BAND_SEEDS, Line, differing_settings, line_of
 from exitwise.reporting.made import now
 from exitwise.reporting.reliability import Reliability
@@ -196,6 +197,7 @@ def _run(run: RunFigures, unit: float) -> dict[str, Any]:
         "marks": _marks(run, unit),
         "reliability": [[_diagram(figures.before), _diagram(figures.after)] for figures in run.exits],
         "weights": run.weights,
+        "learning": [_learned(run.learning, exit) for exit in range(len(run.exits))] if run.learning else [],
     }
 
 
@@ -219,6 +221,15 @@ def _marks(run: RunFigures, unit: float) -> dict[str, Any]:
 
 def _place(budget: Budget, unit: float) -> dict[str, float]:
     return {"macs": budget.point.macs / unit, "seconds": 1000 * budget.seconds, "accuracy": 100 * budget.point.accuracy}
+
+
+def _learned(epochs: Sequence[Epoch], exit: int) -> dict[str, list[float]]:
+    """Return the curves of one exit, in percent."""
+    return {
+        "x": [each.epoch for each in epochs],
+        "train": _percents([each.train[exit] for each in epochs]),
+        "calibration": _percents([each.calibration[exit] for each in epochs]),
+    }
 
 
 def _diagram(reliability: Reliability) -> dict[str, Any]:

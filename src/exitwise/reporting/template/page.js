@@ -12,6 +12,7 @@
   let printing = false;
   let ring = {}; // the point of the slider on the charts of costs
   let marks = data.marks ?? {}; // what else is marked there
+  let chosen = null; // the run whose budget the slider moves
 
   const byId = (id) => document.getElementById(id);
   const isDark = () => scheme.matches && !printing;
@@ -90,10 +91,15 @@
       x: span, y: [level.accuracy, level.accuracy], mode: "lines", line: { color: theme().ink, width: 1, dash: "dot" },
       hovertemplate: `%{y:.1f} %<extra>${plain(level.name)}</extra>`,
     };
+    const own = data.runs.length > 1 && chosen && {
+      x: chosen.budgets.map((budget) => budget[id]), y: chosen.budgets.map((budget) => budget.accuracy), mode: "lines",
+      line: { color: theme().ink, width: 1.4, dash: "dash" }, hovertemplate: `%{y:.1f} %<extra>${plain(chosen.name)}</extra>`,
+    };
     return {
       traces: [
         ...(across ? [across] : []),
         ...lines.flatMap((line, place) => costLine(line, place, sign)),
+        ...(own ? [own] : []),
         ...rivals.map((rival) => point(id, rival, "square", 9, rival.name)),
         ...(calibrated ? [point(id, calibrated, "diamond", 11, "as calibrated")] : []),
         ...(cheapest ? [point(id, cheapest, "star", 13, "cheapest within 1 point")] : []),
@@ -135,8 +141,23 @@
     return { traces, axes: { x: { title: { text: "loss" }, rangemode: "tozero" }, y: { title: { text: "weight" } } } };
   }
 
+  function learning(exits) {
+    const line = (x, y, number, width, dash, name) => ({
+      x, y, mode: x.length > 1 ? "lines" : "markers", line: { color: colour(number), width, dash },
+      marker: { color: colour(number) }, hovertemplate: `%{y:.1f} % in epoch %{x}<extra>${name}</extra>`,
+    });
+    return {
+      traces: exits.flatMap(({ x, train, calibration }, number) => [
+        line(x, train, number, 1, "dot", `exit ${number + 1}, training images`),
+        line(x, calibration, number, 2.2, "solid", `exit ${number + 1}, calibration images`),
+      ]),
+      axes: { x: { title: { text: "epoch" }, tickformat: "d" }, y: { title: { text: "accuracy (%)" } } },
+    };
+  }
+
   function drawRun(i) {
     const run = data.runs[i];
+    if (run.learning.length) draw(`learning-${i}`, () => learning(run.learning));
     run.reliability.forEach((pair, exit) => {
       draw(`reliability-${i}-${exit}`, () => reliability(pair));
       if (byId(`weights-${i}-${exit}`)) draw(`weights-${i}-${exit}`, () => weights(run.weights, exit));
@@ -161,6 +182,7 @@
     if (!opened.has(i)) drawRun(i);
     opened.add(i);
     marks = data.runs[i].marks;
+    chosen = data.runs[i];
     show(i, Number(byId(`budget-${i}`).value));
   }
 

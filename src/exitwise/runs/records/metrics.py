@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from exitwise.errors import UserError
+
 METRICS = "metrics.csv"
 
 
@@ -20,3 +22,19 @@ def write_metrics(folder: Path, history: Sequence[dict[str, float]]) -> None:
     with temporary.open("w", newline="") as file:
         csv.writer(file).writerows(lines)
     temporary.replace(folder / METRICS)
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Return the rows; none where there is no table.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(f"expected numbers by epoch in {path}; {error}") from error
