@@ -6,10 +6,12 @@ Without them it is skipped, unless ``EXITWISE_BROWSER_REQUIRED=1`` says that the
 import json
 import os
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
 
+from exitwise.reporting.render import render
 from hostile_runs import HOSTILE
 
 
@@ -41,6 +43,10 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def page(browser, html, tmp_path):
     """The browser with the report open, and its address."""
+    return opened(browser, html, tmp_path)
+
+
+def opened(browser, html, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(html, encoding="utf-8")
     for kind in ("performance", "browser"):
@@ -144,6 +150,24 @@ def test_the_slider_and_its_chart_are_in_one_view_and_cost_is_chosen(page):
         "return document.getElementById('macs').data.find((each) => each.mode === 'markers').x"
     )
     assert first < min(costs) < max(costs) < last < 1.1 * max(costs)
+
+
+def test_many_classes_are_searched_and_commands_are_copied(browser, report, tmp_path):
+    run = report.runs[0]
+    classes = [each._replace(name=f"{each.name} kind{number}") for number in range(3) for each in run.classes]
+    alone = replace(report, runs=[replace(run, classes=classes)], comparisons=report.comparisons[:1])
+    from selenium.webdriver import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened(browser, render(alone), tmp_path)
+    field = element(browser, "search-0")
+    field.send_keys(" KIND2")
+    shown = [row.text for row in browser.find_elements("css selector", "tr[data-class] th") if row.is_displayed()]
+    assert sorted(shown) == sorted(each.name for each in classes if each.name.endswith("kind2"))
+    assert element(browser, "found-0").text == "10 of 30 classes"
+    button = browser.find_element("css selector", "button[data-copy='command-0']")
+    button.send_keys(Keys.ENTER)
+    WebDriverWait(browser, 5).until(lambda _: button.text in ("Copied", "Selected"))
 
 
 def test_hostile_names_are_text(page):

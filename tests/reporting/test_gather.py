@@ -11,7 +11,8 @@ import exitwise as ew
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import collect_logits
 from exitwise.exiting.temperatures import fit_temperatures
-from exitwise.reporting.gather import gather, spread_out
+from exitwise.reporting.gather import gather
+from exitwise.reporting.one_run import spread_out
 from exitwise.runs.folder import Run
 from exitwise.runs.records.bench import BENCH, Bench, Network, Row
 from hostile_runs import SECONDS
@@ -125,6 +126,11 @@ def test_the_cheapest_within_a_point_is_what_its_command_gives(report, runs, cop
     assert chosen.budget.point == tested.calibrated
     assert chosen.lines == tested.lines
     assert gather([copied], "cpu").runs[0].cheapest is None
+
+
+def test_the_answer_is_that_of_evaluate(report, runs):
+    for run, path in zip(report.runs, (runs.uniform, runs.weighted), strict=True):
+        assert run.lines == Run(path).read_evaluation().lines != []
 
 
 def test_rivals_are_networks_of_a_bench_of_the_same_weights(runs, copied):

@@ -5,7 +5,8 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from exitwise.reporting.render import accuracy_range, render, threshold_text
+from exitwise.reporting.charts import accuracy_range, threshold_text
+from exitwise.reporting.render import render
 from hostile_runs import HOSTILE
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from exitwise.errors import UserError
 from exitwise.shown import Shown
-from exitwise.storage.files import check_output, write_bytes, write_text
+from exitwise.storage.files import check_output, why_not_written, write_bytes, write_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -104,6 +104,8 @@ def _check_folder(path: Path, overwrite: bool) -> None:
         raise UserError(f"expected a folder for figures; {path} is a file")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(f"expected a new or empty folder for figures; {path} holds files: give --overwrite")
+    if why := why_not_written(path):
+        raise UserError(f"expected a folder to write figures into; {path} is none: {why}")
 
 
 def _figures(report: Report, folder: Path) -> dict[Path, bytes]:
