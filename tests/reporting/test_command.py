@@ -12,7 +12,8 @@ def call(capsys, *tokens):
     return stop.value.code, output, errors
 
 
-def test_one_run_is_shown_in_its_folder(copied, capsys):
+def test_one_run_is_shown_in_its_folder(copied, capsys, monkeypatch):
+    monkeypatch.setattr("exitwise.reporting.paper.drawn", lambda figure, kind: b"drawn")  # drawing takes seconds
     folder = copied / "figures" / "paper"
     code, output, _ = call(capsys, copied, "--device", "cpu", "--figures", folder)
     assert code == 0

@@ -5,7 +5,8 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from exitwise.reporting.charts import accuracy_range, threshold_text
+from exitwise.reporting.charts import accuracy_range, chart_data, threshold_text
+from exitwise.reporting.content import Rival
 from exitwise.reporting.render import render
 from hostile_runs import HOSTILE
 
@@ -111,3 +112,15 @@ def test_axes_do_not_make_noise_look_like_a_difference(report):
     drawn = [100 * value for line in report.comparisons for value in (*line.macs.accuracies, *line.exits)]
     assert low <= min(drawn)
     assert max(drawn) <= high <= 100.5
+
+
+def test_axes_hold_all_marks(report):
+    run = report.runs[0]
+    rivals = [Rival("dear", 0.2, 3 * run.exits[-1].macs, None), Rival("cheap", 0.99, run.exits[0].macs / 2, 0.02)]
+    data = chart_data(replace(report, runs=[replace(run, rivals=rivals)], comparisons=report.comparisons[:1]))
+    marks = data["runs"][0]["marks"]
+    for mark in (marks["calibrated"], marks["cheapest"], *marks["rivals"]):
+        assert data["range"][0] <= mark["accuracy"] <= data["range"][1]
+        for cost, chart in data["charts"].items():
+            assert mark[cost] is None or chart["span"][0] <= mark[cost] <= chart["span"][1]
+    assert data["range"][0] <= marks["level"]["accuracy"] <= data["range"][1]

@@ -34,7 +34,8 @@ def chart_data(report: Report) -> dict[str, Any]:
 
 
 def _chart(report: Report, cost: Cost, title: str, unit: float) -> dict[str, Any]:
-    costs = [getattr(exit, cost) / unit for run in report.runs for exit in run.exits]
+    shown = [each for run in report.runs for each in (*run.exits, *run.rivals)]
+    costs = [getattr(each, cost) / unit for each in shown if getattr(each, cost) is not None]
     return {"title": title, "lines": _lines(report, cost, unit), "span": span(costs)}
 
 
@@ -71,9 +72,18 @@ def accuracy_range(report: Report) -> tuple[float, float]:
     """Accuracies in percent that the charts span: all lines and exits alone, and never so few that noise looks like a
     difference."""
     lines = [value for each in report.comparisons for value in (*each.macs.accuracies, *each.exits)]
-    rivals = [rival.accuracy for run in report.runs for rival in run.rivals]
-    single = [budget.point.accuracy for run in report.runs for budget in run.budgets]
-    return spanned([*lines, *rivals, *single])
+    return spanned([*lines, *(value for run in report.runs for value in _accuracies(run))])
+
+
+def _accuracies(run: RunFigures) -> list[float]:
+    """Return those of all that is drawn of a run alone."""
+    marked = [run.calibrated] if run.cheapest is None else [run.calibrated, run.cheapest.budget]
+    points = [budget.point.accuracy for budget in (*run.budgets, *marked)]
+    return [
+        *points,
+        run.calibrated.point.accuracy - run.calibrated.paired.difference,
+        *(r.accuracy for r in run.rivals),
+    ]
 
 
 def _lines(report: Report, cost: Cost, unit: float) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from exitwise.reporting.charts import Cost, accuracy_range
 from exitwise.reporting.content import Budget, Comparison, Report, RunFigures
-from exitwise.reporting.figures import COLOURS, macs_unit, spanned
+from exitwise.reporting.figures import COLOURS, macs_unit
 from exitwise.reporting.lines import Line
 
 MOST_CLASSES = 30
@@ -45,7 +46,7 @@ def paper_figures(report: Report) -> Iterator[tuple[str, Figure]]:
             yield f"{prefix}-learning", _learning(run)
 
 
-def _curves(report: Report, cost: Literal["macs", "seconds"], unit: float, label: str) -> Figure:
+def _curves(report: Report, cost: Cost, unit: float, label: str) -> Figure:
     figure, axes = _axes()
     for number, each in enumerate(report.comparisons):
         colour = COLOURS[number % len(COLOURS)]
@@ -54,9 +55,7 @@ def _curves(report: Report, cost: Literal["macs", "seconds"], unit: float, label
         axes.plot(getattr(rival, cost) / unit, 100 * rival.accuracy, "s", color="0.3", label=_plain(rival.name))
     axes.plot([], [], "D", color="0.4", label="as calibrated")
     axes.plot([], [], "x", color="0.4", label="all images at one exit")
-    values = [budget.point.accuracy for run in report.runs for budget in (*run.budgets, run.calibrated)]
-    others = [value for each in report.comparisons for value in each.exits]
-    axes.set(xlabel=label, ylabel="test accuracy (%)", ylim=spanned([*values, *others]))
+    axes.set(xlabel=label, ylabel="test accuracy (%)", ylim=accuracy_range(report))
     axes.legend(frameon=False)
     return figure
 
@@ -66,7 +65,7 @@ def _curve(
     comparison: Comparison,
     line: Line,
     runs: Sequence[RunFigures],
-    cost: Literal["macs", "seconds"],
+    cost: Cost,
     unit: float,
     colour: str,
 ) -> None:
