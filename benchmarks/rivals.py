@@ -3,11 +3,13 @@
     python benchmarks/rivals.py train --data DIR --weights DIR --out DIR [--processes 5]
     python benchmarks/rivals.py int8 --data DIR --weights DIR --out DIR
     python benchmarks/rivals.py time --data DIR --weights DIR --out DIR
+    python benchmarks/rivals.py policies --data DIR --weights DIR --out DIR
     python benchmarks/rivals.py table --out DIR --json results/rivals.json
 
 The first trains what is still missing; DIR of weights holds timm's tf_efficientnet_lite0 and lite2 as safetensors. The
-second gives every fold's networks eight bits, the third measures the times of the first fold's networks, and the last
-chooses every policy by calibration images and prints all by the test images.
+second gives every fold's networks eight bits, the third measures the times of the first fold's networks, each exit
+alone, the fourth those of some policies as their bundles run them, and the last chooses every policy by calibration
+images and prints all by the test images.
 
 The plan. 4 317 photos of flowers, 128 pixels, five stratified folds: every photo is tested once; a tenth of the others
 is held out for calibration. Every network starts from the same ImageNet weights and trains 3 epochs with the
@@ -23,12 +25,14 @@ that are no slower, calibration images choose one each; the test images of all f
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -45,6 +49,7 @@ from exitwise.benching.timing import interleaved_seconds
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.folder import FolderSource
 from exitwise.data.splits import Split
+from exitwise.deploy.formats.onnx import onnx_of_exit
 from exitwise.deploy.sessions import open_session
 from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.exiting.calibration import calibrate_macs
@@ -209,7 +214,6 @@ def network_of(name: str, fold: int, options: argparse.Namespace, size: int | No
 def int8(options: argparse.Namespace) -> None:
     """Write logits of what has weights at hand in eight bits, ranges found on calibration images."""
     from exitwise.deploy.formats.int8 import for_ranges, quantise_graph
-    from exitwise.deploy.formats.onnx import onnx_of_exit
     from exitwise.evaluation.exported import arrays_of
 
     SOURCES.append(FolderSource(options.data, 3, 128, None, ImageLedger()).in_memory())
@@ -239,8 +243,6 @@ def int8(options: argparse.Namespace) -> None:
 
 def times(options: argparse.Namespace) -> None:
     """Write seconds per call of the first fold's networks, each exit alone, in float32 and eight bits, in turn."""
-    from exitwise.deploy.formats.onnx import onnx_of_exit
-
     found: dict[str, dict[str, float]] = {}
     sessions: dict[tuple[str, int], Any] = {}
     for name, rival in RIVALS.items():
@@ -267,6 +269,58 @@ def times(options: argparse.Namespace) -> None:
     for what, each in found.items():
         print(what, {key: f"{1000 * value:.2f} ms" for key, value in each.items()})
     (options.out / "times.json").write_text(json.dumps({"times": found, "machine": machine()}, indent=1))
+
+
+POLICIES = ("lite2 with exits", "lite0, then lite2")
+"""Chains that are timed as they run, by max-probability at the middle time."""
+
+
+def policies(options: argparse.Namespace) -> None:
+    """Write seconds per photo of the first fold's policies, on its test photos, one by one and 64 at a time, in turn
+    with the networks that they are made of."""
+    import exitwise as ew
+
+    SOURCES.append(FolderSource(options.data, 3, 128, None, ImageLedger()).in_memory())
+    splits = splits_of("flowers", SOURCES, settings_of(RIVALS["lite0"], options.data, options.weights, 0), 0)
+    photos = torch.cat([images for images, _ in splits.test.batches(EVALUATION_BATCH)]).numpy()
+    timed = json.loads((options.out / "times.json").read_text())["times"]
+    runners: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in POLICIES:
+            parts = CHAINS[name]
+            networks = [network_of(each, 0, options) for each in dict.fromkeys(part.name for part in parts)]
+            model = networks[0] if len(networks) == 1 else ew.cascade(*networks)
+            read = [logits_from(options.out, part, 0, "calibration") for part in parts]
+            logits, targets, costs = np.stack([each for each, _ in read], 1), read[0][1], seconds_to(parts, timed)
+            fitted = fit_and_read("max-probability", logits, targets, costs, temperature=True)
+            policy, _ = calibrate_macs(fitted.confidences, costs, min(middle_time(timed), costs[-1]))
+            calibration = ew.Calibration.of(policy.read_by(fitted.measure), model.exit_macs)
+            ew.export(model, calibration, Path(folder, name), classes=list(map(str, range(CLASSES))))
+            runners[name] = ew.OnnxRunner(Path(folder, name))
+        for name in ("lite0", "lite2"):
+            session = open_session(onnx_of_exit(network_of(name, 0, options), 0))
+            runners[name] = partial(_alone, session)
+        found: dict[str, dict[str, float]] = {}
+        for batch in (1, 64):
+            chunks = [photos[start : start + batch] for start in range(0, len(photos) - batch + 1, batch)]
+            calls = {what: _each_in_turn(runner, chunks) for what, runner in runners.items()}
+            for what, seconds in interleaved_seconds(calls, len(chunks)).items():
+                percentiles = [float(np.mean(seconds)), *np.percentile(seconds, [50, 95, 99]).tolist()]
+                names = (f"{each}/{batch}" for each in ("mean", "p50", "p95", "p99"))
+                found.setdefault(what, {}).update(zip(names, percentiles, strict=True))
+    for what, each in found.items():
+        print(what, {key: f"{1000 * value:.2f} ms" for key, value in each.items()})
+    (options.out / "policies.json").write_text(json.dumps({"times": found, "machine": machine()}, indent=1))
+
+
+def _alone(session: Any, photos: np.ndarray) -> Any:
+    return session.run(None, {session.get_inputs()[0].name: photos})
+
+
+def _each_in_turn(runner: Callable[[np.ndarray], Any], chunks: Sequence[np.ndarray]) -> Callable[[], Any]:
+    """Return a call that runs the next chunk each time it is called."""
+    waiting = itertools.cycle(chunks)
+    return lambda: runner(next(waiting))
 
 
 class Part(NamedTuple):
@@ -382,11 +436,16 @@ def standing(part: Part, out: Path, seconds: Mapping[str, Mapping[str, float]]) 
     return Result(calibration, np.concatenate(right["test"]), seconds[part.timed]["p50/1"], [1.0])
 
 
+def middle_time(seconds: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the time that policies are made for: the geometric middle between the two networks', one by one."""
+    return float((seconds["lite0/0"]["p50/1"] * seconds["lite2/0"]["p50/1"]) ** 0.5)
+
+
 def table(options: argparse.Namespace) -> None:
     """Print all rows, and the best of each kind by calibration images, at the middle time."""
     timed = json.loads((options.out / "times.json").read_text())
     seconds = timed["times"]
-    budget = (seconds["lite0/0"]["p50/1"] * seconds["lite2/0"]["p50/1"]) ** 0.5
+    budget = middle_time(seconds)
     static = {name: standing(part, options.out, seconds) for name, part in STATIC.items()}
     ours = {
         f"{name}, {measure}": result
@@ -395,6 +454,8 @@ def table(options: argparse.Namespace) -> None:
         if (result := leaving_early(parts, measure, budget, options.out, seconds)) is not None
     }
     figures: dict[str, Any] = {"budget": budget, "times": timed, "rows": {}}
+    if (options.out / "policies.json").exists():
+        figures["policies"] = json.loads((options.out / "policies.json").read_text())
     print(f"time: {1000 * budget:.2f} ms, one photo at a time\n{'':54}{'ms':>6} {'calibration':>12} {'test':>6}")
     for name, result in {**static, **ours}.items():
         mark = "" if result.seconds <= budget * 1.02 else "slower"
@@ -418,10 +479,13 @@ def table(options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
+TASKS = {"train": train, "int8": int8, "time": times, "policies": policies, "table": table}
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["train", "int8", "time", "table"])
+    parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -431,7 +495,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    {"train": train, "int8": int8, "time": times, "table": table}[options.task](options)
+    TASKS[options.task](options)
 
 
 if __name__ == "__main__":
