@@ -41,13 +41,15 @@ def interleaved_medians(functions: Mapping[Name, Callable[[], object]], rounds: 
 
 
 def interleaved_seconds(
-    functions: Mapping[Name, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    functions: Mapping[Name, Callable[[], object]], rounds: int, clock: Callable[[], float] | None = None
 ) -> dict[Name, list[float]]:
     """Seconds of each function in each of ``rounds`` rounds, in which every one runs once.
 
     One round goes before, uncounted. On a GPU the device is waited for before and after each call. With
-    :func:`time.process_time` as ``clock``, seconds are those of this process's threads on their processors.
+    :func:`time.process_time` as ``clock``, seconds are those of this process's threads on their processors; by default
+    they are those that pass.
     """
+    clock = clock or time.perf_counter
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for counted in [False] + [True] * rounds:
         for name, function in functions.items():
