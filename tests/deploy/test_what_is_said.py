@@ -19,7 +19,11 @@ WISHES = [
     {"proportions": [0.1, 0.2, 0.3, 0.4]},
     {"max_accuracy_drop": 0.03},
 ]
-LEARNED = dict.fromkeys(["running-ensemble", "fitted-ensemble", "accuracy", "deferral"], pytest.mark.slow)
+LEARNED = ("running-ensemble", "fitted-ensemble", "accuracy", "deferral")
+CASES = [
+    *((name, seed) for name in MEASURES if name not in LEARNED for seed in range(3)),
+    *(pytest.param(name, 1, marks=pytest.mark.slow) for name in LEARNED),
+]
 
 
 def recorded(seed):
@@ -47,8 +51,7 @@ def one_by_one(confidences, predictions, thresholds):
     return np.array(exits), np.array(answers)
 
 
-@pytest.mark.parametrize("measure", [pytest.param(name, marks=LEARNED.get(name, ())) for name in MEASURES])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("measure", "seed"), CASES)
 @pytest.mark.filterwarnings("ignore::exitwise.deploy.calibrating.CalibrationWarning")
 def test_what_is_said_is_what_happens(measure, seed):
     held = recorded(seed)
