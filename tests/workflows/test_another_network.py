@@ -81,7 +81,7 @@ def test_one_in_eight_bits_is_not_that_of_the_network(model, calibration):
     logits = torch.randn(40, 2, 3).numpy()
     anew = calibrated_anew(
         calibration,
-        Recorded(logits, loader(0)[0][1].numpy(), list(map(str, range(logits.shape[-1])))),
+        Recorded.of_numbered_classes(logits, loader(0)[0][1].numpy()),
         logits[:, 0].argmax(-1),
         "eight bits (static)",
     )

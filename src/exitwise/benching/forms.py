@@ -185,7 +185,7 @@ def _early_in_int8(subject: Subject, folder: Path, how: Any) -> Made:
     if subject.calibration is not None:
         try:
             float32, _ = collect_logits(model, held_out(), next(model.parameters()).device)
-            held = Recorded(logits, targets, list(map(str, range(logits.shape[-1]))))
+            held = Recorded.of_numbered_classes(logits, targets)
             standard = standard_of(subject.calibration, float32)
             anew = calibrated_anew(subject.calibration, held, standard, f"eight bits ({how})")
             runner = eight.write(anew)

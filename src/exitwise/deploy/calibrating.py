@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,11 @@ class Recorded(NamedTuple):
     targets: NDArray[np.int64]
     classes: Sequence[str]
     seed: int = 0
+
+    @classmethod
+    def of_numbered_classes(cls, logits: NDArray[Any], targets: NDArray[np.int64]) -> Self:
+        """Return it for classes without names, which are called by their numbers."""
+        return cls(logits, targets, [str(label) for label in range(logits.shape[-1])])
 
     def check(self) -> None:
         """Raise DataError unless there are enough samples, of every class, with outputs that are numbers."""

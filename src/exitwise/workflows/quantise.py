@@ -78,7 +78,7 @@ def quantise(
         eight = Int8Bundle(bundle, folder, how, for_ranges(inputs for inputs, _ in batches()))
         found, _ = logits_of(eight.uncalibrated(), batches())
         full = {name: right_alone(each, targets, -1) for name, each in (("float32", logits), ("int8", found))}
-        held = Recorded(found, targets, list(map(str, range(found.shape[-1]))))
+        held = Recorded.of_numbered_classes(found, targets)
         anew = calibrated_anew(calibration, held, standard_of(calibration, logits), f"eight bits ({how})")
         int8 = eight.write(anew)
         times = _times({"float32": float32, "int8": int8}, next(in_batches((inputs for inputs, _ in batches()), TIMED)))
