@@ -20,6 +20,7 @@ from exitwise.storage.protobuf import BundleError, external_data
 pytest.importorskip("onnx")
 
 from exitwise.deploy.bundle import read_bundle, write_sealed
+from exitwise.deploy.formats import onnx_single
 from exitwise.deploy.formats.onnx import export_onnx
 
 CLASSES = list("abcd")
@@ -157,6 +158,19 @@ def test_a_weight_is_stored_once(vectors):
     assert names == {"stage_0.data", "stage_1.data"}
     assert (folder / "stage_1.data").stat().st_size == 64 * 4 * 4
     assert all((folder / f"{name}.onnx").stat().st_size < 14_000 for name in ("stage_0", "stage_1", "single"))
+
+
+def test_weights_lie_in_the_branch_that_needs_them(vectors, monkeypatch, tmp_path):
+    model, calibration, folder, inputs = vectors
+    single = read_bundle(folder).single
+    assert [{name.split("/")[0] for name in names} for names in (single.weights, single.inner)] == [{"s0"}, {"s1"}]
+    monkeypatch.setattr(onnx_single, "LARGEST", 100)
+    export_onnx(model, calibration, tmp_path / "bundle", classes=CLASSES, preprocessing=None)
+    outside = read_bundle(tmp_path / "bundle").single
+    assert (list(outside.weights), outside.inner) == ([*single.weights, *single.inner], {})
+    wanted, found = OnnxRunner(folder).one_by_one(inputs), OnnxRunner(tmp_path / "bundle").one_by_one(inputs)
+    np.testing.assert_array_equal(wanted.exit, found.exit)
+    np.testing.assert_allclose(wanted.logits, found.logits, atol=1e-6)
 
 
 def test_a_budget_picks_thresholds_from_the_table(vectors):

@@ -223,9 +223,20 @@ def external_in_a_branch(content):
     import onnx
 
     model = onnx.load_from_string(content)
-    choice = next(node for node in model.graph.node if node.op_type == "If")
+    branches = next(node for node in model.graph.node if node.op_type == "If").attribute
+    inner = [tensor for branch in branches for tensor in branch.g.initializer]
+    outside = next(each for each in inner if each.data_location == onnx.TensorProto.EXTERNAL)
+    outside.external_data[0].value = "elsewhere.data"
+    return model.SerializeToString()
+
+
+def external_constant(content):
+    import onnx
+
+    model = onnx.load_from_string(content)
+    constant = next(node for node in model.graph.node if node.op_type == "Constant").attribute[0].t
     outside = next(each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL)
-    choice.attribute[0].g.initializer.append(outside)
+    constant.CopyFrom(outside)
     return model.SerializeToString()
 
 
@@ -332,6 +343,7 @@ CRAFTED = {
     "external data between numbers": (resigned("stage_0.onnx", external(offset=1)), "where there is no such tensor"),
     "external data of another length": (resigned("stage_0.onnx", external(length=4)), "where there is no such tensor"),
     "external data in a branch": (resigned("single.onnx", external_in_a_branch), "keeps data in other files"),
+    "external data of a constant": (resigned("single.onnx", external_constant), "keeps data in other files"),
     "stages swapped": (edit(lambda m: m["stages"].reverse()), "disagrees with|cannot"),
     "wrong names": (edit(lambda m: m["stages"][0].update(outputs=["confidence"])), "disagrees with the manifest"),
     "threshold of text": (edit_calibration(lambda c: c.update(thresholds=["a", None, None])), "expected thresholds"),

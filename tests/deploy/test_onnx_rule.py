@@ -35,7 +35,7 @@ def graph(exits, kind):
         names = [f"at{exit}/{name}" for name in ANSWER]
         number = helper.make_tensor("number", onnx.TensorProto.INT64, [1], [exit])
         nodes = [helper.make_node("Constant", [], [name], value=number) for name in names[:2]]
-        return Part([*nodes, helper.make_node("Identity", [f"c{exit}"], [names[2]])], names)
+        return Part([*nodes, helper.make_node("Identity", [f"c{exit}"], [names[2]])], names, [])
 
     whole = answer(exits - 1)
     for exit in reversed(range(exits - 1)):

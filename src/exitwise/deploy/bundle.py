@@ -21,7 +21,7 @@ from exitwise.errors import UserError
 from exitwise.exiting.measures import Measure, measure_from_json
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.storage.files import write_json
-from exitwise.storage.protobuf import BundleError, External, external_data, metadata
+from exitwise.storage.protobuf import BundleError, External, external_data, metadata, with_data
 
 SINGLE = "single.onnx"
 _FILES, _SEAL, _OF = ("stages", "single", "data"), "exitwise.manifest", "manifest"
@@ -39,13 +39,20 @@ class Weight(NamedTuple):
 
 class Graph(NamedTuple):
     """An ONNX file of a bundle: its name and content, inputs and outputs in order (None: not said), and weights by
-    name."""
+    name: of the main graph, and of the branches within it."""
 
     file: str
     content: bytes
     inputs: list[str] | None
     outputs: list[str] | None
     weights: dict[str, Weight]
+    inner: dict[str, Weight]
+
+    @property
+    def to_run(self) -> bytes:
+        """The model with the weights of its branches in it: those of the main graph alone can be handed over."""
+        data = {name: each.array.tobytes() for name, each in self.inner.items()}
+        return with_data(self.content, data) if data else self.content
 
 
 class Bundle(NamedTuple):
@@ -207,14 +214,14 @@ def _graph(
     content = _named(folder, entry).read_bytes()
     _check_digest(content, folder, entry)
     file = entry["file"]
-    weights = {}
+    weights: dict[bool, dict[str, Weight]] = {False: {}, True: {}}
     for tensor in external_data(content):
         if tensor.location not in data or not tensor.initializer:
             raise BundleError(f"{folder / file} keeps data in other files; expected all in it and the manifest's data")
-        weights[tensor.name] = _weight(data[tensor.location], tensor, folder / file)
+        weights[tensor.inner][tensor.name] = _weight(data[tensor.location], tensor, folder / file)
     if seal(manifest, part).items() - metadata(content).items():
         raise BundleError(f"{file} disagrees with the manifest: it was not exported with {folder / MANIFEST} as {part}")
-    return Graph(file, content, entry.get("inputs"), entry.get("outputs"), weights)
+    return Graph(file, content, entry.get("inputs"), entry.get("outputs"), weights[False], weights[True])
 
 
 def _weight(data: npt.NDArray[np.uint8], tensor: External, path: Path) -> Weight:

@@ -129,7 +129,7 @@ class OnnxRunner:
             self._single_thresholds = bundle.calibration.policy.thresholds
 
     def _open(self, graph: Graph) -> Any:
-        return open_session(graph.content, weights=graph.weights, **self._how)
+        return open_session(graph.to_run, weights=graph.weights, **self._how)
 
     @property
     def input_shape(self) -> tuple[int | str, ...]:

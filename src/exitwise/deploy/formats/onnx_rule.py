@@ -12,10 +12,12 @@ THRESHOLDS = "thresholds"
 
 
 class Part(NamedTuple):
-    """Nodes of a graph up to an answer, which is the names of some outputs, such as the exit taken."""
+    """Nodes of a graph up to an answer, which is the names of some outputs, such as the exit taken; and the tensors
+    that only they need."""
 
     nodes: list[Any]
     answer: list[str]
+    constants: list[Any]
 
 
 def decide(onnx: Any, exit: int, confidence: str, here: Part, after: Part, infos: list[Any]) -> Part:
@@ -34,7 +36,7 @@ def decide(onnx: Any, exit: int, confidence: str, here: Part, after: Part, infos
     branches = {}
     for branch, name, part in (("then", "leave", here), ("else", "stay", after)):
         outputs = [_renamed(onnx, info, name) for info, name in zip(infos, part.answer, strict=True)]
-        branches[f"{branch}_branch"] = helper.make_graph(part.nodes, f"{name}{exit}", [], outputs)
+        branches[f"{branch}_branch"] = helper.make_graph(part.nodes, f"{name}{exit}", [], outputs, part.constants)
     chosen = [f"if{exit}/{info.name}" for info in infos]
     value = helper.make_tensor(place, onnx.TensorProto.INT64, [1], [exit])
     nodes = [
@@ -43,7 +45,7 @@ def decide(onnx: Any, exit: int, confidence: str, here: Part, after: Part, infos
         helper.make_node("GreaterOrEqual", [confidence, threshold], [leaves]),
         helper.make_node("If", [leaves], chosen, **branches),
     ]
-    return Part(nodes, chosen)
+    return Part(nodes, chosen, [])
 
 
 def _renamed(onnx: Any, info: Any, name: str) -> Any:

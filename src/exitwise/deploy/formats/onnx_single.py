@@ -10,6 +10,9 @@ from typing import Any
 from exitwise.deploy.formats.onnx_rule import THRESHOLDS, Part, decide
 from exitwise.deploy.names import LOGITS, PROBABILITIES, STATE, source_of
 
+LARGEST = 2**30
+"""Bytes of weights that may lie in branches; they are loaded as a part of the graph, whose size has a limit."""
+
 ANSWER = ("prediction", "exit", "confidence")
 """What the graph gives: class, exit taken (0-based), confidence there, of shape [1] each; and logits there, or
 probabilities where the reading has them."""
@@ -33,6 +36,10 @@ def _last(reading: Any) -> str:
 def single_graph(onnx: Any, stages: Sequence[Any], reading: Any) -> Any:
     """Return the ONNX model of all stages for a batch of one, which takes thresholds too.
 
+    The weights of a stage lie in the branch that it is in: ONNX Runtime neither lays out anew nor packs, and hardly
+    fuses, what takes its weights from around its branch. All lie in the main graph where they are too large to be
+    loaded otherwise.
+
     Args:
         onnx: the library.
         stages: ONNX models.
@@ -52,13 +59,15 @@ def single_graph(onnx: Any, stages: Sequence[Any], reading: Any) -> Any:
         )
     ]
     inputs = {info.name: info for stage in stages for info in stage.graph.input if not info.name.startswith(STATE)}
+    outside = _size([tensor for part in parts for tensor in part.initializer]) > LARGEST
     whole: Part | None = None
     for k in reversed(range(exits)):
         joins = [_joined(onnx, stages[k].graph.input, k), _read_from(onnx, k)]
         nodes = [*joins[0], *parts[k].node, *joins[1], *read_nodes[k]]
         here = _answer(onnx, k, last)
         rest = here if whole is None else decide(onnx, k, f"read/confidence{k}", here, whole, infos)
-        whole = Part([*nodes, *rest.nodes], rest.answer)
+        own = [] if outside else [*parts[k].initializer]
+        whole = Part([*nodes, *rest.nodes], rest.answer, [*own, *rest.constants])
     assert whole is not None
     ends = [
         helper.make_node("Identity", [name], [end]) for name, end in zip(whole.answer, (*ANSWER, last), strict=True)
@@ -67,11 +76,18 @@ def single_graph(onnx: Any, stages: Sequence[Any], reading: Any) -> Any:
         *(_one_of(onnx, info) for info in inputs.values()),
         helper.make_tensor_value_info(THRESHOLDS, types.FLOAT, [exits - 1]),
     ]
-    constants = [tensor for part in [*parts, reads] for tensor in part.initializer]
+    shared = [*(parts if outside else []), reads]
+    constants = [*whole.constants, *(tensor for part in shared for tensor in part.initializer)]
     graph = helper.make_graph([*whole.nodes, *ends], "early_exit", takes, infos, constants)
     opsets = {entry.domain: entry.version for model in [*stages, reading] for entry in model.opset_import}
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     return helper.make_model(graph, opset_imports=imports, ir_version=stages[0].ir_version)
+
+
+def _size(tensors: Iterable[Any]) -> int:
+    """Return how many bytes of tensors lie in other files."""
+    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    return sum(int(entry.value) for entry in entries if entry.key == "length")
 
 
 def _joined(onnx: Any, inputs: Iterable[Any], k: int) -> list[Any]:
@@ -128,4 +144,4 @@ def _answer(onnx: Any, k: int, last: str) -> Part:
         else helper.make_node("Identity", [source], [name])
         for name, source in zip(names, sources, strict=True)
     ]
-    return Part(nodes, names)
+    return Part(nodes, names, [])
