@@ -32,6 +32,7 @@ parser.add_argument("--out", default="own.bundle", help="folder of the bundle")
 parser.add_argument("--seconds", type=float, default=60.0, help="about how long to measure times")
 options = parser.parse_args()
 torch.manual_seed(0)
+ew.keep_memory()  # on a CPU training spends up to a third of its time on having freed memory cleared again
 
 # What you have: images, loaders, a network, a training loop.
 size, mean, std = options.image_size, [0.5] * 3, [0.5] * 3

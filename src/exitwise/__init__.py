@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.models.backbones.attach import add_exits, exit_points
     from exitwise.models.backbones.exited import ExitedModel
     from exitwise.models.backbones.saved import load, save
+    from exitwise.processes.memory import keep_memory
     from exitwise.runs.folder import Run
     from exitwise.runs.records.bench import Bench
     from exitwise.runs.records.evaluation import Evaluation

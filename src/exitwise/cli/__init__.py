@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError
 from exitwise.catalogue.commands import COMMANDS
 from exitwise.catalogue.extras import missing
 from exitwise.errors import ExitwiseWarning, Interrupted, PeerError
+from exitwise.processes.memory import keep_memory
 from exitwise.version import __version__
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -47,6 +48,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
     """
     warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files, which are refused or read all the same
+    keep_memory()
     tokens = sys.argv[1:] if tokens is None else tokens
     called = next(iter(tokens), "")
     with _warnings_in_one_line(), nullcontext() if called == "train" else _unwound_by_sigterm():
