@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.budgets import exit_proportions, proportions_for_macs
     from exitwise.catalogue.options import Options, option
     from exitwise.data import Preprocessing
+    from exitwise.deploy.asked import Wishes
     from exitwise.deploy.calibration import Calibration
     from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
     from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner

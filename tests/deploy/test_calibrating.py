@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from exitwise.deploy.anew import calibrated_anew, standard_of
-from exitwise.deploy.calibrating import Asked, Costs, Recorded, calibrated
+from exitwise.deploy.asked import Asked
+from exitwise.deploy.calibrating import Costs, Recorded, calibrated
 from exitwise.errors import DataError, UserError
 
 COSTS = Costs((20, 60, 100), 100)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from exitwise.catalogue.measures import MEASURES
-from exitwise.deploy.calibrating import Asked, Costs, Recorded, calibrated
+from exitwise.deploy.asked import Asked
+from exitwise.deploy.calibrating import Costs, Recorded, calibrated
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.paired import Paired
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from exitwise.budgets import parse_macs, parse_numbers, parse_seconds
-from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
+from exitwise.catalogue.measures import MeasureName
 from exitwise.cli.progress import plain_console
+from exitwise.deploy.asked import Asked, Wishes
 from exitwise.deploy.bundle import is_bundle
 from exitwise.errors import UserError
-from exitwise.exiting.wish import DropFrom, check_wish
+from exitwise.exiting.wish import DropFrom
 from exitwise.settings.checks import check_device, check_run_folder
 
 
@@ -90,27 +91,24 @@ def calibrate(
     amount = None if macs is None else parse_macs(macs)
     seconds = None if latency is None else parse_seconds(latency)
     shares = None if proportions is None else parse_numbers(proportions, "proportions")
-    wishes: dict[str, Any] = {
+    asked: Wishes = {
         "budget": budget,
         "macs": amount,
         "latency": seconds,
         "p": p,
         "proportions": shares,
         "max_accuracy_drop": max_accuracy_drop,
-    }
-    if compare:
-        others = {"guarantee": guarantee, "risk": risk, "thresholds": thresholds, "measure": measure}
-        _compare(run, {**wishes, **others}, temperature, device)
-        return
-    # A run that is a cascade may be given a budget of more than 1.
-    check_wish(wishes, guarantee, thresholds, risk, drop_from, most=math.inf)
-    how: dict[str, Any] = {
         "guarantee": guarantee,
         "risk": risk,
         "drop_from": drop_from,
         "thresholds": thresholds,
+        "measure": measure,
         "temperature": temperature,
     }
+    if compare:
+        _compare(run, asked, device)
+        return
+    Asked.of(asked, most=math.inf)  # a run that is a cascade may be given a budget of more than 1
     bundle = data is not None and is_bundle(run)
     if not bundle:
         check_run_folder(run)
@@ -118,12 +116,11 @@ def calibrate(
 
     import exitwise as ew
 
-    if data is not None and bundle:
-        if wishes.pop("latency") is not None:
-            raise UserError("a latency is measured on the run, whose own calibration it is for; got a bundle")
-        calibration = ew.calibrate_bundle(run, data, **wishes, **how, measure=measure)
-    else:
-        calibration = ew.calibrate(run, **wishes, **how, measure=measure or USUAL_MEASURE, data=data, device=device)
+    calibration = (
+        ew.calibrate_bundle(run, data, **asked)
+        if data is not None and bundle
+        else ew.calibrate(run, data=data, device=device, **asked)
+    )
     console = plain_console()
     if calibration.guarantee is not None and not calibration.is_kept_promise:
         raise UserError(f"{calibration.promise(calibration.guarantee)}: nothing was stored")
@@ -132,8 +129,9 @@ def calibrate(
     console.print(f"stored in {run / 'calibration.json'}; next: {following}")
 
 
-def _compare(run: Path, others: dict[str, Any], temperature: bool, device: str) -> None:
-    given = [name for name, value in others.items() if value is not None]
+def _compare(run: Path, asked: Wishes, device: str) -> None:
+    aside = ("drop_from", "temperature")
+    given = [name for name, value in asked.items() if value is not None and name not in aside]
     if given:
         raise UserError(f"all measures are compared, over all budgets; got {', '.join(given)}")
     check_run_folder(run)
@@ -141,4 +139,4 @@ def _compare(run: Path, others: dict[str, Any], temperature: bool, device: str) 
 
     import exitwise as ew
 
-    plain_console().print(ew.compare_measures(run, temperature=temperature, device=device))
+    plain_console().print(ew.compare_measures(run, temperature=asked["temperature"], device=device))

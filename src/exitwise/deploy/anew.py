@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exitwise.deploy.calibrating import Asked, Costs, Recorded, calibrated
+from exitwise.deploy.asked import Asked
+from exitwise.deploy.calibrating import Costs, Recorded, calibrated
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.exiting.outcome import Yardstick

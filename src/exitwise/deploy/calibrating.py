@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exitwise.budgets import check_budget, check_count, check_proportions, exit_proportions
-from exitwise.catalogue.measures import USUAL_MEASURE
+from exitwise.deploy.asked import Asked
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.errors import DataError, ExitwiseWarning, UserError
@@ -30,12 +29,12 @@ from exitwise.exiting.measures import Measure
 from exitwise.exiting.outcome import Outcome, Yardstick, best_yardstick
 from exitwise.exiting.outputs import Outputs, operate
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.risk import Risk, control_risk, design_and_test, least_samples
+from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.rule import Family
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.table import budget_table
 from exitwise.exiting.temperatures import bound_of
-from exitwise.exiting.wish import DropFrom, Thresholding, missed
+from exitwise.exiting.wish import missed
 
 FEW = 100
 """Calibration images, below which chance moves shares and accuracy by ten points."""
@@ -43,28 +42,6 @@ FEW = 100
 
 class CalibrationWarning(ExitwiseWarning):
     """Calibration images, or the network's confidences on them, that thresholds are not to be built on."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a calibration is asked for; see :func:`~exitwise.workflows.calibrate.calibrate`.
-
-    Attributes:
-        wish: the one wish, by its name.
-    """
-
-    wish: Mapping[str, Any]
-    guarantee: float | None = None
-    risk: Risk | None = None
-    drop_from: DropFrom = "best"
-    thresholds: Thresholding | None = None
-    measure: str = USUAL_MEASURE
-    temperature: bool = False
-
-    @property
-    def risk_asked(self) -> Risk | None:
-        """What is to be guaranteed, if anything."""
-        return None if self.guarantee is None else self.risk or "accuracy-drop"
 
 
 class Recorded(NamedTuple):

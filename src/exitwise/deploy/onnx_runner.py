@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from exitwise.deploy.bundle import Graph, read_bundle
 from exitwise.deploy.inputs import check_inputs, read_input
-from exitwise.deploy.manifest import TOKENIZER
+from exitwise.deploy.manifest import TOKENIZER, Manifest
 from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.deploy.names import LOGITS, NEXT, PROBABILITIES, STATE, source_of
 from exitwise.deploy.sessions import open_session, run_session
@@ -130,6 +130,11 @@ class OnnxRunner:
 
     def _open(self, graph: Graph) -> Any:
         return open_session(graph.to_run, weights=graph.weights, **self._how)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
 
     @property
     def input_shape(self) -> tuple[int | str, ...]:

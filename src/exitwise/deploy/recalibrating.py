@@ -7,44 +7,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exitwise.budgets import check_count
-from exitwise.catalogue.measures import MeasureName
-from exitwise.deploy.bundle import read_bundle, write_sealed
-from exitwise.deploy.calibrating import Asked, Costs, Recorded, calibrated, drift_of, warn_if_few
+from exitwise.deploy.asked import Asked, Wishes
+from exitwise.deploy.bundle import write_sealed
+from exitwise.deploy.calibrating import Costs, Recorded, calibrated, drift_of, warn_if_few
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import DriftWarning
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.errors import DataError, UserError
-from exitwise.exiting.risk import Risk
-from exitwise.exiting.wish import DropFrom, Thresholding, check_wish
 from exitwise.storage.files import image_files
 
 BATCH = 64
 """Images read and run at a time."""
 
 
-def calibrate_bundle(
-    bundle: str | Path,
-    data: str | Path,
-    *,
-    budget: float | None = None,
-    macs: float | None = None,
-    p: float | None = None,
-    proportions: Sequence[float] | None = None,
-    max_accuracy_drop: float | None = None,
-    guarantee: float | None = None,
-    risk: Risk | None = None,
-    drop_from: DropFrom = "best",
-    thresholds: Thresholding | None = None,
-    measure: MeasureName | None = None,
-    temperature: bool = False,
-) -> Calibration:
+def calibrate_bundle(bundle: str | Path, data: str | Path, **asked: Unpack[Wishes]) -> Calibration:
     """Find thresholds for one wish on labelled images, and write them into an exported bundle.
 
     A warning says how the images differ from those that it was calibrated on, if they do.
@@ -52,48 +36,31 @@ def calibrate_bundle(
     Args:
         bundle: folder that ``exitwise export`` wrote; its graphs stay as they are.
         data: images that the network was neither trained on nor will be tested on, in a folder per class.
-        budget, macs, p, proportions, max_accuracy_drop, guarantee, risk, drop_from, thresholds, temperature: as for
-            :func:`exitwise.calibrate`.
-        measure: by default the bundle's own, with temperatures if it has any.
+        asked: the wish, and how it is to be met, by name: see :class:`~exitwise.Wishes`.
 
     Raises:
         UserError: unless exactly one wish is given and within reach, for a bundle of version 1, or a damaged one.
         DataError: for images of other classes, none of a class, or one that cannot be read.
     """
-    wishes = {
-        "budget": budget,
-        "macs": macs,
-        "p": p,
-        "proportions": proportions,
-        "max_accuracy_drop": max_accuracy_drop,
-    }
-    folder, runner = Path(bundle), OnnxRunner(bundle)
-    manifest = read_bundle(folder).manifest
-    if manifest.version == 1:
-        raise UserError(f"expected a bundle of version 2; {folder} is of version 1: export it again")
+    runner = OnnxRunner(bundle)
+    if runner.manifest.version == 1:
+        raise UserError(f"expected a bundle of version 2; {runner.folder} is of version 1: export it again")
     former = runner.calibration
-    exits = former.policy.exits
-    most = former.exit_macs[-1] / former.full_macs
-    given = check_wish(wishes, guarantee, thresholds, risk, drop_from, most)
-    check_count("exit proportions", proportions, exits)
-    own = former.policy.measure
-    asked = Asked(
-        given,
-        guarantee,
-        risk,
-        drop_from,
-        thresholds,
-        measure or own.name,
-        temperature or (measure is None and own.temperatures is not None),
-    )
+    wished = Asked.of(asked, former.exit_macs[-1] / former.full_macs)
+    if "latency" in wished.wish:
+        raise UserError("a latency is measured on the run, whose own calibration it is for; got a bundle")
+    check_count("exit proportions", wished.wish.get("proportions"), former.policy.exits)
+    if asked.get("measure") is None:
+        own = former.policy.measure
+        wished = replace(wished, measure=own.name, temperature=wished.temperature or own.temperatures is not None)
     held = Recorded(*_outputs(runner, Path(data)), runner.classes)
     held.check()
     if drift := drift_of(former, held):
         warnings.warn(drift, DriftWarning, stacklevel=2)
     costs = Costs(former.exit_macs, former.full_macs)
-    calibration = calibrated(asked, held, costs, network=former.network)
+    calibration = calibrated(wished, held, costs, network=former.network)
     if calibration.is_kept_promise:
-        write_sealed(folder, manifest.content, calibration)
+        write_sealed(runner.folder, runner.manifest.content, calibration)
     warn_if_few(len(held.targets))
     return calibration
 

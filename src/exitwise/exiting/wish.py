@@ -21,33 +21,28 @@ SLACK = 0.05
 """By how much of the full network's MACs, or of the samples, a wish may be missed before it is said."""
 
 
-def check_wish(
-    wishes: Mapping[str, Any],
-    guarantee: float | None,
-    thresholds: str | None,
-    risk: str | None,
-    drop_from: str = "best",
-    most: float = 1.0,
-) -> dict[str, Any]:
+WISHES = ("budget", "macs", "latency", "p", "proportions", "max_accuracy_drop")
+"""Of which a calibration is asked for one."""
+
+
+def check_wish(asked: Mapping[str, Any], most: float = 1.0) -> dict[str, Any]:
     """Return the one wish of a calibration that is given, by its name.
 
     Args:
-        wishes: ``budget``, ``macs``, ``latency``, ``p``, ``proportions`` and ``max_accuracy_drop``; None where
-            not given.
-        guarantee, thresholds, risk, drop_from: as in :func:`~exitwise.workflows.calibrate.calibrate`.
-        most: budget that may be asked for; more than 1 of a cascade, whose last exit costs more than the network that
-            shares are of.
+        asked: by name, as :class:`~exitwise.deploy.asked.Wishes` has it; None where not given.
+        most: budget that may be asked for.
 
     Raises:
-        ValueError: unless exactly one is given, within its range, and goes with the rest.
+        UserError: unless exactly one is given, within its range, and goes with the rest.
     """
+    guarantee, thresholds, risk = (asked.get(name) for name in ("guarantee", "thresholds", "risk"))
     if thresholds is not None and thresholds not in get_args(Thresholding):
         raise UserError(f"thresholds must be geometric, same or searched; got {thresholds!r}")
-    if drop_from not in get_args(DropFrom):
+    if (drop_from := asked.get("drop_from", "best")) not in get_args(DropFrom):
         raise UserError(f"drop_from must be {' or '.join(get_args(DropFrom))}; got {drop_from!r}")
-    given = {name: value for name, value in wishes.items() if value is not None}
+    given = {name: asked[name] for name in WISHES if asked.get(name) is not None}
     if len(given) != 1:
-        raise UserError(f"expected exactly one of {', '.join(wishes)}; got {', '.join(given) or 'none'}")
+        raise UserError(f"expected exactly one of {', '.join(WISHES)}; got {', '.join(given) or 'none'}")
     ((name, value),) = given.items()
     if guarantee is not None and name != "max_accuracy_drop":
         raise UserError("a guarantee goes with max_accuracy_drop")

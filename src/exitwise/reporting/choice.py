@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from exitwise.catalogue.measures import USUAL_MEASURE
-from exitwise.deploy.calibrating import Asked, Costs, Recorded, calibrated
+from exitwise.deploy.asked import Asked
+from exitwise.deploy.calibrating import Costs, Recorded, calibrated
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.exiting.measures import Measure
