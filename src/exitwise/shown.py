@@ -53,6 +53,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def points(value: float) -> str:
+    """Return a difference of shares as text: ``1 point``, ``0.5 points``."""
+    return f"{100 * value:.3g} {'point' if value == 0.01 else 'points'}"
+
+
 def shares(values: Sequence[float]) -> str:
     """Return the shares of images that leave at each exit as text: ``40/30/20/10 %``."""
     return "/".join(f"{100 * value:.0f}" for value in values) + " %"

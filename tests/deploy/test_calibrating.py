@@ -11,14 +11,18 @@ from exitwise.errors import DataError, UserError
 COSTS = Costs((20, 60, 100), 100)
 
 
+def recorded(of_each):
+    """So many samples of each of three classes; deeper exits are right more often."""
+    generator = np.random.default_rng(0)
+    targets = np.repeat(np.arange(3), of_each)
+    logits = generator.normal(size=(len(targets), 3, 3))
+    logits[np.arange(len(targets)), :, targets] += [0.5, 1.5, 3.0]
+    return Recorded(logits, targets, ["a", "b", "c"])
+
+
 @pytest.fixture(scope="module")
 def held():
-    """300 samples of three classes; deeper exits are right more often."""
-    generator = np.random.default_rng(0)
-    targets = np.repeat(np.arange(3), 100)
-    logits = generator.normal(size=(300, 3, 3))
-    logits[np.arange(300), :, targets] += [0.5, 1.5, 3.0]
-    return Recorded(logits, targets, ["a", "b", "c"])
+    return recorded(100)
 
 
 @pytest.mark.parametrize("thresholds", [None, "same", "searched"])
@@ -56,3 +60,26 @@ def test_a_drop_counts_from_the_best_exit_or_the_full_network_as_asked(held):
     assert full.intro == "cheapest within 1 point of the full network"
     assert full.expected["macs"] < best.expected["macs"]
     assert str(best).startswith("Exit 2 alone is more accurate than the full network, by +")
+
+
+def test_a_guarantee_may_be_of_each_class_or_group():
+    held = recorded(700)._replace(groups=["north", "south"] * 1050)
+    wish = {"max_accuracy_drop": 0.1}
+    found = {
+        each: calibrated(Asked(wish, guarantee=0.9, guarantee_each=each), held, COSTS)
+        for each in (None, "class", "group")
+    }
+    for each, calibration in found.items():
+        assert (calibration.guarantee["each"], calibration.guarantee["holds"]) == (each, True)
+        assert calibration.expected["macs"] >= found[None].expected["macs"], "what holds for each holds for all"
+    said = {each: calibration.lines()[-1] for each, calibration in found.items()}
+    assert "accuracy on average at most 10 points below" in said[None]
+    assert said[None].endswith("; a class or group may lose more")
+    assert "accuracy of each class at most 10 points below" in said["class"]
+    assert "accuracy of each group at most 10 points below" in said["group"]
+    asked = Asked(wish, guarantee=0.9, guarantee_each="group")
+    few = held._replace(groups=["rare"] * 3 + ["common"] * 2097)
+    with pytest.raises(UserError, match=r"expected at least \d+ held-out images of each group for a guarantee"):
+        calibrated(asked, few, COSTS)
+    with pytest.raises(UserError, match="a guarantee for each group needs groups; got none"):
+        calibrated(asked, held._replace(groups=None), COSTS)

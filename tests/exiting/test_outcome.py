@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 
 from exitwise.exiting.outcome import Outcome, Yardstick, best_yardstick
+from exitwise.exiting.outputs import Left
 from exitwise.exiting.paired import Paired
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.wish import missed, worded
 
 CLASSES = ["rose", "tulip", "weed"]
+
+
+def at(answers, exit):
+    """All samples, left at one exit."""
+    return Left(answers[:, exit], np.full(len(answers), exit), np.ones(len(answers)))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,7 @@ def test_the_best_single_exit_is_what_losses_count_from(answers):
 
 def test_an_earlier_exit_that_is_better_is_said_first(answers):
     targets, own = answers
-    outcome = Outcome.of(own[:, 0], targets, own, own[:, 1], Yardstick(1), CLASSES)
+    outcome = Outcome.of(at(own, 0), targets, own, own[:, 1], Yardstick(1), CLASSES)
     number, paired = outcome.better
     assert number == 2
     assert paired == Paired.of(own[:, 1] == targets, own[:, 2] == targets)
@@ -48,8 +54,8 @@ def test_an_earlier_exit_that_is_better_is_said_first(answers):
     assert "Within 50 % of MACs: 50 % of MACs; -" in lines[1]
     assert "points [" in lines[1]
     assert " against exit 2 alone on 300 held-out images; leaves at exits 1 to 3: 100, 0, 0 %." in lines[1]
-    assert Outcome.of(own[:, 0], targets, own[:, ::-1], own[:, 1], Yardstick(1), CLASSES).better is not None
-    assert Outcome.of(own[:, 0], targets, own[:, :2], own[:, 1], Yardstick(1), CLASSES).better is None
+    assert Outcome.of(at(own, 0), targets, own[:, ::-1], own[:, 1], Yardstick(1), CLASSES).better is not None
+    assert Outcome.of(at(own, 0), targets, own[:, :2], own[:, 1], Yardstick(1), CLASSES).better is None
 
 
 def test_the_class_that_loses_most_and_the_one_never_named_are_said():
@@ -59,33 +65,60 @@ def test_the_class_that_loses_most_and_the_one_never_named_are_said():
     early = np.where(targets == 1, 0, full)
     early[-2:] = 0
     own = np.stack([early, full], axis=1)
-    outcome = Outcome.of(early, targets, own, full, Yardstick(1), CLASSES)
+    outcome = Outcome.of(at(own, 0), targets, own, full, Yardstick(1), CLASSES)
     assert outcome.paired == (0, 9, 100)
-    assert outcome.worst == ("tulip", Paired(0, 8, 8))
+    assert outcome.worst == ("tulip", Paired(0, 8, 8), 0, (8, 0))
     assert outcome.unnamed == ("tulip", "weed")
     lines = outcome.lines("at p = 1", OperatingPoint(0.9, 10, (1, 0)), 20, "test images")
     assert lines[0].endswith("Worst class: tulip, -100.0 points [-100.0, -42.8].")
     assert lines[1:] == [
+        "1 of 3 classes lose more than 1 point, beyond chance: tulip, -100.0 points [-100.0, -42.8].",
         "No image is given the class tulip, weed, though some are of it.",
         "No better than to answer always with the commonest class, which 90.0 % are of.",
     ]
-    nothing_lost = Outcome.of(full, targets, own, full, Yardstick(1), CLASSES)
+    nothing_lost = Outcome.of(at(own, 1), targets, own, full, Yardstick(1), CLASSES)
     assert nothing_lost.worst is None
     assert nothing_lost.unnamed == ()
 
 
 def test_a_difference_within_noise_is_called_so():
-    outcome = Outcome(Yardstick(1), Paired(3, 4, 500), None, (), 0.2, None)
+    outcome = Outcome(Yardstick(1), Paired(3, 4, 500), (), 0.2, None)
     (line,) = outcome.lines("at p = 1", OperatingPoint(0.9, 10, (0.5, 0.5)), 20, "test images")
     assert ": 50 % of MACs; -0.2 points [-1.4, +1.0] against the full network on 500 test images, which may be" in line
 
 
 def test_it_is_written_and_read(answers):
     targets, own = answers
-    outcome = Outcome.of(own[:, 0], targets, own, own[:, 1], Yardstick(1, own=False), CLASSES)
+    outcome = Outcome.of(at(own, 0), targets, own, own[:, 1], Yardstick(1, own=False), CLASSES)
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
-    nothing = outcome._replace(worst=None, better=None)
+    nothing = outcome._replace(classes=(), better=None)
     assert Outcome.from_json(json.loads(json.dumps(nothing.to_json()))) == nothing
+
+
+def test_records_that_name_the_worst_class_alone_are_read(answers):
+    targets, own = answers
+    content = Outcome.of(at(own, 0), targets, own, own[:, 1], Yardstick(1), CLASSES).to_json()
+    del content["classes"], content["groups"], content["tolerance"]
+    content["worst"] = {"name": "tulip", "gained": 1, "lost": 3, "samples": 9}
+    assert Outcome.from_json(content).worst == ("tulip", Paired(1, 3, 9), 0, ())
+
+
+def test_a_group_that_pays_for_the_others_is_said():
+    """On average nothing is lost, for one site has what another pays."""
+    targets = np.tile([0, 1], 200)
+    groups = ["north"] * 200 + ["south"] * 200
+    full = np.concatenate([np.where(np.arange(200) < 20, 2, targets[:200]), targets[200:]])
+    early = np.concatenate([targets[:200], np.where(np.arange(200) < 20, 2, targets[200:])])
+    own = np.stack([early, full], axis=1)
+    outcome = Outcome.of(at(own, 0), targets, own, full, Yardstick(1), CLASSES, groups, tolerance=0.02)
+    assert outcome.paired.difference == 0
+    north, south = outcome.groups
+    assert south == ("south", Paired(0, 20, 200), 180, (200, 0))
+    assert north.paired == Paired(20, 0, 200)
+    lines = outcome.lines("at p = 1", OperatingPoint(0.95, 10, (1, 0)), 20, "test images")
+    assert lines[0].endswith(f" Worst group: south, {south.paired}.")
+    assert lines[1] == f"1 of 2 groups lose more than 2 points, beyond chance: south, {south.paired}."
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,49 @@ def broken(population, margin):
     return violations
 
 
+@pytest.mark.slow
+def test_a_guarantee_for_each_part_fails_no_more_often_than_it_says(population):
+    """Of five parts, of which one is much harder than the others: that all of them are within the tolerance."""
+    generator = torch.Generator().manual_seed(1)
+    confidences, predictions, targets = population
+    parts = np.arange(POPULATION) % 5
+    wrong = (parts == 4) & (np.arange(POPULATION) // 5 % 3 > 0)  # sure of wrong answers at its first exit
+    predictions = predictions.copy()
+    predictions[wrong, 0] = (targets[wrong] + 2) % 10
+
+    def worst(policy):
+        of_parts = (tuple(each[parts == k] for each in (confidences, predictions, targets)) for k in range(5))
+        return max(true_loss(policy, part, "accuracy-drop") for part in of_parts)
+
+    violations, held, draws, samples = 0, 0, 200, 3000
+    for draw in range(draws):
+        index = torch.randint(POPULATION, (samples,), generator=generator).numpy()
+        some = (each[index] for each in (confidences, predictions, targets))
+        found = control_risk(*some, 0.05, 0.9, seed=draw, parts=parts[index])
+        held += found.holds
+        violations += worst(found.policy) > 0.05
+    assert worst(control_risk(confidences, predictions, targets, 0.05, 0.9).policy) > 0.05, "the average hides it"
+    print(f"each of five: {violations} of {draws} draws above 0.05; early exits allowed in {held}")
+    assert held > 0.5 * draws
+    assert violations / draws <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / draws)
+
+
+def test_the_part_that_loses_most_decides():
+    """A tenth of the samples pays: the average is within the tolerance, that part is not, and nobody leaves then."""
+    parts = (np.arange(4000) % 10 == 0).astype(np.int64)
+    predictions = np.zeros((4000, 2), np.int64)
+    predictions[(parts == 1) & (np.arange(4000) % 20 == 0), 0] = 1
+    confidences = np.ones((4000, 2), np.float32)
+    asked = (confidences, predictions, np.zeros(4000, np.int64), 0.1, 0.9)
+    average, each = control_risk(*asked), control_risk(*asked, parts=parts)
+    assert average.policy.can_leave(0)
+    assert average.mean_loss < 0.1
+    assert not each.policy.can_leave(0)
+    same = control_risk(*asked, parts=np.zeros(4000, np.int64))
+    assert same == average, "one part is all of them"
+    assert not control_risk(*asked, parts=np.append(np.zeros(3999, np.int64), 1)).holds, "one sample proves nothing"
+
+
 def test_without_the_guarantee_the_tolerance_would_be_broken(population):
     """What the same wish gives when it is met on the calibration samples alone: the test above can fail. A margin of a
     standard error halves that, and is no guarantee."""

@@ -308,6 +308,38 @@ def test_everything_is_read_as_it_was_calibrated(run):
     assert Run(run.run.path).read_evaluation() == evaluation
 
 
+def test_what_is_lost_is_said_for_each_class_and_group(run, tmp_path, capsys):
+    splits, table = run.splits, tmp_path / "sites.csv"
+    named = {name: "odd" if int(name) % 2 else "even" for split in splits[1:3] for name in split.readable()}
+    table.write_text("image,group\n" + "".join(f"{name},{group}\n" for name, group in named.items()))
+    found = ew.calibrate(run.run.path, budget=0.3, groups=table, splits=splits)
+    assert [part.name for part in found.outcome.groups] == ["even", "odd"]
+    assert Run(run.run.path).read_calibration().outcome == found.outcome
+    assert "By group, in %, with 95 % intervals" in str(found)
+    evaluation = ew.evaluate(run.run.path, groups=named, device="cpu", splits=splits)
+    held = held_out_of(run.run.path, None, "cpu", splits, groups=named)
+    assert list(held.groups) == [named[name] for name in splits.calibration.readable()]
+    logits, targets = collect_logits(run.run.model(), splits.test.batches(64))
+    left = Outputs.from_logits(logits, targets).under(found.policy)
+    standard = logits[:, found.outcome.yardstick.exit].argmax(-1)
+    for part, mine in [
+        *((part, targets == int(part.name)) for part in evaluation.outcome.classes),
+        *((p, np.array([named[n] == p.name for n in splits.test.readable()])) for p in evaluation.outcome.groups),
+    ]:
+        assert part.right == (left.predictions[mine] == targets[mine]).sum()
+        assert part.paired == Paired.of((left.predictions == targets)[mine], (standard == targets)[mine])
+        assert part.cost(found.exit_macs).mean == pytest.approx(np.array(found.exit_macs)[left.exits[mine]].mean())
+    assert "By class, in %" in str(evaluation)
+    before = (run.run.path / "calibration.json").read_bytes()
+    table.write_text("image,group\n" + "".join(f"{name},{name}\n" for name in named))
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", str(run.run.path), "--budget", "0.5", "--groups", str(table)])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "expected at least two images of each group; " in line
+    assert (run.run.path / "calibration.json").read_bytes() == before
+
+
 def test_results_are_returned_where_they_cannot_be_stored(run, monkeypatch, capsys):
     def read_only(*args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system")

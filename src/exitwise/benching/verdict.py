@@ -8,13 +8,11 @@ from itertools import pairwise
 from typing import Protocol
 
 from exitwise.benching.measured import Speed
+from exitwise.exiting.outcome import TOLERANCE
 from exitwise.runs.records.bench import Gap, Network, Row
 
 WORTH = 1.1
 """How much faster it must be to be worth it; times closer than that are the same."""
-
-ALLOWED = 0.01
-"""Accuracy below the network in full that a rival may have, where the calibration asked for no other drop."""
 
 
 class Comparison(Protocol):
@@ -27,7 +25,7 @@ class Comparison(Protocol):
         """Return how many times as fast the first is."""
 
 
-def verdict(rows: Sequence[Row], judged: Network, compared: Comparison, allowed: float = ALLOWED) -> str:
+def verdict(rows: Sequence[Row], judged: Network, compared: Comparison, allowed: float = TOLERANCE) -> str:
     """Return whether leaving early is worth it, from the rows of one batch size.
 
     The judged policy in its fastest form stands against the fastest of all others that are accurate enough, what leaves

@@ -14,7 +14,7 @@ from exitwise.cli.progress import plain_console
 from exitwise.deploy.asked import Asked, Wishes
 from exitwise.deploy.bundle import is_bundle
 from exitwise.errors import UserError
-from exitwise.exiting.wish import DropFrom
+from exitwise.exiting.wish import DropFrom, Each
 from exitwise.settings.checks import check_device, check_run_folder
 
 
@@ -28,6 +28,7 @@ def calibrate(
     proportions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     max_accuracy_drop: float | None = None,
     guarantee: Annotated[float | None, Parameter(name=["--guarantee", "--confidence"])] = None,
+    guarantee_each: Each | None = None,
     risk: Literal["accuracy-drop", "disagreement"] | None = None,
     drop_from: DropFrom = "best",
     thresholds: Literal["geometric", "same", "searched"] | None = None,
@@ -35,6 +36,7 @@ def calibrate(
     temperature: bool = False,
     compare: Annotated[bool, Parameter(negative=())] = False,
     data: Path | None = None,
+    groups: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.
@@ -47,7 +49,9 @@ def calibrate(
         exitwise calibrate runs/cifar --proportions 0.4,0.3,0.1,0.1,0.1
         exitwise calibrate runs/photos --max-accuracy-drop 0.01
         exitwise calibrate runs/photos --max-accuracy-drop 0.01 --guarantee 0.95
+        exitwise calibrate runs/photos --max-accuracy-drop 0.05 --guarantee 0.9 --guarantee-each class
         exitwise calibrate runs/photos --compare
+        exitwise calibrate runs/photos --budget 0.5 --groups sites.csv
         exitwise calibrate photos.bundle --data new_photos --budget 0.5
 
     Parameters
@@ -69,6 +73,8 @@ def calibrate(
         standard error of the loss in hand.
     guarantee
         Guarantee that for images to come with this probability, such as 0.95.
+    guarantee_each
+        Let it hold for each class, or each group, and not for the average of all images alone.
     risk
         What the guarantee is about: accuracy-drop, by default, or disagreement, the images classified otherwise than by
         the full network.
@@ -85,6 +91,9 @@ def calibrate(
         Compare all measures on the held-out images, say which to take, and store nothing.
     data
         Other images than the run's own held-out ones, in a folder per class. What differs is said.
+    groups
+        Say for each group of images, such as sites or cameras, what is lost: a CSV file with the columns image and
+        group. Images are named by their paths, or the ends of them.
     device
         auto, cpu, cuda, ...
     """
@@ -99,6 +108,7 @@ def calibrate(
         "proportions": shares,
         "max_accuracy_drop": max_accuracy_drop,
         "guarantee": guarantee,
+        "guarantee_each": guarantee_each,
         "risk": risk,
         "drop_from": drop_from,
         "thresholds": thresholds,
@@ -117,9 +127,9 @@ def calibrate(
     import exitwise as ew
 
     calibration = (
-        ew.calibrate_bundle(run, data, **asked)
+        ew.calibrate_bundle(run, data, groups=groups, **asked)
         if data is not None and bundle
-        else ew.calibrate(run, data=data, device=device, **asked)
+        else ew.calibrate(run, data=data, groups=groups, device=device, **asked)
     )
     console = plain_console()
     if calibration.guarantee is not None and not calibration.is_kept_promise:

@@ -9,7 +9,7 @@ from exitwise.settings.checks import check_device, check_run_folder
 from exitwise.storage.files import why_not_written
 
 
-def evaluate(run: Path, *, device: str = "auto") -> None:
+def evaluate(run: Path, *, groups: Path | None = None, device: str = "auto") -> None:
     """Measure a run on its test images: the calibrated policy, every exit alone, and a range of budgets.
 
     Example:
@@ -20,6 +20,9 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
     ----------
     run
         Run folder.
+    groups
+        Say for each group of images, such as sites or cameras, what is lost: a CSV file with the columns image and
+        group. Images are named by their paths, or the ends of them.
     device
         auto, cpu, cuda, ...
     """
@@ -28,7 +31,7 @@ def evaluate(run: Path, *, device: str = "auto") -> None:
 
     import exitwise as ew
 
-    evaluation = ew.evaluate(run, device=device)
+    evaluation = ew.evaluate(run, groups=groups, device=device)
     console = plain_console()
     console.print(evaluation)
     if evaluation.left_out:

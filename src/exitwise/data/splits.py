@@ -46,6 +46,12 @@ class Split:
         """Return the name of an image within the source."""
         return self.source.names[int(self.indices[position])]
 
+    def readable(self) -> list[str]:
+        """Return path or, without files, name of each image that is not known to be broken, in order."""
+        paths = self.source.paths
+        found = [str(paths[i]) if paths else self.source.names[i] for i in self.indices.tolist()]
+        return [image for image in found if image not in self.source.ledger.skipped]
+
     def fingerprint(self) -> str:
         """Return the SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""
         digest = hashlib.sha256()

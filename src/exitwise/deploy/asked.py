@@ -8,7 +8,7 @@ from typing import Any, Self, TypedDict
 
 from exitwise.catalogue.measures import USUAL_MEASURE, MeasureName
 from exitwise.exiting.risk import Risk
-from exitwise.exiting.wish import WISHES, DropFrom, Thresholding, check_wish
+from exitwise.exiting.wish import WISHES, DropFrom, Each, Thresholding, check_wish
 
 
 class Wishes(TypedDict, total=False):
@@ -26,6 +26,8 @@ class Wishes(TypedDict, total=False):
             lucky one.
         guarantee: with max_accuracy_drop: the probability with which it is to hold (see
             :func:`~exitwise.control_risk`).
+        guarantee_each: for what it is to hold: for each ``class``, or each ``group``; by default for the average of all
+            images, of which a class or group may lose more.
         risk: what is guaranteed; ``accuracy-drop`` by default.
         drop_from: what a loss is counted from: ``full``, the full network, or ``best``, by default: where an earlier
             exit alone, or the measure's answer at one, is more accurate on the held-out samples, the best of them.
@@ -44,6 +46,7 @@ class Wishes(TypedDict, total=False):
     proportions: Sequence[float] | None
     max_accuracy_drop: float | None
     guarantee: float | None
+    guarantee_each: Each | None
     risk: Risk | None
     drop_from: DropFrom
     thresholds: Thresholding | None
@@ -61,6 +64,7 @@ class Asked:
 
     wish: Mapping[str, Any]
     guarantee: float | None = None
+    guarantee_each: Each | None = None
     risk: Risk | None = None
     drop_from: DropFrom = "best"
     thresholds: Thresholding | None = None

@@ -26,7 +26,7 @@ from exitwise.exiting.calibration import (
 )
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.measures import Measure
-from exitwise.exiting.outcome import Outcome, Yardstick, best_yardstick
+from exitwise.exiting.outcome import TOLERANCE, Outcome, Yardstick, best_yardstick
 from exitwise.exiting.outputs import Outputs, operate
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.risk import control_risk, design_and_test, least_samples
@@ -34,7 +34,7 @@ from exitwise.exiting.rule import Family
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.table import budget_table
 from exitwise.exiting.temperatures import bound_of
-from exitwise.exiting.wish import missed
+from exitwise.exiting.wish import Each, missed
 
 FEW = 100
 """Calibration images, below which chance moves shares and accuracy by ten points."""
@@ -52,17 +52,31 @@ class Recorded(NamedTuple):
         targets: class indices (N).
         classes: their names.
         seed: of the divisions of the samples.
+        groups: that of each sample, where they are known.
     """
 
     logits: NDArray[Any]
     targets: NDArray[np.int64]
     classes: Sequence[str]
     seed: int = 0
+    groups: Sequence[str] | None = None
 
     @classmethod
     def of_numbered_classes(cls, logits: NDArray[Any], targets: NDArray[np.int64]) -> Self:
         """Return it for classes without names, which are called by their numbers."""
         return cls(logits, targets, [str(label) for label in range(logits.shape[-1])])
+
+    def parts(self, each: Each) -> NDArray[np.int64]:
+        """Return which class or group each sample is of, by index.
+
+        Raises:
+            UserError: for groups, where they are not known.
+        """
+        if each == "class":
+            return self.targets
+        if self.groups is None:
+            raise UserError("a guarantee for each group needs groups; got none")
+        return np.unique(list(self.groups), return_inverse=True)[1]
 
     def check(self) -> None:
         """Raise DataError unless there are enough samples, of every class, with outputs that are numbers."""
@@ -154,12 +168,12 @@ def calibrated(
     Raises:
         UserError: for a wish that is out of reach.
     """
-    logits, targets, classes, seed = held
+    logits, targets, classes, seed = held[:4]
     exits = logits.shape[1]
     # What tests a guarantee must not have shaped what it tests.
     seen = None
     if asked.guarantee is not None and exits > 1:
-        _check_enough(asked, len(targets))
+        _check_enough(asked, held)
         seen = design_and_test(len(targets), seed)[0]
     fitted = fit_and_read(
         asked.measure, logits, targets, costs.exit_macs, temperature=asked.temperature, on=seen, seed=seed
@@ -172,8 +186,9 @@ def calibrated(
         yardstick = best_yardstick(own[chosen_on], outputs.predictions[chosen_on], targets[chosen_on])
     if standard is None:
         standard = yardstick.answers(own, outputs.predictions)
-    found = _found(asked, outputs, costs, standard, reading.family, seed)
+    found = _found(asked, outputs, costs, standard, reading.family, held)
     policy, searched = found.policy, asked.thresholds == "searched"
+    tolerance = asked.wish.get("max_accuracy_drop", TOLERANCE)
     point, left = operate(outputs, policy, costs.exit_macs), outputs.under(policy)
     if not searched and (miss := missed(asked.wish, found.proportions, point, len(targets), costs.full_macs)):
         warnings.warn(miss, CalibrationWarning, stacklevel=3)
@@ -197,7 +212,7 @@ def calibrated(
         ),
         full_macs=costs.full_macs,
         network=network,
-        outcome=Outcome.of(left.predictions, targets, own, standard, yardstick, classes),
+        outcome=Outcome.of(left, targets, own, standard, yardstick, classes, held.groups, tolerance),
         thresholding=asked.thresholds,
     )
 
@@ -212,7 +227,7 @@ class _Found(NamedTuple):
 
 
 def _found(
-    asked: Asked, outputs: Outputs, costs: Costs, standard: NDArray[np.int64], usual: Family, seed: int
+    asked: Asked, outputs: Outputs, costs: Costs, standard: NDArray[np.int64], usual: Family, held: Recorded
 ) -> _Found:
     ((name, value),) = asked.wish.items()
     exits = outputs.confidences.shape[1]
@@ -227,9 +242,13 @@ def _found(
     risk = asked.risk_asked
     if risk is not None:
         assert asked.guarantee is not None
-        result = control_risk(*outputs, value, asked.guarantee, risk=risk, seed=seed, family=family, full=standard)
+        parts = held.parts(asked.guarantee_each) if asked.guarantee_each else None
+        result = control_risk(
+            *outputs, value, asked.guarantee, risk=risk, seed=held.seed, family=family, full=standard, parts=parts
+        )
         promise = {
             "risk": risk,
+            "each": asked.guarantee_each,
             "probability": asked.guarantee,
             "holds": result.holds,
             "tested": result.tested,
@@ -254,14 +273,17 @@ def _found(
     return _Found(policy, family, shares)
 
 
-def _check_enough(asked: Asked, samples: int) -> None:
+def _check_enough(asked: Asked, held: Recorded) -> None:
     assert asked.guarantee is not None
     assert asked.risk_asked is not None
-    tolerance = asked.wish["max_accuracy_drop"]
+    tolerance, each = asked.wish["max_accuracy_drop"], asked.guarantee_each
     least = least_samples(tolerance, asked.guarantee, asked.risk_asked)
+    parts = held.parts(each) if each else np.zeros(len(held.targets), np.int64)
+    samples = int(np.bincount(parts).min())
     if samples < least:
+        images = f"held-out images of each {each}" if each else "held-out images"
         raise UserError(
-            f"expected at least {least} held-out images for a guarantee of {100 * tolerance:g} points with probability "
+            f"expected at least {least} {images} for a guarantee of {100 * tolerance:g} points with probability "
             f"{asked.guarantee:.12g}, and more where something is lost; got {samples}"
         )
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from exitwise.deploy.monitor import Reference
+from exitwise.deploy.parts_table import parts_table
 from exitwise.errors import UserError
 from exitwise.exiting.measures import measure_from_json
-from exitwise.exiting.outcome import Outcome
+from exitwise.exiting.outcome import TOLERANCE, Outcome
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds, finite_thresholds
@@ -108,7 +109,10 @@ class Calibration(Shown):
     def __rich__(self) -> RenderableType:
         from rich.console import Group
 
-        return Group(*self.lines())
+        tables = []
+        if self.outcome is not None and self.outcome.groups:
+            tables.append(parts_table(self.outcome.groups, "group", self._yardstick, self.exit_macs, self.full_macs))
+        return Group(*self.lines(), *tables)
 
     def lines(self) -> list[str]:
         """Return the thresholds, what they do on the calibration images, and what is guaranteed, in words."""
@@ -135,6 +139,11 @@ class Calibration(Shown):
         return self.guarantee is None or self.guarantee["holds"]
 
     @property
+    def tolerance(self) -> float:
+        """Accuracy that may be lost: what was asked for, or a point."""
+        return float(self.budget.get("max_accuracy_drop", TOLERANCE))
+
+    @property
     def intro(self) -> str:
         """What it is for, in words."""
         return worded(self.budget, self._yardstick) if self.budget else "by these thresholds"
@@ -146,13 +155,17 @@ class Calibration(Shown):
     def promise(self, guarantee: dict[str, Any]) -> str:
         """Return what is guaranteed, or that nothing is, in words."""
         tolerance = self.budget["max_accuracy_drop"]
+        each = guarantee.get("each")
+        whose = f"of each {each}" if each else "on average"
+        images = f"images of each {each}" if each else "images"
         what = {
-            "accuracy-drop": f"accuracy on average at most {100 * tolerance:g} points below that of {self._yardstick}",
-            "disagreement": f"at most {100 * tolerance:g} % of images classified otherwise than by the full network",
+            "accuracy-drop": f"accuracy {whose} at most {100 * tolerance:g} points below that of {self._yardstick}",
+            "disagreement": f"at most {100 * tolerance:g} % of {images} classified otherwise than by the full network",
         }[guarantee["risk"]]
         if guarantee["holds"]:
             with_probability = f"guaranteed with probability {guarantee['probability']:.12g}"
-            return f"{with_probability}: {what} (tested on {guarantee['tested']} images)"
+            alone = "" if each else "; a class or group may lose more"
+            return f"{with_probability}: {what} (tested on {guarantee['tested']} images){alone}"
         return (
             f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
             f"probability {guarantee['probability']:.12g}; nobody leaves early"

@@ -19,6 +19,7 @@ from exitwise.deploy.asked import Asked, Wishes
 from exitwise.deploy.bundle import write_sealed
 from exitwise.deploy.calibrating import Costs, Recorded, calibrated, drift_of, warn_if_few
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.groups import Groups, groups_of
 from exitwise.deploy.monitor import DriftWarning
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.errors import DataError, UserError
@@ -28,7 +29,9 @@ BATCH = 64
 """Images read and run at a time."""
 
 
-def calibrate_bundle(bundle: str | Path, data: str | Path, **asked: Unpack[Wishes]) -> Calibration:
+def calibrate_bundle(
+    bundle: str | Path, data: str | Path, *, groups: Groups | None = None, **asked: Unpack[Wishes]
+) -> Calibration:
     """Find thresholds for one wish on labelled images, and write them into an exported bundle.
 
     A warning says how the images differ from those that it was calibrated on, if they do.
@@ -36,6 +39,7 @@ def calibrate_bundle(bundle: str | Path, data: str | Path, **asked: Unpack[Wishe
     Args:
         bundle: folder that ``exitwise export`` wrote; its graphs stay as they are.
         data: images that the network was neither trained on nor will be tested on, in a folder per class.
+        groups: of the images, as for :func:`exitwise.calibrate`.
         asked: the wish, and how it is to be met, by name: see :class:`~exitwise.Wishes`.
 
     Raises:
@@ -53,7 +57,9 @@ def calibrate_bundle(bundle: str | Path, data: str | Path, **asked: Unpack[Wishe
     if asked.get("measure") is None:
         own = former.policy.measure
         wished = replace(wished, measure=own.name, temperature=wished.temperature or own.temperatures is not None)
-    held = Recorded(*_outputs(runner, Path(data)), runner.classes)
+    images = list(labelled_images(Path(data), runner.classes))
+    parts = None if groups is None else groups_of(groups, [str(path) for path, _ in images])
+    held = Recorded(*_outputs(runner, images), runner.classes, groups=parts)
     held.check()
     if drift := drift_of(former, held):
         warnings.warn(drift, DriftWarning, stacklevel=2)
@@ -65,9 +71,8 @@ def calibrate_bundle(bundle: str | Path, data: str | Path, **asked: Unpack[Wishe
     return calibration
 
 
-def _outputs(runner: OnnxRunner, data: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return logits (N, K, C) and class indices (N) of the images in a folder per class."""
-    found = list(labelled_images(data, runner.classes))
+def _outputs(runner: OnnxRunner, found: Sequence[tuple[Path, int]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return logits (N, K, C) and class indices (N) of images with their classes."""
     parts = []
     for start in range(0, len(found), BATCH):
         images = [runner.read(path) for path, _ in found[start : start + BATCH]]

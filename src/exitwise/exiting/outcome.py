@@ -11,10 +11,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from exitwise.exiting.arrays import Array, as_numpy
+from exitwise.exiting.outputs import Left
 from exitwise.exiting.paired import Paired
+from exitwise.exiting.parts import Part, losing, parts_of
 from exitwise.exiting.point import OperatingPoint
 from exitwise.shapes import Int
-from exitwise.shown import percent
+from exitwise.shown import percent, points
+
+TOLERANCE = 0.01
+"""Loss of accuracy that is not worth a word, where no other was asked for."""
+
+NAMED = 3
+"""Classes or groups that are named at most."""
 
 
 class Yardstick(NamedTuple):
@@ -57,71 +65,79 @@ def best_yardstick(
     return max(every, key=lambda each: int((each.answers(own, read) == targets).sum()))
 
 
-class ClassLoss(NamedTuple):
-    """A class that loses accuracy, by name."""
-
-    name: str
-    paired: Paired
-
-
 class Outcome(NamedTuple):
     """How a policy's answers to labelled samples differ from a yardstick's.
 
     Attributes:
         yardstick: what they are counted from.
         paired: over all samples.
-        worst: the class that loses most; None where none loses.
         unnamed: classes of samples that no sample is given.
         majority: share of the commonest class.
         better: where an earlier exit alone is beyond noise more accurate than the full network: the best such one,
             1-based, beside it.
+        classes: that there are samples of; in older records the one that loses most alone.
+        groups: of the samples, where they are known.
+        tolerance: loss of a class or group that is not worth a word.
     """
 
     yardstick: Yardstick
     paired: Paired
-    worst: ClassLoss | None
     unnamed: tuple[str, ...]
     majority: float
     better: tuple[int, Paired] | None
+    classes: tuple[Part, ...] = ()
+    groups: tuple[Part, ...] = ()
+    tolerance: float = TOLERANCE
+
+    @property
+    def worst(self) -> Part | None:
+        """Return the class that loses most; None where none loses."""
+        return _worst(self.classes)
 
     @classmethod
     def of(
         cls,
-        answers: Int[Array, "samples"],
+        left: Left,
         targets: Int[Array, "samples"],
         own: Int[Array, "samples exits"],
         standard: Int[Array, "samples"],
         yardstick: Yardstick,
         classes: Sequence[str],
+        groups: Sequence[str] | None = None,
+        tolerance: float = TOLERANCE,
     ) -> Self:
         """Return it for the answers of a policy.
 
         Args:
-            answers: of the policy.
+            left: how the samples left by it.
             targets: class indices.
             own: answers of each exit.
             standard: answers to count from.
             yardstick: whose they are.
             classes: names, by class index.
+            groups: that of each sample.
+            tolerance: loss of a class or group that is not worth a word.
         """
-        answers, targets, own, standard = map(as_numpy, (answers, targets, own, standard))
+        answers = left.predictions
+        targets, own, standard = map(as_numpy, (targets, own, standard))
         right, reference = answers == targets, standard == targets
         counts = np.bincount(targets, minlength=len(classes))
-        losses = [
-            ClassLoss(name, Paired.of(right[targets == label], reference[targets == label]))
-            for label, name in enumerate(classes)
-            if counts[label]
-        ]
-        worst = min(losses, key=lambda each: each.paired.difference)
+        rest = right, reference, left.exits, own.shape[1]
+        of_groups: tuple[Part, ...] = ()
+        if groups is not None:
+            names, members = np.unique(list(groups), return_inverse=True)
+            of_groups = parts_of(members, names.tolist(), *rest)
         given = np.bincount(answers, minlength=len(classes))
         unnamed = tuple(name for name, there, said in zip(classes, counts, given, strict=True) if there and not said)
         return cls(
             yardstick,
             Paired.of(right, reference),
-            worst if worst.paired.difference < 0 else None,
             unnamed,
             float(counts.max() / len(targets)),
             _better_exit(own == targets[:, None]),
+            parts_of(targets, classes, *rest),
+            of_groups,
+            tolerance,
         )
 
     def lines(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> list[str]:
@@ -143,6 +159,9 @@ class Outcome(NamedTuple):
             )
         if exits > 1:
             lines.append(self._sentence(intro, point, full_macs, images))
+        for what, parts in (("classes", self.classes), ("groups", self.groups)):
+            if len(parts) > 1 and (found := losing(parts, self.tolerance)):
+                lines.append(_of_losing(found, len(parts), what, self.tolerance))
         if self.unnamed:
             lines.append(f"No image is given the class {', '.join(self.unnamed)}, though some are of it.")
         if point.accuracy <= self.majority:
@@ -158,9 +177,10 @@ class Outcome(NamedTuple):
             f"{self.yardstick.name(len(point.shares))} on {self.paired.samples} {images}{noise}; leaves at exits 1 to "
             f"{len(point.shares)}: {leaving} %."
         )
-        if self.worst is None:
-            return text
-        return f"{text} Worst class: {self.worst.name}, {self.worst.paired}."
+        for what, worst in (("class", self.worst), ("group", _worst(self.groups))):
+            if worst is not None:
+                text += f" Worst {what}: {worst.name}, {worst.paired}."
+        return text
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -168,7 +188,8 @@ class Outcome(NamedTuple):
             **self._asdict(),
             "yardstick": self.yardstick._asdict(),
             "paired": self.paired._asdict(),
-            "worst": self.worst and {"name": self.worst.name, **self.worst.paired._asdict()},
+            "classes": [part.to_json() for part in self.classes],
+            "groups": [part.to_json() for part in self.groups],
             "unnamed": list(self.unnamed),
             "better": self.better and {"exit": self.better[0], **self.better[1]._asdict()},
         }
@@ -177,18 +198,30 @@ class Outcome(NamedTuple):
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Return it from :meth:`to_json`."""
 
-        def paired(values: dict[str, Any]) -> Paired:
-            return Paired(*(int(values[name]) for name in Paired._fields))
-
-        worst, better = content["worst"], content["better"]
+        better, worst = content["better"], content.get("worst")
+        classes = map(Part.from_json, content.get("classes", ()))
         return cls(
             Yardstick(int(content["yardstick"]["exit"]), bool(content["yardstick"]["own"])),
-            paired(content["paired"]),
-            worst and ClassLoss(str(worst["name"]), paired(worst)),
+            Paired.from_json(content["paired"]),
             tuple(map(str, content["unnamed"])),
             float(content["majority"]),
-            better and (int(better["exit"]), paired(better)),
+            better and (int(better["exit"]), Paired.from_json(better)),
+            (Part(str(worst["name"]), Paired.from_json(worst), 0),) if worst else tuple(classes),
+            tuple(map(Part.from_json, content.get("groups", ()))),
+            float(content.get("tolerance", TOLERANCE)),
         )
+
+
+def _worst(parts: Sequence[Part]) -> Part | None:
+    worst = min(parts, key=lambda part: part.paired.difference, default=None)
+    return worst if worst is not None and worst.paired.difference < 0 else None
+
+
+def _of_losing(found: Sequence[Part], count: int, what: str, tolerance: float) -> str:
+    """Return in words which parts lose more than a tolerance."""
+    named = "; ".join(f"{part.name}, {part.paired}" for part in found[:NAMED])
+    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return f"{len(found)} of {count} {what} lose more than {points(tolerance)}, beyond chance: {named}{more}."
 
 
 def _better_exit(right: Any) -> tuple[int, Paired] | None:

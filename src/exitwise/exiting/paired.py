@@ -6,6 +6,7 @@ Imports no torch, and no SciPy.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -37,6 +38,11 @@ class Paired(NamedTuple):
         """Return it from whether each answer, and each of the reference's, is right."""
         right, reference = np.asarray(right), np.asarray(reference)
         return cls(int((right & ~reference).sum()), int((reference & ~right).sum()), len(right))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Paired:
+        """Return it from its fields by name."""
+        return cls(*(int(content[name]) for name in cls._fields))
 
     @property
     def difference(self) -> float:

@@ -9,10 +9,13 @@ from typing import Any, Literal, get_args
 from exitwise.budgets import check_drop, check_open_share, check_p
 from exitwise.errors import UserError
 from exitwise.exiting.point import OperatingPoint
-from exitwise.shown import macs, milliseconds, percent
+from exitwise.shown import macs, milliseconds, percent, points
 
 Thresholding = Literal["geometric", "same", "searched"]
 """Which kind of thresholds is asked for."""
+
+Each = Literal["class", "group"]
+"""Parts of the images, for each of which a guarantee may be asked."""
 
 DropFrom = Literal["best", "full"]
 """What a loss of accuracy is counted from."""
@@ -40,6 +43,11 @@ def check_wish(asked: Mapping[str, Any], most: float = 1.0) -> dict[str, Any]:
         raise UserError(f"thresholds must be geometric, same or searched; got {thresholds!r}")
     if (drop_from := asked.get("drop_from", "best")) not in get_args(DropFrom):
         raise UserError(f"drop_from must be {' or '.join(get_args(DropFrom))}; got {drop_from!r}")
+    if (each := asked.get("guarantee_each")) is not None:
+        if each not in get_args(Each):
+            raise UserError(f"guarantee_each must be {' or '.join(get_args(Each))}; got {each!r}")
+        if guarantee is None:
+            raise UserError(f"guarantee_each says for what a guarantee holds; got {each} without one")
     given = {name: asked[name] for name in WISHES if asked.get(name) is not None}
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(WISHES)}; got {', '.join(given) or 'none'}")
@@ -74,7 +82,7 @@ def worded(wish: Mapping[str, Any], yardstick: str) -> str:
     ((name, value),) = wish.items()
     match name:
         case "max_accuracy_drop":
-            return f"cheapest within {100 * value:.3g} {'point' if value == 0.01 else 'points'} of {yardstick}"
+            return f"cheapest within {points(value)} of {yardstick}"
         case "budget":
             return f"within {percent(value)} of MACs"
         case "macs":

@@ -15,9 +15,7 @@ from exitwise.deploy.calibrating import Costs, Recorded, calibrated
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.exiting.measures import Measure
-
-DROP = 0.01
-"""Accuracy that the budget which a report names may lose."""
+from exitwise.exiting.outcome import TOLERANCE
 
 
 def budget_command(run: Path, budget: float, calibration: Calibration) -> str:
@@ -27,8 +25,8 @@ def budget_command(run: Path, budget: float, calibration: Calibration) -> str:
 
 
 def drop_command(run: Path, calibration: Calibration) -> str:
-    """Return what calibrates a run for :data:`DROP`."""
-    return _command(run, "--max-accuracy-drop", DROP, calibration)
+    """Return what calibrates a run for the usual loss."""
+    return _command(run, "--max-accuracy-drop", TOLERANCE, calibration)
 
 
 def _command(run: Path, option: str, value: float, calibration: Calibration) -> str:
@@ -49,13 +47,13 @@ def _has_temperatures(measure: Measure) -> bool:
 
 
 def cheapest(calibration: Calibration, held: Recorded) -> Calibration | None:
-    """Return the cheapest calibration within :data:`DROP` on the held-out images, read in the same way; None where the
+    """Return the cheapest calibration within a point on the held-out images, read in the same way; None where the
     calibration is for a drop already, or there is nothing to choose."""
     if "max_accuracy_drop" in calibration.budget or calibration.policy.exits == 1:
         return None
     measure = calibration.policy.measure
     asked = Asked(
-        {"max_accuracy_drop": DROP},
+        {"max_accuracy_drop": TOLERANCE},
         thresholds=calibration.thresholding,
         measure=measure.name,
         temperature=_has_temperatures(measure),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from exitwise.deploy.calibration import Calibration
 from exitwise.exiting.paired import Paired
+from exitwise.exiting.parts import Part
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.temperatures import bound_of
 from exitwise.reporting.changes import Changes
@@ -87,6 +88,8 @@ class RunFigures:
         rivals: of its bench.
         budgets: those of the calibration's table, by rising MACs.
         exits: K.
+        groups: of test images under the calibrated policy, the largest loss first; none unless it was evaluated by
+            groups.
         classes: under the calibrated policy, those that lose most first.
         weights: of some epochs: number, losses and weights of samples (see ``WeightSamples.rows``); empty without a
             record.
@@ -104,6 +107,7 @@ class RunFigures:
     rivals: list[Rival]
     budgets: list[Budget]
     exits: list[ExitFigures]
+    groups: list[Part]
     classes: list[ClassFigures]
     weights: list[dict[str, Any]]
     learning: list[Epoch]

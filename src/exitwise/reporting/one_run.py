@@ -19,6 +19,7 @@ from exitwise.exiting.measures import create_measure
 from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.outputs import Outputs, operate
 from exitwise.exiting.paired import Paired
+from exitwise.exiting.parts import Part
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models.staged import StagedModel
@@ -117,8 +118,9 @@ class _Tested(NamedTuple):
     def lines(self, classes: Sequence[str]) -> list[str]:
         """Return what the calibration does, in words."""
         calibration, targets = self.calibration, self.outputs.targets
-        answers = self.outputs.under(calibration.policy).predictions
-        outcome = Outcome.of(answers, targets, self.own, self.standard, yardstick_of(calibration), classes)
+        left, yardstick = self.outputs.under(calibration.policy), yardstick_of(calibration)
+        tolerance = calibration.tolerance
+        outcome = Outcome.of(left, targets, self.own, self.standard, yardstick, classes, tolerance=tolerance)
         point = operate(self.outputs, calibration.policy, calibration.exit_macs)
         return outcome.lines(calibration.intro, point, calibration.full_macs, "test images")
 
@@ -145,10 +147,16 @@ def figures_of(
         _rivals(bench, evaluation),
         sorted(budgets, key=lambda budget: budget.point.macs),
         _exit_figures(evaluation, test, seconds),
+        _groups(evaluation),
         class_figures(test.split, left, tested.standard, evaluation.exit_macs, pictures.per_class),
         spread_out([row for row in weights or [] if row["losses"]]),
         learning(metrics, policy.exits),
     )
+
+
+def _groups(evaluation: Evaluation) -> list[Part]:
+    parts = () if evaluation.outcome is None else evaluation.outcome.groups
+    return sorted(parts, key=lambda part: part.paired.difference)
 
 
 def _cheapest(run: Run, calibration: Calibration, test: Said, seconds: Sequence[float]) -> Cheapest | None:

@@ -40,11 +40,12 @@ from exitwise.benching.networks import (
     subject_of_run,
 )
 from exitwise.benching.timing import warn_if_busy
-from exitwise.benching.verdict import ALLOWED, doubts, verdict
+from exitwise.benching.verdict import doubts, verdict
 from exitwise.budgets import check_whole
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
+from exitwise.exiting.outcome import TOLERANCE
 from exitwise.kernels.inputs import Inputs
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import pick_device
@@ -222,8 +223,7 @@ def _verdicts(rows: Sequence[Row], measured: Measured, subject: Subject) -> dict
     """Return a verdict for each batch size on what counts: the calibrated policy or, without one, the middle budget."""
     judged, *aside = subject.early
     counted = [row for row in rows if row.network not in aside]
-    wish = {} if subject.calibration is None else subject.calibration.budget
-    allowed = wish.get("max_accuracy_drop", ALLOWED)
+    allowed = TOLERANCE if subject.calibration is None else subject.calibration.tolerance
     return {
         size: verdict([row for row in counted if row.batch_size == size], judged, measured, allowed)
         for size in {row.batch_size: None for row in rows}

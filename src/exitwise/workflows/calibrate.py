@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,6 +15,7 @@ from exitwise.data import Splits
 from exitwise.deploy.asked import Asked, Wishes
 from exitwise.deploy.calibrating import Costs, calibrated, drift_of, warn_if_few
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.groups import Groups
 from exitwise.deploy.monitor import DriftWarning
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
@@ -26,6 +27,7 @@ def calibrate(
     held_out: Iterable[Any] | None = None,
     *,
     data: str | Path | None = None,
+    groups: Groups | Sequence[str] | None = None,
     device: str = "auto",
     splits: Splits | None = None,
     **asked: Unpack[Wishes],
@@ -39,6 +41,9 @@ def calibrate(
             or mappings with an image and a label.
         data: of a run, other images than its own, in a folder per class; a warning says how they differ from those that
             it was calibrated on.
+        groups: of the images, such as sites or cameras, for each of which it says what is lost: a CSV file with the
+            columns image and group, or a mapping; images by their paths or the ends of them. Of a network's held-out
+            samples: one each, in order.
         device: where to run a run's network; a network itself is used where it lies.
         splits: the run's data, where it is loaded already.
         asked: the wish, and how it is to be met, by name: see :class:`~exitwise.Wishes`.
@@ -49,7 +54,7 @@ def calibrate(
     """
     wished = Asked.of(asked, math.inf if is_cascade(run) else 1)
     check_count("exit proportions", wished.wish.get("proportions"), exits_of(run))
-    found = held_out_of(run, held_out, device, splits, data)
+    found = held_out_of(run, held_out, device, splits, data, groups)
     model = found.model
     former = found.folder if found.folder is not None and found.folder.is_calibrated else None
     if data is not None and former and (drift := drift_of(former.read_calibration(model), found.recorded)):

@@ -16,7 +16,9 @@ from exitwise.data import Splits
 from exitwise.data.fingerprints import unused
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.anew import standard_of, yardstick_of
+from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.groups import Groups
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.outputs import Outputs, anytime, operate
@@ -30,7 +32,7 @@ from exitwise.runs.folder import Run
 from exitwise.runs.records.evaluation import BudgetPoint, Evaluation
 from exitwise.storage.files import store, warn_of
 from exitwise.workflows.arguments import check_network_call, check_run_call
-from exitwise.workflows.held_out import class_numbers
+from exitwise.workflows.held_out import class_numbers, groups_in, groups_in_order
 
 
 def evaluate(
@@ -38,6 +40,7 @@ def evaluate(
     calibration: Calibration | None = None,
     test: Iterable[Any] | None = None,
     *,
+    groups: Groups | Sequence[str] | None = None,
     device: str = "auto",
     splits: Splits | None = None,
 ) -> Evaluation:
@@ -50,6 +53,7 @@ def evaluate(
         calibration: of a network.
         test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings with an image and a
             label.
+        groups: of the test images, as for :func:`exitwise.calibrate`.
         device: where to run a run's network; a network itself is used where it lies.
         splits: the run's data, where it is loaded already.
 
@@ -60,24 +64,28 @@ def evaluate(
         check_network_call(run, calibration, test, "evaluated by evaluate(network, calibration, test)")
         assert calibration is not None
         assert test is not None
-        return _of_network(run, calibration, test)
+        return _of_network(run, calibration, test, groups)
     check_run_call(run, calibration, test)
-    return _of_run(Run(run), device, splits)
+    return _of_run(Run(run), device, splits, groups)
 
 
-def _of_network(model: StagedModel, calibration: Calibration, test: Iterable[Any]) -> Evaluation:
+def _of_network(
+    model: StagedModel, calibration: Calibration, test: Iterable[Any], groups: Groups | Sequence[str] | None
+) -> Evaluation:
     calibration.check_network(model)
     device = next(model.parameters()).device
     used = {"fitted on": model.fitted_on, "calibrated on": calibration.samples}
     batches = unused(pairs_of(test, model, "test loader"), used, "test loader")
     logits, targets = collect_logits(model, batches, device)
-    return _evaluated(calibration, logits, targets, class_numbers(model), calibration.exit_macs, model.full_macs)
+    tested = Recorded(logits, targets, class_numbers(model), groups=groups_in_order(groups, len(targets)))
+    return _evaluated(calibration, tested, calibration.exit_macs, model.full_macs)
 
 
-def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
+def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Sequence[str] | None) -> Evaluation:
     place, writable = pick_device(device), warn_of(run.path)
     model = run.model(place)
     splits = splits or run.splits()
+    groups_in(groups, splits.test)
     costs, workers = count_cost(model).macs, run.settings.workers
     calibration = run.read_calibration(model) if run.is_calibrated else None
     if calibration is None or not calibration.table:
@@ -86,7 +94,8 @@ def _of_run(run: Run, device: str, splits: Splits | None) -> Evaluation:
             calibration or Calibration.of(ExitPolicy([None] * (model.exits - 1)), costs), *held_out
         )
     logits, targets = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
-    found = _evaluated(calibration, logits, targets, run.classes, costs, model.full_macs)
+    tested = Recorded(logits, targets, run.classes, groups=groups_in(groups, splits.test))
+    found = _evaluated(calibration, tested, costs, model.full_macs)
     if not run.is_calibrated:
         found = replace(found, calibrated=None, answers=(), intro="", outcome=None)
     evaluation = replace(found, checkpoint=run.best().name, left_out=len(splits.test) - len(targets))
@@ -113,15 +122,9 @@ def _with_table(calibration: Calibration, logits: NDArray[Any], targets: NDArray
     return replace(calibration, table=table)
 
 
-def _evaluated(
-    calibration: Calibration,
-    logits: NDArray[Any],
-    targets: NDArray[np.int64],
-    classes: Sequence[str],
-    costs: tuple[int, ...],
-    full_macs: int,
-) -> Evaluation:
-    """Return what a calibration does on test samples, of whose exits these are the logits (N, K, C)."""
+def _evaluated(calibration: Calibration, tested: Recorded, costs: tuple[int, ...], full_macs: int) -> Evaluation:
+    """Return what a calibration does on test samples."""
+    logits, targets, classes, _, groups = tested
     policy, own = calibration.policy, logits.argmax(-1)
     outputs, alone = Outputs.from_logits(logits, targets, policy.measure), Outputs.from_logits(logits, targets)
     policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}
@@ -137,5 +140,5 @@ def _evaluated(
         tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else (),
         full_macs,
         calibration.intro,
-        Outcome.of(outputs.under(policy).predictions, targets, own, standard, yardstick, classes),
+        Outcome.of(outputs.under(policy), targets, own, standard, yardstick, classes, groups, calibration.tolerance),
     )

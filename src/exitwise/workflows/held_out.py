@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from exitwise.data.loaders import pairs_of
 from exitwise.data.sources.folder import FolderSource
 from exitwise.data.splits import Split
 from exitwise.deploy.calibrating import Recorded, check_samples
+from exitwise.deploy.groups import Groups, check_groups, groups_of
 from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.models.backbones.exited import ExitedModel
@@ -31,7 +33,7 @@ class HeldOut(NamedTuple):
     """A network and what its exits said of held-out samples: logits (N, K, C), targets (N), names of classes.
 
     ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee; ``samples`` are
-    fingerprints of a loader's samples; ``folder`` is the run.
+    fingerprints of a loader's samples; ``folder`` is the run; ``groups`` that of each sample, where they are known.
     """
 
     model: StagedModel
@@ -42,11 +44,12 @@ class HeldOut(NamedTuple):
     classes: Sequence[str]
     samples: frozenset[int] = frozenset()
     folder: Run | None = None
+    groups: Sequence[str] | None = None
 
     @property
     def recorded(self) -> Recorded:
         """What the exits said."""
-        return Recorded(self.logits, self.targets, self.classes, self.seed)
+        return Recorded(self.logits, self.targets, self.classes, self.seed, self.groups)
 
 
 def exits_of(run: str | Path | StagedModel) -> int:
@@ -68,9 +71,10 @@ def held_out_of(
     device: str,
     splits: Splits | None,
     data: str | Path | None = None,
+    groups: Groups | Sequence[str] | None = None,
 ) -> HeldOut:
     """Return what the exits of a run say of its calibration images, or of those at ``data``, a folder per class; or
-    those of a network of held-out samples.
+    those of a network of held-out samples. ``groups`` are of a run's images by name, of samples in order.
 
     Raises:
         UserError: for a network without held-out samples, or a run with.
@@ -79,24 +83,35 @@ def held_out_of(
     if isinstance(run, nn.Module):
         if data is not None:
             raise UserError(f"a network is calibrated on a loader's samples; got {data} too")
-        return _of_network(run, held_out)
+        return _of_network(run, held_out, groups)
     if held_out is not None:
         raise UserError(f"a run has calibration images of its own; got held-out samples too, with {run}")
-    return _of_run(Run(run), device, splits, data)
+    return _of_run(Run(run), device, splits, data, groups)
 
 
-def _of_run(run: Run, device: str, splits: Splits | None, data: str | Path | None) -> HeldOut:
+def _of_run(
+    run: Run,
+    device: str,
+    splits: Splits | None,
+    data: str | Path | None,
+    groups: Groups | Sequence[str] | None,
+) -> HeldOut:
     place = pick_device(device)
     model = run.model(place)
     split = (splits or run.splits()).calibration if data is None else images_at(Path(data), run)
     check_samples(split.targets.numpy(), run.classes, model.exits)
+    groups_in(groups, split)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
-    found = HeldOut(model, logits, targets, run.best().name, run.settings.split_seed, run.classes, folder=run)
+    parts = groups_in(groups, split)
+    best, seed = run.best().name, run.settings.split_seed
+    found = HeldOut(model, logits, targets, best, seed, run.classes, folder=run, groups=parts)
     found.recorded.check()
     return found
 
 
-def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
+def _of_network(
+    model: StagedModel, held_out: Iterable[Any] | None, groups: Groups | Sequence[str] | None = None
+) -> HeldOut:
     if held_out is None:
         raise UserError("a network is calibrated on held-out samples; got none (the second argument)")
     device = next(model.parameters()).device
@@ -104,7 +119,8 @@ def _of_network(model: StagedModel, held_out: Iterable[Any] | None) -> HeldOut:
     name = "held-out loader"
     batches = noted(unused(pairs_of(held_out, model, name), {"fitted on": model.fitted_on}, name), samples)
     logits, targets = collect_logits(model, batches, device)
-    found = HeldOut(model, logits, targets, "", 0, class_numbers(model), frozenset(samples))
+    parts = groups_in_order(groups, len(targets))
+    found = HeldOut(model, logits, targets, "", 0, class_numbers(model), frozenset(samples), groups=parts)
     found.recorded.check()
     if isinstance(model, ExitedModel) and (untrained := model.as_made()):
         numbers = ", ".join(map(str, untrained))
@@ -126,6 +142,34 @@ def images_at(data: Path, run: Run) -> Split:
     size = None if preprocessing.any_size else preprocessing.image_size
     source = FolderSource(data, preprocessing.channels, size, run.classes)
     return Split(source, torch.arange(len(source.targets)), preprocessing)
+
+
+def groups_in(groups: Groups | Sequence[str] | None, split: Split) -> list[str] | None:
+    """Return the group of each image of a split that is not known to be broken; None without groups.
+
+    Raises:
+        DataError: if they do not fit; see :func:`~exitwise.deploy.groups.groups_of`.
+    """
+    if groups is None:
+        return None
+    if not isinstance(groups, (str, PathLike, Mapping)):
+        raise UserError(f"expected a CSV file, or groups by image, for a run; got {type(groups).__name__}")
+    return groups_of(groups, split.readable())
+
+
+def groups_in_order(groups: Groups | Sequence[str] | None, samples: int) -> list[str] | None:
+    """Return the group of each sample of a loader; None without groups.
+
+    Raises:
+        UserError: unless there is one for each sample, in order.
+        DataError: for a group of a single one.
+    """
+    if groups is None:
+        return None
+    if isinstance(groups, (str, PathLike, Mapping)) or len(groups) != samples:
+        count = type(groups).__name__ if isinstance(groups, (str, PathLike, Mapping)) else len(groups)
+        raise UserError(f"expected a group for each of the loader's {samples} samples, in their order; got {count}")
+    return check_groups([str(group) for group in groups])
 
 
 def class_numbers(model: StagedModel) -> list[str]:

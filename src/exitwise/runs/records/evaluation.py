@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exitwise.deploy.parts_table import parts_table
 from exitwise.exiting.measures import measure_from_json
 from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.point import OperatingPoint
@@ -14,6 +15,7 @@ from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 
 SHOWN_EVERY = 4
@@ -92,7 +94,19 @@ class Evaluation(Shown):
                 name = f"all at exit {number}, as calibrated"
                 table.add_row(name, percent(accuracy), macs(cost), percent(cost / full), "")
             table.add_row("as calibrated", *_row(self.calibrated, full))
-        return Group(*self.lines, table)
+        return Group(*self.lines, table, *self._parts())
+
+    def _parts(self) -> list[Table]:
+        """Return classes and groups as tables."""
+        outcome = self.outcome
+        if outcome is None or not any(part.leaving for part in outcome.classes):
+            return []
+        yardstick = outcome.yardstick.name(len(self.exit_macs))
+        return [
+            parts_table(parts, what, yardstick, self.exit_macs, self.full)
+            for what, parts in (("class", outcome.classes), ("group", outcome.groups))
+            if parts
+        ]
 
 
 def _row(point: OperatingPoint, full: float) -> tuple[str, str, str, str]:

@@ -1,0 +1,53 @@
+"""Classes or groups as a table: how each fares by a policy. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from exitwise.exiting.paired import signed
+from exitwise.exiting.parts import Estimate, Part
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN = 10
+"""Of many parts, how many are shown: those that lose most."""
+
+
+def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Sequence[float], full: float) -> Table:
+    """Return a row per part, the largest loss first.
+
+    Args:
+        parts: classes or groups.
+        what: one of them is, such as ``class``.
+        yardstick: what losses are counted from.
+        exit_macs: cost of leaving at each exit.
+        full: what shares of MACs are of.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = sorted(parts, key=lambda part: part.paired.difference)[:SHOWN]
+    title = f"By {what}, in %, with 95 % intervals; points against {yardstick}"
+    if len(shown) < len(parts):
+        title += f"; those of {len(parts)} that lose most"
+    table = Table(title=title)
+    table.add_column(what, overflow="fold")
+    for name in ("images", "accuracy", "points", "of MACs"):
+        table.add_column(name, justify="right")
+    for part in shown:
+        low, high = part.paired.interval()
+        table.add_row(
+            Text(part.name),
+            str(part.samples),
+            _percents(part.accuracy),
+            f"{signed(part.paired.difference)} [{signed(low)}, {signed(high)}]",
+            _percents(Estimate(*(cost / full for cost in part.cost(exit_macs))), 0),
+        )
+    return table
+
+
+def _percents(estimate: Estimate, digits: int = 1) -> str:
+    mean, low, high = (f"{100 * share:.{digits}f}" for share in estimate)
+    return f"{mean} [{low}, {high}]"
