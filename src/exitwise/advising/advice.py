@@ -120,9 +120,11 @@ class Advice(Shown):
 
         table = Table(title=f"To try, in this order ({self.limit})", box=box.SIMPLE, padding=(0, 0, 0, 1))
         table.add_column("", justify="right", no_wrap=True)
-        table.add_column("network", overflow="fold")
-        for name in ("ms", "MACs", "accuracy", "rests on", "beside 1"):
-            table.add_column(name, justify="left" if name in ("rests on", "beside 1") else "right", no_wrap=True)
+        table.add_column("network", overflow="fold", min_width=16)
+        for name, least in (("ms", 11), ("MACs", 5), ("accuracy, %", 10)):
+            table.add_column(name, justify="right", min_width=least)
+        for name, least in (("rests on", 8), ("beside 1", 9)):
+            table.add_column(name, min_width=least)
         for number, each in enumerate(self.suggestions, start=1):
             median, low, high = (f"{1000 * value:.3g}" for value in each.seconds)
             table.add_row(
@@ -130,7 +132,7 @@ class Advice(Shown):
                 f"{each}, {each.image_size} px" if each.image_size else str(each),
                 f"{median} ({low}-{high}){'' if each.form == 'onnx' else ' eager'}",
                 macs(each.macs),
-                f"{100 * each.accuracy.mean:.0f} % ({100 * each.accuracy.low:.0f}-{100 * each.accuracy.high:.0f})",
+                f"{100 * each.accuracy.mean:.0f} ({100 * each.accuracy.low:.0f}-{100 * each.accuracy.high:.0f})",
                 each.basis,
                 _beside(each),
             )
