@@ -93,13 +93,13 @@ def onnx(
         export_onnx(model, Calibration.of(policy, exit_macs), bundle, classes=classes, preprocessing=preprocessing)
         runner = OnnxRunner(bundle)
     calls: list[tuple[int, Any]] = []
-    sessions, runner._sessions = (
-        runner._sessions,
-        [SimpleNamespace(run=recorded(part.run, calls, k, at=1)) for k, part in enumerate(runner._sessions)],
+    sessions, runner.chain.sessions = (
+        runner.chain.sessions,
+        [SimpleNamespace(run=recorded(part.run, calls, k, at=1)) for k, part in enumerate(runner.chain.sessions)],
     )
     for batch in batches:
         runner.by_stages(batch)
-    runner._sessions = sessions
+    runner.chain.sessions = sessions
     steps = [lambda feed, part=part: part.run(None, feed) for part in sessions]
     return Form(session(False), session(True), runner, steps), calls
 

@@ -13,19 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exitwise.deploy.bundle import Graph, read_bundle
+from exitwise.deploy.bundle import read_bundle
+from exitwise.deploy.chain import Chain, logarithms
 from exitwise.deploy.inputs import check_inputs, read_input
 from exitwise.deploy.manifest import TOKENIZER, Manifest
 from exitwise.deploy.monitor import Monitor, Reference
-from exitwise.deploy.names import LOGITS, NEXT, PROBABILITIES, STATE, source_of
+from exitwise.deploy.names import LOGITS, PROBABILITIES
 from exitwise.deploy.sessions import open_session, run_session
 from exitwise.deploy.texts import TextReader, are_texts
 from exitwise.errors import UserError
 from exitwise.exiting.arrays import softmax
-from exitwise.exiting.measures import Reading, State, rows
 from exitwise.exiting.rule import Thresholds, finite_thresholds, leaves
 from exitwise.storage.images import ImageLike
-from exitwise.storage.protobuf import BundleError
 
 
 class OnnxResult(NamedTuple):
@@ -79,6 +78,7 @@ class OnnxRunner:
             variant of ONNX Runtime has it.
 
     Attributes:
+        chain: its stages, one at a time.
         classes: names, in the order of the logits.
         inputs: what it takes (:class:`~exitwise.deploy.manifest.Input`).
         calibration: what it was calibrated to be; its thresholds are those at first.
@@ -116,20 +116,13 @@ class OnnxRunner:
             monitor.check(len(self.exit_macs))
         self.monitor = monitor
         self._how: dict[str, Any] = {"threads": threads, "provider": provider}
-        self._bundle = bundle  # keeps the weights in memory
-        self._first = {source_of(f"{STATE}0"): self.inputs[0].name} if bundle.manifest.version == 1 else {}
-        self._sessions = [self._open(stage) for stage in bundle.stages]
-        self._takes = [[each.name for each in session.get_inputs()] for session in self._sessions]
-        self._gives = [[each.name for each in session.get_outputs()] for session in self._sessions]
-        self._check_chain()
+        self._bundle = bundle
+        self.chain = Chain(bundle, **self._how)
         self._reader: TextReader | None = None
         self._single: Any = None
         self._single_thresholds: Thresholds | None = None
         if bundle.manifest.version == 1:
             self._single_thresholds = bundle.calibration.policy.thresholds
-
-    def _open(self, graph: Graph) -> Any:
-        return open_session(graph.to_run, weights=graph.weights, **self._how)
 
     @property
     def manifest(self) -> Manifest:
@@ -164,7 +157,7 @@ class OnnxRunner:
         """Classify a batch, each sample as deep as it needs."""
         start = time.perf_counter()
         thresholds = self.thresholds
-        given = self._check_inputs(inputs)
+        given = self.check_inputs(inputs)
         single = _size(given) == 1 and self._fits_single(thresholds)
         result = self._one_by_one(given, thresholds) if single else self._by_stages(given, thresholds)
         if self.monitor is not None:
@@ -173,7 +166,7 @@ class OnnxRunner:
 
     def by_stages(self, inputs: Tensors) -> OnnxResult:
         """Classify a batch by a graph per stage; samples that leave are dropped."""
-        return self._by_stages(self._check_inputs(inputs), self.thresholds)
+        return self._by_stages(self.check_inputs(inputs), self.thresholds)
 
     def logits(self, inputs: Tensors) -> npt.NDArray[np.float32]:
         """Return the logits of all exits, (B, exits, classes): what a calibration is made of.
@@ -183,62 +176,41 @@ class OnnxRunner:
         """
         if self._bundle.manifest.version == 1:
             raise UserError("a bundle of version 1 gives no logits: export it again")
-        given = self._check_inputs(inputs)
+        inside = self.chain.enter(self.check_inputs(inputs))
         found = []
-        for k in range(len(self._sessions)):
-            given |= self._run(k, given)
+        for k in range(len(self.chain)):
+            given, inside = self.chain.run(k, inside)
             found.append(given[LOGITS].astype(np.float32, copy=False))
         return np.stack(found, axis=1)
 
     def before_stages(self, inputs: Tensors) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """Yield what each stage takes, by the names of its inputs, where nobody leaves."""
-        given = self._check_inputs(inputs)
-        for k, names in enumerate(self._takes):
-            yield {name: given[source_of(name)] for name in names}
-            given |= self._run(k, given)
-
-    def _run(self, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a stage gives, from all that there is before it, by name."""
-        taken = {name: given[source_of(name)] for name in self._takes[k]}
-        return dict(zip(self._gives[k], run_session(self._sessions[k], self._gives[k], taken), strict=True))
-
-    def _read(self, given: Mapping[str, Any], k: int, carried: State) -> Reading:
-        if LOGITS not in given:
-            return Reading(given["confidence"], given["prediction"])
-        return self.calibration.policy.measure.read(given[LOGITS].astype(np.float32, copy=False), k, carried)
+        inside = self.chain.enter(self.check_inputs(inputs))
+        for k in range(len(self.chain)):
+            yield self.chain.taken(k, inside)
+            _, inside = self.chain.run(k, inside)
 
     def _by_stages(self, given: dict[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
         n = _size(given)
         prediction, exit = np.zeros(n, np.int64), np.zeros(n, np.int64)
         confidence = np.zeros(n, np.float32)
         logits = None
-        inside = np.arange(n)
-        carried: State = None
-        given = {**given, **{name: given[source] for name, source in self._first.items()}}
-        for k in range(len(self._sessions)):
-            needed = {source_of(name) for names in self._takes[k:] for name in names}
-            given = {name: array for name, array in given.items() if name in needed}
-            given |= self._run(k, given)
-            confident, label, carried, mixed = self._read(given, k, carried)
-            leaving = leaves(confident, k, thresholds)
-            go = inside[leaving]
-            prediction[go], confidence[go], exit[go] = label[leaving], confident[leaving], k
-            if LOGITS in given:
+        places = np.arange(n)
+        inside = self.chain.enter(given)
+        for k in range(len(self.chain)):
+            answer, inside = self.chain.step(k, inside)
+            leaving = leaves(answer.confidence, k, thresholds)
+            go = places[leaving]
+            prediction[go], confidence[go], exit[go] = answer.prediction[leaving], answer.confidence[leaving], k
+            if answer.logits is not None:
                 if logits is None:
-                    logits = np.zeros((n, given[LOGITS].shape[-1]), np.float32)
-                logits[go] = self._scaled(given[LOGITS][leaving], k) if mixed is None else _log(mixed[leaving])
+                    logits = np.zeros((n, answer.logits.shape[-1]), np.float32)
+                logits[go] = answer.logits[leaving]
             if leaving.all():
                 break
             if leaving.any():
-                stay = ~leaving
-                inside, carried = inside[stay], rows(carried, stay)
-                given = {name: array[stay] for name, array in given.items()}
+                places, inside = places[~leaving], inside.rows(~leaving)
         return OnnxResult(prediction, exit, confidence, self.exit_macs[exit], logits)
-
-    def _scaled(self, logits: npt.NDArray[Any], exit: npt.NDArray[np.int64] | int) -> npt.NDArray[Any]:
-        """Return logits divided by the temperatures of their exits."""
-        temperatures = self.calibration.policy.measure.temperatures
-        return logits if temperatures is None else logits / np.array(temperatures, np.float32)[exit, ..., None]
 
     def one_by_one(self, inputs: Tensors) -> OnnxResult:
         """Classify samples singly, by the one graph that skips what follows an exit.
@@ -246,7 +218,7 @@ class OnnxRunner:
         Raises:
             UserError: if the bundle has no such graph for its calibration's measure (or, of version 1, thresholds).
         """
-        given, thresholds = self._check_inputs(inputs), self.thresholds
+        given, thresholds = self.check_inputs(inputs), self.thresholds
         if not self._fits_single(thresholds):
             raise UserError(f"{self.folder} has no graph for single samples with this measure and these thresholds")
         return self._one_by_one(given, thresholds)
@@ -266,7 +238,8 @@ class OnnxRunner:
     def _one_by_one(self, given: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
         if self._single is None:
             assert self._bundle.single is not None
-            self._single = self._open(self._bundle.single)
+            single = self._bundle.single
+            self._single = open_session(single.to_run, weights=single.weights, **self._how)
         takes = [each.name for each in self._single.get_inputs()]
         more = {}
         if self._single_thresholds is None:
@@ -280,9 +253,9 @@ class OnnxRunner:
         ]
         found = dict(zip(outputs, (np.concatenate(parts) for parts in zip(*answers, strict=True)), strict=True))
         exit = found["exit"]
-        logits = self._scaled(found[LOGITS], exit) if LOGITS in found else None
+        logits = self.chain.scaled(found[LOGITS], exit) if LOGITS in found else None
         if PROBABILITIES in found:
-            logits = _log(found[PROBABILITIES])
+            logits = logarithms(found[PROBABILITIES])
         return OnnxResult(found["prediction"], exit, found["confidence"], self.exit_macs[exit], logits)
 
     def read(self, image: ImageLike) -> dict[str, npt.NDArray[np.float32]]:
@@ -301,8 +274,9 @@ class OnnxRunner:
         """Return an image as the network's first input wants it, (channels, height, width): see :meth:`read`."""
         return read_input(self.inputs[0], image)
 
-    def read_texts(self, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Return texts as the network wants them: an array (B, tokens) for each input, filled up to the longest.
+    def read_texts(self, texts: Sequence[str], multiple: int = 1) -> dict[str, npt.NDArray[Any]]:
+        """Return texts as the network wants them: an array (B, tokens) for each input, filled up to the longest, and
+        on to a multiple of so many tokens.
 
         Raises:
             DataError: if they are no texts.
@@ -312,9 +286,14 @@ class OnnxRunner:
             if self._bundle.tokenizer is None:
                 raise UserError(f"expected a bundle with a tokenizer; {self.folder} takes arrays, by name")
             self._reader = TextReader(self._bundle.tokenizer, self.inputs, self.folder / TOKENIZER)
-        return self._reader(texts)
+        return self._reader(texts, multiple)
 
-    def _check_inputs(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+    def check_inputs(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Return a batch as arrays by name, if they are what the network takes.
+
+        Raises:
+            UserError: if not.
+        """
         if isinstance(inputs, (list, tuple)) and not inputs:
             raise UserError(f"expected at least one sample of {', '.join(each.name for each in self.inputs)}; got none")
         if are_texts(inputs):
@@ -323,50 +302,6 @@ class OnnxRunner:
             raise UserError("expected a list of texts, or arrays by name; got str")
         named = inputs if isinstance(inputs, Mapping) else {self.inputs[0].name: inputs}
         return check_inputs(self.inputs, named)
-
-    def _check_chain(self) -> None:
-        """Raise BundleError unless each stage takes what there is before it, and what the manifest says."""
-        there = {source_of(name) for name in (self._first or [each.name for each in self.inputs])}
-        handed = list(self._first)
-        for stage, session, takes, gives in zip(
-            self._bundle.stages, self._sessions, self._takes, self._gives, strict=True
-        ):
-            if [takes, gives] != [stage.inputs, stage.outputs]:
-                raise BundleError(
-                    f"{stage.file} disagrees with the manifest: expected inputs {stage.inputs} and outputs "
-                    f"{stage.outputs}; got {takes} and {gives}"
-                )
-            taken = [source_of(name) for name in takes if name.startswith(STATE)]
-            if taken != handed or not {source_of(name) for name in takes} <= there:
-                raise BundleError(
-                    f"{stage.file} disagrees with the stage before: expected inputs {handed}; got {stage.inputs}"
-                )
-            for each in session.get_inputs():
-                self._check_takes(stage, each)
-            handed = [name for name in gives if name.startswith(NEXT)]
-            there = {*there, *gives}
-        if handed:
-            raise BundleError(f"{stage.file} disagrees with its place: the last stage hands on {handed}")
-
-    def _check_takes(self, stage: Graph, taken: Any) -> None:
-        """Raise BundleError if an input of a stage is one of the bundle's, and of another shape or type."""
-        name = self._first.get(source_of(taken.name), taken.name)
-        said = next((each for each in self.inputs if each.name == name), None)
-        if said is None or (self._first and stage is not self._bundle.stages[0]):
-            return
-        shape = tuple(size if isinstance(size, int) else None for size in taken.shape)
-        wanted = tuple(size if isinstance(size, int) else None for size in said.shape)
-        if shape != wanted or taken.type != f"tensor({_ONNX_TYPES.get(said.type, said.type)})":
-            raise BundleError(
-                f"{stage.file} disagrees with the manifest: it takes {name} of {taken.type} {list(taken.shape[1:])}"
-            )
-
-
-_ONNX_TYPES = {"float32": "float", "float64": "double"}
-
-
-def _log(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny, dtype=np.float32))
 
 
 def _size(given: Mapping[str, npt.NDArray[Any]]) -> int:

@@ -35,7 +35,7 @@ class Reading(NamedTuple):
     probabilities: Float[Array, "samples classes"] | None = None
 
 
-def rows(state: State, index: Shaped[Array, "chosen"]) -> dict[str, Shaped[Array, "rows ..."]] | None:
+def rows(state: State, index: Shaped[Array, "chosen"] | slice) -> dict[str, Shaped[Array, "rows ..."]] | None:
     """Return the state of some of the samples."""
     return None if state is None else {name: array[index] for name, array in state.items()}
 
