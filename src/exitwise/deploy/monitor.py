@@ -5,6 +5,7 @@ Numbers in, numbers out: knows neither networks nor torch, and serves the runner
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ class Reference:
 class Monitor:
     """Counts the images of a runner, and compares the latest with the calibration images.
 
-    Give it to a runner (``EarlyExitRunner(..., monitor=monitor)``), which reports each call to it.
+    Give it to a runner (``EarlyExitRunner(..., monitor=monitor)``), which reports each call to it. Several threads may.
 
     Args:
         exits: number of exits K.
@@ -112,6 +113,7 @@ class Monitor:
         self.images = 0
         self.counts = np.zeros(exits, np.int64)
         self.warned: list[str] = []
+        self._lock = threading.Lock()
         self._macs = 0.0
         self._seconds: deque[float] = deque(maxlen=window)
         self._recent: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
@@ -139,22 +141,32 @@ class Monitor:
         Each time that ``window`` images have come together, a :class:`DriftWarning` says how they differ, if they do.
         Images that left by other ``thresholds`` than the calibration images say nothing of drift and are only counted.
         """
-        self.images += len(exit)
-        self.counts += np.bincount(exit, minlength=len(self.counts))
-        self._macs += float(macs.sum())
-        self._seconds.append(seconds)
+        with self._lock:
+            self.images += len(exit)
+            self.counts += np.bincount(exit, minlength=len(self.counts))
+            self._macs += float(macs.sum())
+            self._seconds.append(seconds)
+            message = self._compare(exit, confidence, thresholds)
+        if message is not None:
+            warnings.warn(message, DriftWarning, stacklevel=3)
+
+    def _compare(
+        self, exit: npt.NDArray[Any], confidence: npt.NDArray[Any], thresholds: Thresholds | None
+    ) -> str | None:
+        """Return how the images since the last comparison differ, if they are enough and do."""
         if self.reference is None:
-            return
+            return None
         expected = self.reference.thresholds
         if thresholds is not None and expected is not None and thresholds != expected:
-            return
+            return None
         self._recent.append((exit, confidence))
-        if sum(len(part) for part, _ in self._recent) >= self.window:
-            message = self.drift()
-            self._recent.clear()
-            if message is not None:
-                self.warned.append(message)
-                warnings.warn(message, DriftWarning, stacklevel=3)
+        if sum(len(part) for part, _ in self._recent) < self.window:
+            return None
+        message = self.drift()
+        self._recent.clear()
+        if message is not None:
+            self.warned.append(message)
+        return message
 
     @property
     def shares(self) -> list[float]:
