@@ -77,6 +77,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.workflows.fit import ExitsFitted, fit_exits
     from exitwise.workflows.predict import predict
     from exitwise.workflows.report import report
+    from exitwise.workflows.serve import serve
     from exitwise.workflows.study import study
     from exitwise.workflows.train import TrainingResult, train
     from exitwise.workflows.write_run import write_run

@@ -56,7 +56,7 @@ def test_extras_are_those_of_the_package():
 
     assert names(project["dependencies"]) == {DISTRIBUTIONS.get(name, name) for name in INSTALLED}
     for module, extra in EXTRAS.items():
-        assert module.replace("onnx_ir", "onnx") in names(extras[extra])
+        assert module.replace("onnx_ir", "onnx").replace("_", "-") in names(extras[extra])
 
 
 def test_other_modules_are_not_explained():

@@ -52,6 +52,11 @@ COMMANDS = by_name(
         "exitwise.cli.export:export",
     ),
     Entry(
+        "serve",
+        "Answer requests over HTTP by an exported bundle, batching anew before each stage what has not left.",
+        "exitwise.cli.serve:serve",
+    ),
+    Entry(
         "bench",
         "Time a run on this machine: in full, leaving early, cut at one exit, and others beside it; say what to use.",
         "exitwise.cli.bench:bench",

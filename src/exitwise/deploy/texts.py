@@ -122,8 +122,9 @@ class TextReader:
             raise UserError(f"expected a tokenizer at {where}; {error}") from error
         self._inputs = inputs
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Return an array (B, tokens) for each input, filled up to the longest text.
+    def __call__(self, texts: Sequence[str], multiple: int = 1) -> dict[str, npt.NDArray[Any]]:
+        """Return an array (B, tokens) for each input, filled up to the longest text, and on to a multiple of so many
+        tokens where the network takes as many.
 
         Raises:
             DataError: for something other than texts.
@@ -134,10 +135,21 @@ class TextReader:
         read = self._tokenizer.encode_batch(list(texts))
         if not read or not read[0].ids:
             raise DataError("expected at least one text, of at least one token; got none")
+        self._fill_up(read, multiple)
         return {
             each.name: np.array([getattr(text, TEXT_PARTS[each.name]) for text in read], each.type)
             for each in self._inputs
         }
+
+    def _fill_up(self, read: Sequence[Any], multiple: int) -> None:
+        wanted, cut = -(-len(read[0].ids) // multiple) * multiple, self._tokenizer.truncation
+        if cut and wanted > cut["max_length"]:
+            wanted = cut["max_length"]
+        padding = self._tokenizer.padding
+        if not padding or wanted <= len(read[0].ids):
+            return
+        for text in read:
+            text.pad(wanted, **{key: padding[key] for key in ("direction", "pad_id", "pad_type_id", "pad_token")})
 
 
 def are_texts(inputs: Any) -> bool:

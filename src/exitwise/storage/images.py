@@ -55,8 +55,8 @@ class Header(NamedTuple):
     conversions: tuple[str, ...]
 
 
-def read_header(path: str | Path) -> Header:
-    """Look at an image without decoding it.
+def read_header(path: str | PathLike[str] | bytes) -> Header:
+    """Look at an image, a path or the bytes of a file, without decoding it.
 
     Raises:
         BrokenImageError: if it cannot be used, as far as its header tells.

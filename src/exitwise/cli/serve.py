@@ -1,0 +1,95 @@
+"""``exitwise serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exitwise.cli.progress import plain_console
+
+
+def serve(
+    bundle: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    budget: float | None = None,
+    shed_compute: bool = False,
+    max_batch: int = 16,
+    max_wait_ms: float = 100.0,
+    max_queue: int = 256,
+    max_body_mb: float = 16.0,
+    max_pixels: int = 50_000_000,
+    timeout: float = 30.0,
+    token_file: Path | None = None,
+    change_token_file: Path | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """Answer requests over HTTP by an exported bundle, batching anew before each stage what has not left.
+
+    Examples:
+
+        exitwise serve photos.bundle
+        exitwise serve photos.bundle --budget 0.5 --shed-compute --max-batch 32
+        exitwise serve photos.bundle --host 0.0.0.0 --token-file token --change-token-file changes
+
+    Parameters
+    ----------
+    bundle
+        A folder that `exitwise export` wrote.
+    host
+        Address to listen at; by default this machine alone reaches it.
+    port
+        0 takes a free one.
+    budget
+        Share of the full network's MACs to spend at first, of the bundle's table; by default as calibrated.
+    shed_compute
+        Spend less per sample from when half of the places are taken, before any is refused.
+    max_batch
+        Samples at once in a stage.
+    max_wait_ms
+        After so long a sample goes before fuller queues.
+    max_queue
+        Samples that may be inside; more are refused with 429.
+    max_body_mb
+        Of a request, in MiB.
+    max_pixels
+        Of an image.
+    timeout
+        Seconds for a request to come, and for a stage to finish.
+    token_file
+        A file whose content each request must bring: Authorization: Bearer TOKEN.
+    change_token_file
+        A file whose content changes (budget, reload) must bring that do not come from this machine.
+    threads
+        Of a stage; by default as many as cores may be used.
+    device
+        cpu, cuda, openvino, ..., where the installed ONNX Runtime has it.
+    """
+    import exitwise as ew
+
+    console = plain_console()
+
+    def ready(address: str) -> None:
+        console.print(f"serving {bundle} at {address}")
+        console.print(f"next: curl --data-binary @IMAGE -H 'content-type: image/jpeg' {address}/predict")
+
+    ew.serve(
+        bundle,
+        host=host,
+        port=port,
+        budget=budget,
+        shed_compute=shed_compute,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        max_queue=max_queue,
+        max_body_mb=max_body_mb,
+        max_pixels=max_pixels,
+        timeout=timeout,
+        token_file=token_file,
+        change_token_file=change_token_file,
+        threads=threads,
+        device=device,
+        ready=ready,
+    )
+    console.print("ended")

@@ -1,0 +1,379 @@
+"""Runs samples through stages, batched anew before each, and answers each as soon as it leaves. Knows no HTTP.
+
+Stages are anything with a step; the exit rule decides who goes on. Threads run the batches that
+:mod:`exitwise.serving.queues` picks, and one watches deadlines and stages that hang.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from exitwise.deploy.chain import Answer, Inside
+from exitwise.errors import UserError, in_a_line
+from exitwise.exiting.rule import Thresholds, leaves
+from exitwise.serving.queues import Batch, Queues
+
+LOG = logging.getLogger("exitwise.serving")
+
+
+class Stages(Protocol):
+    """What is run, such as a :class:`~exitwise.deploy.chain.Chain`."""
+
+    def __len__(self) -> int: ...
+
+    def step(self, k: int, inside: Inside, /) -> tuple[Answer, Inside]: ...
+
+    def restart(self, k: int, /) -> None: ...
+
+
+class RefusedError(RuntimeError):
+    """A sample was not taken or not answered; the same request may succeed later."""
+
+
+class FullError(RefusedError):
+    """As many samples are inside as may be."""
+
+
+class LateError(RefusedError):
+    """Its deadline passed before the first exit."""
+
+
+class StageError(RefusedError):
+    """A stage failed, or did not finish in time, with the sample in its batch."""
+
+
+class Left(NamedTuple):
+    """The fate of a sample.
+
+    Attributes:
+        exit: 0-based.
+        prediction: class index.
+        confidence: at that exit.
+        logits: as :class:`~exitwise.deploy.chain.Answer` has them, float32 (classes).
+        thresholds: it left by.
+        in_time: whether its confidence let it leave; False: its deadline passed, and this is the best exit reached.
+    """
+
+    exit: int
+    prediction: int
+    confidence: float
+    logits: npt.NDArray[np.float32] | None
+    thresholds: Thresholds
+    in_time: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class _Sample:
+    inside: Inside
+    thresholds: Thresholds
+    arrived: float
+    due: float
+    deadline: float | None
+    future: Future[Left] = field(default_factory=Future)
+    reached: Left | None = None
+    settled: bool = False
+
+
+@dataclass(eq=False)
+class _Running:
+    batch: Batch[_Sample]
+    until: float
+    abandoned: bool = False
+
+
+@dataclass
+class StageCounts:
+    """What a stage has done: batches, the samples in them, seconds in it, samples that left at its exit, failures."""
+
+    batches: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    left: int = 0
+    failures: int = 0
+
+
+class Scheduler:
+    """Samples in, the fate of each out, as a future.
+
+    Args:
+        stages: what is run.
+        max_batch: samples at once in a stage.
+        max_wait: seconds after which a sample goes before fuller queues.
+        max_inside: samples that may be inside at a time; others are refused.
+        stage_timeout: seconds after which a stage is taken to hang.
+        workers: batches that run at a time.
+
+    Attributes:
+        counts: what each stage has done.
+        refused: samples that found it full.
+        late: samples whose deadline passed.
+
+    Raises:
+        UserError: for limits that are not positive.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        *,
+        max_batch: int = 16,
+        max_wait: float = 0.1,
+        max_inside: int = 256,
+        stage_timeout: float = 30.0,
+        workers: int = 1,
+    ) -> None:
+        limits = {"max_batch": max_batch, "max_queue": max_inside, "stage_timeout": stage_timeout, "workers": workers}
+        for name, value in limits.items():
+            if not value > 0:
+                raise UserError(f"expected {name} above 0; got {value}")
+        self.stages, self.max_wait, self.max_inside, self.stage_timeout = stages, max_wait, max_inside, stage_timeout
+        self.counts = [StageCounts() for _ in range(len(stages))]
+        self.refused = self.late = self.inside = 0
+        self._queues: Queues[_Sample] = Queues(len(stages), max_batch)
+        self._lock = threading.Lock()
+        self._work, self._clock = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._empty = threading.Condition(self._lock)
+        self._running: list[_Running] = []
+        self._deadlines: list[tuple[float, int, _Sample]] = []
+        self._number = itertools.count()
+        self._closed = False
+        for _ in range(workers):
+            self._start(self._run)
+        self._start(self._watch)
+
+    @staticmethod
+    def _start(target: Any, *args: Any) -> None:
+        threading.Thread(target=target, args=args, daemon=True, name="exitwise-serving").start()
+
+    @property
+    def max_batch(self) -> int:
+        """Samples at once in a stage."""
+        return self._queues.max_batch
+
+    @property
+    def load(self) -> float:
+        """Return which share of the samples that may be inside are."""
+        return self.inside / self.max_inside
+
+    def waiting(self) -> list[int]:
+        """Return how many samples wait before each stage."""
+        with self._lock:
+            return self._queues.waiting()
+
+    def submit(self, inside: Inside, thresholds: Thresholds, seconds: float | None = None) -> list[Future[Left]]:
+        """Take samples in, all or none.
+
+        Args:
+            inside: before the first stage.
+            thresholds: they leave by.
+            seconds: until each is answered with the best exit reached.
+
+        Raises:
+            FullError: if they are too many with those inside, or it is closed.
+        """
+        now, size = time.monotonic(), inside.samples
+        deadline = None if seconds is None else now + seconds
+        due = now + (self.max_wait if seconds is None else min(self.max_wait, seconds / 2))
+        samples = [_Sample(inside.rows(slice(i, i + 1)), thresholds, now, due, deadline) for i in range(size)]
+        shapes = inside.shapes
+        with self._lock:
+            if self._closed or self.inside + size > self.max_inside:
+                self.refused += size
+                raise FullError(
+                    f"{self.inside} samples of at most {self.max_inside} are inside; got {size} more"
+                    if not self._closed
+                    else "it takes no more samples"
+                )
+            self.inside += size
+            for sample in samples:
+                self._queues.put(0, sample, shapes)
+                if deadline is not None:
+                    heapq.heappush(self._deadlines, (deadline, next(self._number), sample))
+            self._work.notify()
+            if samples and self._deadlines and self._deadlines[0][2] is samples[0]:
+                self._clock.notify()
+        for sample in samples:
+            sample.future.add_done_callback(partial(self._given_up, sample))
+        return [sample.future for sample in samples]
+
+    def _given_up(self, sample: _Sample, future: Future[Left]) -> None:
+        if future.cancelled():
+            with self._lock:
+                self._claim(sample)
+
+    def _claim(self, sample: _Sample) -> bool:
+        """Return whether the caller, who holds the lock, is the one to answer a sample."""
+        if sample.settled:
+            return False
+        sample.settled = True
+        self.inside -= 1
+        if not self.inside:
+            self._empty.notify_all()
+        return True
+
+    def _run(self, restart: int | None = None) -> None:
+        """Run batches, one after the other."""
+        if restart is not None:
+            self._restart(restart)
+        while True:
+            with self._lock:
+                batch = self._queues.pick(time.monotonic())
+                while batch is None:
+                    if self._closed:
+                        return
+                    self._work.wait()
+                    batch = self._queues.pick(time.monotonic())
+                running = _Running(batch, time.monotonic() + self.stage_timeout)
+                self._running.append(running)
+            if not batch.samples:
+                self._done(running)
+                continue
+            error = None
+            start = time.monotonic()
+            try:
+                answer, behind = self.stages.step(
+                    batch.stage, Inside.together([sample.inside for sample in batch.samples])
+                )
+                fates = self._fates(batch, answer)
+                going_on = _apart(behind, np.array([fate is None for fate in fates]))
+            except Exception as failure:  # whatever a stage raises costs its batch alone
+                error = failure
+            if not self._done(running):
+                return  # taken to hang; another does its work
+            if error is not None:
+                self._fail(batch, f"stage {batch.stage + 1} failed: {in_a_line(error)}")
+                self._restart(batch.stage)
+                continue
+            self._settle(batch, fates, going_on, time.monotonic() - start)
+
+    def _done(self, running: _Running) -> bool:
+        with self._lock:
+            if running.abandoned:
+                return False
+            self._running.remove(running)
+            return True
+
+    def _fates(self, batch: Batch[_Sample], answer: Answer) -> list[Left | None]:
+        """Return the fate of each sample that leaves; where others have a deadline, keep what the exit says."""
+        fates: list[Left | None] = []
+        by: dict[Thresholds, npt.NDArray[Any]] = {}
+        for i, sample in enumerate(batch.samples):
+            thresholds = sample.thresholds
+            if thresholds not in by:
+                by[thresholds] = leaves(answer.confidence, batch.stage, thresholds)
+            goes = bool(by[thresholds][i])
+            if not goes and sample.deadline is None:
+                fates.append(None)
+                continue
+            logits = None if answer.logits is None else answer.logits[i].copy()
+            left = Left(
+                batch.stage, int(answer.prediction[i]), float(answer.confidence[i]), logits, thresholds, in_time=goes
+            )
+            if not goes:
+                sample.reached = left
+            fates.append(left if goes else None)
+        return fates
+
+    def _settle(
+        self, batch: Batch[_Sample], fates: Sequence[Left | None], going_on: Sequence[Inside], seconds: float
+    ) -> None:
+        """Answer those that leave, and let the others wait before the next stage."""
+        gone: list[tuple[_Sample, Left]] = []
+        with self._lock:
+            counts = self.counts[batch.stage]
+            counts.batches += 1
+            counts.samples += len(fates)
+            counts.seconds += seconds
+            parts = iter(going_on)
+            for sample, fate in zip(batch.samples, fates, strict=True):
+                if fate is not None:
+                    counts.left += 1
+                    if self._claim(sample):
+                        gone.append((sample, fate))
+                    continue
+                sample.inside = next(parts)
+                if not sample.settled:
+                    self._queues.put(batch.stage + 1, sample, sample.inside.shapes)
+            if going_on:
+                self._work.notify()
+        for sample, fate in gone:
+            if sample.future.set_running_or_notify_cancel():
+                sample.future.set_result(fate)
+
+    def _fail(self, batch: Batch[_Sample], why: str) -> None:
+        LOG.warning("%s, with %d samples; it is restarted", why, len(batch.samples))
+        with self._lock:
+            self.counts[batch.stage].failures += 1
+            gone = [sample for sample in batch.samples if self._claim(sample)]
+        for sample in gone:
+            if sample.future.set_running_or_notify_cancel():
+                sample.future.set_exception(StageError(why))
+
+    def _restart(self, stage: int) -> None:
+        try:
+            self.stages.restart(stage)
+        except Exception as error:  # it is tried again when it fails again
+            LOG.warning("stage %d could not be restarted: %s", stage + 1, in_a_line(error))
+
+    def _watch(self) -> None:
+        """Answer samples whose deadline has passed; give up batches that take too long."""
+        while True:
+            late: list[_Sample] = []
+            hung: list[_Running] = []
+            with self._lock:
+                now = time.monotonic()
+                while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].settled):
+                    sample = heapq.heappop(self._deadlines)[2]
+                    if self._claim(sample):
+                        self.late += 1
+                        late.append(sample)
+                for running in [each for each in self._running if each.until <= now]:
+                    running.abandoned = True
+                    self._running.remove(running)
+                    hung.append(running)
+                if not late and not hung:
+                    if self._closed and not self._running and not self.inside:
+                        return
+                    next_deadline = self._deadlines[0][0] - now if self._deadlines else self.stage_timeout
+                    self._clock.wait(min(next_deadline, self.stage_timeout / 10))
+            for sample in late:
+                if not sample.future.set_running_or_notify_cancel():
+                    continue
+                if sample.reached is not None:
+                    sample.future.set_result(sample.reached)
+                else:
+                    sample.future.set_exception(LateError("its deadline passed before the first exit"))
+            for running in hung:
+                stage = running.batch.stage
+                self._fail(running.batch, f"stage {stage + 1} did not finish within {self.stage_timeout:g} s")
+                self._start(self._run, stage)
+
+    def close(self, seconds: float | None = None) -> bool:
+        """Take no more samples, and wait until those inside are answered; return whether all were in time."""
+        with self._lock:
+            self._closed = True
+            self._work.notify_all()
+            answered = self._empty.wait_for(lambda: not self.inside, seconds)
+            self._work.notify_all()
+            self._clock.notify_all()
+        return answered
+
+
+def _apart(batch: Inside, chosen: npt.NDArray[np.bool_]) -> list[Inside]:
+    """Return some samples of a batch, each by itself; those that are not among them are not kept in memory."""
+    if not chosen.any():
+        return []
+    kept = batch if chosen.all() else batch.rows(chosen)
+    return [kept.rows(slice(i, i + 1)) for i in range(int(chosen.sum()))]

@@ -1,0 +1,174 @@
+"""Serve an exported bundle over HTTP, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exitwise.catalogue.extras import needing_extras
+from exitwise.errors import UserError, in_a_line
+
+if TYPE_CHECKING:
+    from exitwise.serving.service import Service
+
+DRAIN_SECONDS = 30
+"""For requests that have come when the server is told to end."""
+
+
+def serve(
+    bundle: str | PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    budget: float | None = None,
+    shed_compute: bool = False,
+    max_batch: int = 16,
+    max_wait_ms: float = 100.0,
+    max_queue: int = 256,
+    max_body_mb: float = 16.0,
+    max_pixels: int = 50_000_000,
+    timeout: float = 30.0,
+    token_file: str | PathLike[str] | None = None,
+    change_token_file: str | PathLike[str] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Answer requests by a bundle until SIGTERM or Ctrl-C, which let those inside be answered first. SIGHUP reloads it.
+
+    Args:
+        bundle: an exported bundle.
+        host, port: to listen at; port 0 takes a free one.
+        budget: the dial at first: share of the full network's MACs, of the bundle's table; None: as calibrated.
+        shed_compute: whether samples may spend less as places run out.
+        max_batch: samples at once in a stage.
+        max_wait_ms: after so long a sample goes before fuller queues.
+        max_queue: samples that may be inside; more are refused.
+        max_body_mb: of a request, in MiB.
+        max_pixels: of an image.
+        timeout: seconds for a request to come, and for a stage to finish.
+        token_file: whose content each request must bring.
+        change_token_file: whose content changes of the server must bring that do not come from loopback.
+        threads: of a stage; by default as many as cores may be used.
+        device: ONNX Runtime's provider.
+        ready: called with the address once requests are taken.
+
+    Raises:
+        UserError: if the bundle is not what it says, an address cannot be had, or a limit is out of range.
+    """
+    with needing_extras("serving"):
+        import uvicorn
+
+        from exitwise.serving.access import Access
+        from exitwise.serving.app import Limits, create_app
+        from exitwise.serving.service import Service
+
+    if not (max_body_mb > 0 and max_wait_ms >= 0 and timeout > 0 and max_pixels > 0):
+        raise UserError(
+            "expected max_body_mb, max_pixels and timeout above 0, and max_wait_ms from 0; "
+            f"got {max_body_mb}, {max_pixels}, {timeout} and {max_wait_ms}"
+        )
+    access = Access(_token(token_file), _token(change_token_file))
+    listening = _listen(host, port)
+    service: Service | None = None
+    try:
+        service = Service(
+            Path(bundle),
+            budget=budget,
+            shed_compute=shed_compute,
+            threads=threads,
+            provider=device,
+            max_pixels=max_pixels,
+            max_batch=max_batch,
+            max_wait=max_wait_ms / 1000,
+            max_inside=max_queue,
+            stage_timeout=timeout,
+        )
+        app = create_app(service, access, Limits(int(max_body_mb * 2**20), timeout))
+
+        class Server(uvicorn.Server):
+            def capture_signals(self) -> Any:  # they are ours
+                return nullcontext()
+
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        asyncio.run(_serve(Server(config), listening, service, app, ready))
+    finally:
+        listening.close()
+        if service is not None:
+            service.close(DRAIN_SECONDS)
+
+
+async def _serve(
+    server: Any, listening: socket.socket, service: Service, app: Any, ready: Callable[[str], None] | None
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        app.state.server.draining = True
+        server.should_exit = True
+
+    async def reload() -> None:
+        try:
+            await asyncio.to_thread(service.reload)
+        except UserError as error:
+            service.log.warning("not reloaded: %s", in_a_line(error))
+
+    tasks = set()
+
+    def hang_up() -> None:
+        tasks.add(asyncio.ensure_future(reload()))
+
+    handlers = {
+        signal.SIGTERM: end,
+        signal.SIGINT: end,
+        **({signal.SIGHUP: hang_up} if hasattr(signal, "SIGHUP") else {}),
+    }
+    for number, handler in handlers.items():
+        _handle(loop, number, handler)
+    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if ready is not None and server.started:
+        host, port = listening.getsockname()[:2]
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    await serving
+
+
+def _handle(loop: asyncio.AbstractEventLoop, number: signal.Signals, handler: Callable[[], None]) -> None:
+    with suppress(NotImplementedError, RuntimeError, ValueError):  # no signals on this system, or not in this thread
+        loop.add_signal_handler(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"expected an address to listen at; {host}:{port} is none: {error}") from error
+
+
+def _token(path: str | PathLike[str] | None) -> str | None:
+    """Return the token in a file."""
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"expected a file with a token at {path}; {error}") from error
+    if not token or not token.isascii() or any(character.isspace() for character in token):
+        raise UserError(f"expected one word of ASCII in {path}, as a token; got something else")
+    return token
