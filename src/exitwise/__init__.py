@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.deploy.calibration import Calibration
     from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
     from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner
-    from exitwise.deploy.predictions import Prediction
+    from exitwise.deploy.predictions import Broken, Prediction, Predictions, Written
     from exitwise.deploy.recalibrating import calibrate_bundle
     from exitwise.deploy.sessions import share_threads
     from exitwise.deploy.texts import Texts
@@ -75,7 +75,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.workflows.evaluate import evaluate
     from exitwise.workflows.export import Exported, export
     from exitwise.workflows.fit import ExitsFitted, fit_exits
-    from exitwise.workflows.predict import predict
+    from exitwise.workflows.predict import predict, predict_to
     from exitwise.workflows.report import report
     from exitwise.workflows.serve import serve
     from exitwise.workflows.study import study

@@ -40,6 +40,12 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def printable(text: str) -> str:
+    """Return a text without what steers a terminal, as a name of a file may have: escaped in its place."""
+    text = text.encode(errors="backslashreplace").decode()
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def macs(value: float) -> str:
     """Return multiply-accumulates as text: ``58.0M``."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

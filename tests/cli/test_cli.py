@@ -245,7 +245,9 @@ def test_bad_predictions(trained, tmp_path, capsys):
         assert_refused(code, errors, message)
         assert not target.exists()
     code, _, errors = call(capsys, "predict", trained, tmp_path, "--output", tmp_path / "labels.xml")
-    assert_refused(code, errors, "expected an output file that ends in .csv or .json; got .*labels.xml")
+    assert_refused(
+        code, errors, "expected an output file that ends in .csv or .json or .jsonl or .parquet; got .*labels.xml"
+    )
 
 
 def test_unknown_command(capsys):

@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from flowers import CLASSES, pngs
 from PIL import Image
 
 from exitwise import OnnxRunner
 from exitwise.errors import UserError
+from flowers import CLASSES, pngs
 
 pytest.importorskip("fastapi")
 
@@ -26,8 +26,8 @@ RAW = {"content-type": "application/octet-stream"}
 
 
 @pytest.fixture(scope="module")
-def service(bundle):
-    service = Service(bundle, threads=1, provider="cpu", max_inside=64)
+def service(flowers_bundle):
+    service = Service(flowers_bundle, threads=1, provider="cpu", max_inside=64)
     yield service
     service.close(1)
 
@@ -39,8 +39,8 @@ def client(service):
 
 
 @pytest.fixture(scope="module")
-def runner(bundle):
-    return OnnxRunner(bundle, 1)
+def runner(flowers_bundle):
+    return OnnxRunner(flowers_bundle, 1)
 
 
 def expected(runner, files, budget=None):
@@ -137,7 +137,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_wrong_is_said_in_a_line(case, bundle, service, client):
+def test_what_is_wrong_is_said_in_a_line(case, flowers_bundle, service, client):
     request, status, said = BROKEN[case]
     service.live.max_pixels = 500_000
     response = client.post("/predict", **request)
@@ -173,8 +173,8 @@ def test_no_place_is_429(client, service):
     assert "inside" in response.json()["error"]
 
 
-def test_compute_is_shed_as_places_run_out(bundle):
-    service = Service(bundle, threads=1, provider="cpu", max_inside=100, shed_compute=True)
+def test_compute_is_shed_as_places_run_out(flowers_bundle):
+    service = Service(flowers_bundle, threads=1, provider="cpu", max_inside=100, shed_compute=True)
     live, (inside, *_) = service.live, [service.live.read_images(pngs(1))]
     spent = []
     for taken in (0, 50, 60, 75, 99):
@@ -221,21 +221,27 @@ def test_tokens(service):
 
 
 def test_metrics_say_what_happened(client):
+    def values():
+        lines = [line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[0] != "#"]
+        return {name: float(value) for name, value in lines}
+
+    before = values()
     client.post("/predict", json={"images": as_json(pngs(5))})
-    said = client.get("/metrics").text
-    values = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in said.splitlines() if line[0] != "#"}
-    left = sum(values[f'exitwise_stage_left_total{{stage="{k}"}}'] for k in (1, 2, 3))
-    assert left == values['exitwise_stage_samples_total{stage="1"}'] >= 5
-    assert values['exitwise_responses_total{status="200"}'] == 1
-    assert values["exitwise_request_seconds_count"] == 1
-    assert 0 < values['exitwise_batch_fill{stage="1"}'] <= 1
-    assert values["exitwise_inside_samples"] == 0
-    assert "exitwise_drift_warnings_total" in values
+    after = values()
+    left = [f'exitwise_stage_left_total{{stage="{k}"}}' for k in (1, 2, 3)]
+    assert sum(after[name] - before[name] for name in left) == 5
+    entered = 'exitwise_stage_samples_total{stage="1"}'
+    assert after[entered] - before[entered] == 5
+    assert after['exitwise_responses_total{status="200"}'] == 2  # and the one before
+    assert after["exitwise_request_seconds_count"] == 1
+    assert 0 < after['exitwise_batch_fill{stage="1"}'] <= 1
+    assert after["exitwise_inside_samples"] == 0
+    assert "exitwise_drift_warnings_total" in after
 
 
-def test_another_bundle_takes_its_place_and_a_broken_one_does_not(bundle, tmp_path):
+def test_another_bundle_takes_its_place_and_a_broken_one_does_not(flowers_bundle, tmp_path):
     folder = tmp_path / "bundle"
-    shutil.copytree(bundle, folder)
+    shutil.copytree(flowers_bundle, folder)
     service = Service(folder, threads=1, provider="cpu")
     client = TestClient(create_app(service), **LOCAL)
     client.put("/budget", json={"budget": 0.5})

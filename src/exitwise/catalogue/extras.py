@@ -13,6 +13,7 @@ EXTRAS = {
     "scipy": "calibrate",
     "transformers": "hf",
     "tokenizers": "text",
+    "pyarrow": "parquet",
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "python_multipart"), "serve"),
 }
 """The extra of each module that may be missing."""

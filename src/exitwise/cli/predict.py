@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import sys
 from pathlib import Path
+from typing import Annotated
 
-from exitwise.cli.progress import plain_console
+from cyclopts import Parameter
+from rich.console import Console
+
+from exitwise.cli.progress import counting, plain_console
 from exitwise.deploy.bundle import is_bundle
 from exitwise.errors import UserError
 from exitwise.settings.checks import check_device, check_run_folder
-from exitwise.storage.files import check_output, to_csv, write_text
+from exitwise.storage.rows import check_table
+
+WIDE = 10_000
+"""Columns of a table that goes into a pipe or a file, so that nothing in it is folded."""
 
 
 def predict(
     run: Path,
     files: list[Path],
     *,
-    output: Path | None = None,
+    output: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    top: int = 0,
+    strict: bool = False,
     overwrite: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -27,28 +35,34 @@ def predict(
     Examples:
 
         exitwise predict runs/photos holiday.jpg
-        exitwise predict photos.bundle holiday.jpg
-        exitwise predict runs/photos ./inbox --output labels.csv
+        exitwise predict photos.bundle holiday.jpg --top 5
+        exitwise predict photos.bundle ./inbox --output labels.csv
+        exitwise predict photos.bundle shard-0000.tar --output labels.parquet
 
     Parameters
     ----------
     run
         Calibrated run folder, or a folder that `exitwise export` wrote (which needs onnxruntime, and no torch).
     files
-        Images, or folders of images.
+        Images, folders of images, lists of files (.csv with a column `file`, .txt), or shards (.tar).
     output
-        Write a .csv or .json file in place of the table.
+        Write a .csv, .json, .jsonl or .parquet file in place of the table, or CSV to standard output (-). The same
+        command goes on where it was stopped.
+    top
+        Of a bundle: name so many of the likeliest classes, with their probabilities.
+    strict
+        Stop at the first image that cannot be read, in place of listing it.
     overwrite
-        Replace that file if it exists.
+        Replace that file if it exists, and begin anew.
     device
         auto, cpu, cuda, ...; of a bundle also openvino, coreml, ..., where the installed ONNX Runtime has it
     threads
         Of a bundle on the CPU; by default as many as cores may be used.
     """
-    if output is not None:
-        if output.suffix not in (".csv", ".json"):
-            raise UserError(f"expected an output file that ends in .csv or .json; got {output}")
-        check_output(output, overwrite)
+    if top < 0:
+        raise UserError(f"expected top from 0; got {top}")
+    if output is not None and str(output) != "-":
+        check_table(output, overwrite)
 
     check_device(device)
 
@@ -57,13 +71,20 @@ def predict(
 
     import exitwise as ew
 
-    predictions = ew.predict(run, files, device, threads=threads)
-    console = plain_console()
     if output is None:
-        console.print(predictions)
-    else:
-        rows = [asdict(each) for each in predictions]
-        table = to_csv(list(rows[0]), (row.values() for row in rows))
-        write_text(output, json.dumps(rows, indent=2) + "\n" if output.suffix == ".json" else table)
-        console.print(f"{len(predictions)} predictions written to {output}")
-        console.print(predictions.summary)
+        answers = ew.predict(run, files, device, threads=threads, top=top, strict=strict)
+        plain_console(width=None if sys.stdout.isatty() else WIDE).print(answers)
+        return
+    with counting(Console(stderr=True), "images") as count:
+        written = ew.predict_to(
+            output,
+            run,
+            files,
+            device,
+            threads=threads,
+            top=top,
+            strict=strict,
+            overwrite=overwrite,
+            progress=count,
+        )
+    plain_console(stderr=str(output) == "-").print(written)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 REFRESH_SECONDS, LINE_SECONDS = 0.5, 60.0
 
 
-def plain_console(quiet: bool = False) -> Console:
+def plain_console(quiet: bool = False, **options: Any) -> Console:
     """Return a console that prints names of files and classes as they are, without reading markup in them; or
     nothing."""
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet, **options)
 
 
 @contextmanager

@@ -1,29 +1,120 @@
-"""Answers for image files, as a table."""
+"""Answers for image files, as a table and as rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exitwise.shown import Shown, percent
+from exitwise.shown import Shown, percent, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+LISTED = 10
+"""Broken images that are named."""
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image: class name, confidence, exit (from 1), and share of the full MACs spent."""
+    """The answer for one image: class name, confidence, exit (from 1), share of the full MACs spent, and the likeliest
+    classes with their probabilities, if they were asked for."""
 
     file: str
     prediction: str
     confidence: float
     exit: int
     compute: float
+    top: tuple[tuple[str, float], ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of a table."""
+        row = {"file": _path(self.file), "prediction": self.prediction, "confidence": self.confidence}
+        row |= {"exit": self.exit, "compute": self.compute}
+        for rank, (name, probability) in enumerate(self.top, start=1):
+            row |= {f"class_{rank}": name, f"probability_{rank}": probability}
+        return row
+
+
+class Broken(NamedTuple):
+    """An image that could not be read, and why."""
+
+    file: str
+    reason: str
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of a table."""
+        return {"file": _path(self.file), "error": self.reason}
+
+
+def _path(file: str) -> str:
+    """Return the path of a file as one that no spreadsheet takes for a formula."""
+    return f"./{file}" if file.startswith(("=", "+", "-", "@")) else file
+
+
+@dataclass
+class Tally:
+    """Rows, counted: images with an answer, their share of the full MACs in sum, and the first of the broken ones."""
+
+    answered: int = 0
+    unread: int = 0
+    compute: float = 0.0
+    broken: list[Broken] = field(default_factory=list)
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> int:
+        """Count rows; return how many there have been."""
+        for row in rows:
+            if row.get("error") is None:
+                self.answered += 1
+                self.compute += row["compute"]
+            else:
+                self.unread += 1
+                if len(self.broken) < LISTED:
+                    self.broken.append(Broken(row["file"], row["error"]))
+        return self.answered + self.unread
+
+
+def _summary(images: int, compute: float) -> str:
+    return f"{images} images, {100 * compute / max(images, 1):.1f} % of the full network's MACs on average"
+
+
+def _listed(broken: Iterable[Broken], number: int) -> list[str]:
+    """Return lines on broken images: how many, and which come first."""
+    if not number:
+        return []
+    first = list(broken)[:LISTED]
+    more = [f"... and {number - len(first)} more"] if number > len(first) else []
+    lines = [f"  {printable(each.file)}: {printable(each.reason)}" for each in first]
+    return [f"{number} could not be read and have no answer:", *lines, *more]
+
+
+@dataclass(frozen=True)
+class Written(Shown):
+    """Answers that were written: where to (None: standard output), and counted."""
+
+    path: Path | None
+    tally: Tally
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+
+        rows = self.tally.answered + self.tally.unread
+        where = [] if self.path is None else [f"{rows} rows written to {self.path}"]
+        lines = [*where, _summary(self.tally.answered, self.tally.compute)]
+        return Group(*lines, *_listed(self.tally.broken, self.tally.unread))
 
 
 class Predictions(Shown, list[Prediction]):
-    """The answers for images, in the order given."""
+    """The answers for images, in the order given.
+
+    Attributes:
+        broken: images that could not be read.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction] = ()) -> None:
+        super().__init__(predictions)
+        self.broken: list[Broken] = []
 
     @property
     def compute(self) -> float:
@@ -33,7 +124,7 @@ class Predictions(Shown, list[Prediction]):
     @property
     def summary(self) -> str:
         """Return how many there are, and what they cost, in words."""
-        return f"{len(self)} images, {100 * self.compute:.1f} % of the full network's MACs on average"
+        return _summary(len(self), sum(each.compute for each in self))
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -41,9 +132,12 @@ class Predictions(Shown, list[Prediction]):
         from rich.text import Text
 
         table = Table()
-        for name in ("file", "class", "confidence", "exit", "compute"):
-            table.add_column(name, justify="left" if name in ("file", "class") else "right", overflow="fold")
+        top = max((len(each.top) for each in self), default=0)
+        for name in ("file", "class", "confidence", "exit", "compute", *(["likeliest"] if top else [])):
+            is_text = name in ("file", "class", "likeliest")
+            table.add_column(name, justify="left" if is_text else "right", overflow="fold")
         for each in self:
-            names = Text(each.file), Text(each.prediction)  # no markup
-            table.add_row(*names, f"{each.confidence:.3f}", str(each.exit), percent(each.compute))
-        return Group(table, self.summary)
+            names = Text(printable(each.file)), Text(printable(each.prediction))  # no markup
+            best = [Text(printable(", ".join(f"{name} {percent(p)}" for name, p in each.top)))] if top else []
+            table.add_row(*names, f"{each.confidence:.3f}", str(each.exit), percent(each.compute), *best)
+        return Group(table, self.summary, *_listed(self.broken, len(self.broken)))

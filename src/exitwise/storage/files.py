@@ -9,11 +9,10 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from exitwise.errors import DataError, ExitwiseWarning, UserError
+from exitwise.errors import ExitwiseWarning, UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -24,35 +23,6 @@ def image_files(folder: Path) -> list[Path]:
         return []
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     return sorted(path for path in found if not path.name.startswith("."))
-
-
-def expand(files: Any) -> list[Any]:
-    """Return the files, and the images in folders among them. What is no path, such as the bytes of an image, is
-    returned as it is; such a one alone is a list of one.
-
-    Raises:
-        UserError: without any, or for a path that is not there.
-    """
-    alone = isinstance(files, (str, PathLike, bytes)) or hasattr(files, "read") or hasattr(files, "dtype")
-    given = [files] if alone else list(files)
-    if not given:
-        raise UserError("expected image files or folders to classify; got none")
-    images: list[Any] = []
-    for each in given:
-        if not isinstance(each, (str, PathLike)):
-            images.append(each)
-            continue
-        path = Path(each)
-        if path.is_dir():
-            found = image_files(path)
-            if not found:
-                raise DataError(f"expected images in {path}; found none")
-            images += found
-        elif path.is_file():
-            images.append(path)
-        else:
-            raise DataError(f"expected an image or a folder at {path}; found nothing")
-    return images
 
 
 def check_output(path: Path, overwrite: bool) -> None:

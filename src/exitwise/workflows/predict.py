@@ -1,20 +1,23 @@
-"""Classify image files with a calibrated run or an exported bundle, which needs no torch."""
+"""Classify image files with a calibrated run or an exported bundle, few or very many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from exitwise.catalogue.extras import needing_extras
-from exitwise.deploy.bundle import is_bundle
-from exitwise.deploy.monitor import Monitor
-from exitwise.deploy.onnx_runner import OnnxRunner
-from exitwise.deploy.predictions import Prediction, Predictions
+from exitwise.deploy.predictions import Broken, Prediction, Predictions, Tally, Written
+from exitwise.deploy.sessions import allowed_cores
 from exitwise.errors import UserError
-from exitwise.storage.files import expand
-from exitwise.storage.images import ImageLike
+from exitwise.storage.images import BrokenImageError, ImageLike
+from exitwise.storage.listing import Listed, listed
+from exitwise.storage.rows import GrowingTable, write_csv
+from exitwise.workflows.classifier import Classifier, open_classifier
 
 BATCH = 64
 """Images at a time."""
@@ -26,89 +29,165 @@ def predict(
     device: str = "auto",
     *,
     threads: int | None = None,
+    top: int = 0,
+    strict: bool = False,
 ) -> Predictions:
-    """Classify images, each as deep as it needs.
+    """Classify images, each as deep as it needs, and return all answers.
 
     Args:
         source: a calibrated run folder, or an exported bundle.
-        files: an image, a folder of images, or several of them. An image is a path, the bytes of a file, a file that is
-            open, or an array of pixels: uint8 (height, width) or (height, width, 3).
+        files: an image, a folder of images, a list of files (``.csv`` with a column ``file``, or ``.txt``), a shard
+            (``.tar``), or several of them. An image is a path, the bytes of a file, a file that is open, or an array of
+            pixels: uint8 (height, width) or (height, width, 3).
         device: where to run a run's network; of a bundle ONNX Runtime's provider: cpu, cuda, openvino, coreml, ...
         threads: of a bundle on the CPU; by default as many as cores may be used.
+        top: of a bundle, likeliest classes to name with their probabilities.
+        strict: whether one broken image is an error; else it is listed, unless all are.
 
     Raises:
-        ValueError: without calibration or images, or for a damaged bundle or a broken image.
+        ValueError: without calibration or images, for a damaged bundle, or broken images.
     """
-    images = expand(files)
-    folder = Path(source)
-    if is_bundle(folder):
-        return _by_bundle(folder, images, "cpu" if device == "auto" else device, threads)
-    if threads is not None:
-        raise UserError(f"threads are those of a bundle; got {threads} with the run folder {folder}")
-    return _by_run(folder, images, device)
-
-
-def _by_bundle(folder: Path, images: Sequence[ImageLike], provider: str, threads: int | None) -> Predictions:
-    import numpy as np
-
-    runner = OnnxRunner(folder, threads, provider=provider)
-    runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, len(images))
-
-    def classify(chunk: Sequence[ImageLike]) -> Any:
-        read = [runner.read(file) for file in chunk]
-        return runner({name: np.stack([each[name] for each in read]) for name in read[0]})
-
-    return _in_batches(images, classify, runner.classes, runner.full_macs)
-
-
-def _by_run(folder: Path, images: Sequence[ImageLike], device: str) -> Predictions:
-    with needing_extras("a run folder"):
-        import torch
-
-        from exitwise.data.sources import read_image
-        from exitwise.exiting.runner import EarlyExitRunner
-        from exitwise.runs.build import pick_device, preprocessing_of
-        from exitwise.runs.folder import Run
-
-    run = Run(folder)
-    preprocessing = preprocessing_of(run.settings)
-    if preprocessing.signals:
-        raise UserError(f"expected a run on images; {folder} is of signals, which are given to ew.EarlyExitRunner")
-    transform = preprocessing.for_evaluation()
-    place = pick_device(device)
-    model = run.model(place)
-    calibration = run.read_calibration(model)
-    monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, len(images))
-    runner = EarlyExitRunner(model, calibration.policy, calibration.exit_macs, monitor=monitor)
-
-    def classify(chunk: Sequence[ImageLike]) -> Any:
-        batch = torch.stack([transform(read_image(image, preprocessing.channels)) for image in chunk])
-        return runner(batch.to(place))
-
-    return _in_batches(images, classify, run.classes, calibration.full_macs)
-
-
-def _in_batches(
-    images: Sequence[ImageLike],
-    classify: Callable[[Sequence[ImageLike]], Any],
-    classes: Sequence[str],
-    full_macs: float,
-) -> Predictions:
-    """Return the answers of a runner to all images; ``classify`` gives its result for some."""
+    images = listed(files)
+    classifier = open_classifier(Path(source), device, threads, len(images), top)
     predictions = Predictions()
-    for start in range(0, len(images), BATCH):
-        chunk = images[start : start + BATCH]
-        result = classify(chunk)
-        columns = (result.prediction, result.confidence, result.exit, result.macs / full_macs)
-        names = (_name(image, number) for number, image in enumerate(chunk, start=start + 1))
-        rows = zip(names, *(column.tolist() for column in columns), strict=True)
-        predictions += [
-            Prediction(file, classes[label], confidence, exit + 1, share)
-            for file, label, confidence, exit, share in rows
-        ]
+    for chunk in _answers(classifier, images, top, strict):
+        predictions += [each for each in chunk if isinstance(each, Prediction)]
+        predictions.broken += [each for each in chunk if isinstance(each, Broken)]
+    _check_any(images, len(predictions), predictions.broken)
     return predictions
 
 
-def _name(image: ImageLike, number: int) -> str:
-    """Return what an answer calls an image: its path, or that it was the first, second, ... of those given."""
-    return str(image) if isinstance(image, (str, PathLike)) else str(getattr(image, "name", f"image {number}"))
+def predict_to(
+    output: str | PathLike[str],
+    source: str | PathLike[str],
+    files: ImageLike | Iterable[ImageLike],
+    device: str = "auto",
+    *,
+    threads: int | None = None,
+    top: int = 0,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Classify images as :func:`predict` does, and write a row for each as it comes; memory does not grow with them.
+
+    What was stopped goes on with the same call: rows so far lie in ``OUTPUT.partial``. A broken image has a row too,
+    with the reason as its ``error``.
+
+    Args:
+        output: a file that ends in .csv, .json, .jsonl or .parquet; ``-`` writes CSV to standard output.
+        source, files, device, threads, top, strict: as of :func:`predict`.
+        overwrite: whether the file may be replaced, and rows so far be forgotten.
+        progress: called with the images done and in all.
+
+    Raises:
+        ValueError: as of :func:`predict`, or for an output that cannot be written or was begun with something else.
+    """
+    images = listed(files)
+    classifier = open_classifier(Path(source), device, threads, len(images), top)
+    tops = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
+    fields = ["file", "prediction", "confidence", "exit", "compute", *tops, "error"]
+    told = progress or (lambda done, total: None)
+    tally = Tally()
+    if str(output) == "-":
+        write_csv(sys.stdout, fields, ())
+        for chunk in _answers(classifier, images, top, strict):
+            rows = [each.row() for each in chunk]
+            write_csv(sys.stdout, fields, rows, header=False)
+            sys.stdout.flush()
+            told(*(tally.add(rows), len(images)))
+        _check_any(images, tally.answered, tally.broken)
+        return Written(None, tally)
+    of = {"answers": classifier.digest, "files": _digest_of(images), "top": top}
+    with GrowingTable(Path(output), fields, of, overwrite) as table:
+        for row in table.rows():
+            tally.add([row])
+        for chunk in _answers(classifier, images[table.there :], top, strict):
+            rows = [each.row() for each in chunk]
+            table.add(rows)
+            told(*(tally.add(rows), len(images)))
+        if images and not tally.answered:
+            table.forget()
+        _check_any(images, tally.answered, tally.broken)
+        table.finish()
+    return Written(Path(output), tally)
+
+
+def _answers(
+    classifier: Classifier, images: Sequence[Listed], top: int, strict: bool
+) -> Iterator[list[Prediction | Broken]]:
+    """Yield the answers to all images, in order, some at a time."""
+    chunk: list[tuple[str, Any]] = []
+    for item in _read_ahead(classifier.read, images):
+        chunk.append(item)
+        if len(chunk) == BATCH:
+            yield _answered(classifier, chunk, top, strict)
+            chunk = []
+    if chunk:
+        yield _answered(classifier, chunk, top, strict)
+
+
+def _read_ahead(read: Callable[[ImageLike], Any], images: Iterable[Listed]) -> Iterator[tuple[str, Any]]:
+    """Yield names with inputs, or what is wrong with an image, in order; a batch of them is read meanwhile."""
+
+    def of(each: Listed) -> Any:
+        try:
+            return read(each.content())
+        except BrokenImageError as error:
+            return error
+
+    waiting: deque[tuple[str, Future[Any]]] = deque()
+    with ThreadPoolExecutor(allowed_cores()) as pool:
+        try:
+            for each in images:
+                waiting.append((each.name, pool.submit(of, each)))
+                if len(waiting) > BATCH:
+                    name, future = waiting.popleft()
+                    yield name, future.result()
+            for name, future in waiting:
+                yield name, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answered(
+    classifier: Classifier, chunk: Sequence[tuple[str, Any]], top: int, strict: bool
+) -> list[Prediction | Broken]:
+    wrong = [each for _, each in chunk if isinstance(each, BrokenImageError)]
+    if wrong and strict:
+        raise wrong[0]
+    inputs = [each for _, each in chunk if not isinstance(each, BrokenImageError)]
+    found = iter(_fates(classifier, inputs, top) if inputs else ())
+    return [
+        Broken(name, each.reason) if isinstance(each, BrokenImageError) else Prediction(name, *next(found))
+        for name, each in chunk
+    ]
+
+
+def _fates(classifier: Classifier, inputs: Sequence[Any], top: int) -> list[tuple[Any, ...]]:
+    """Return class, confidence, exit, share of cost and likeliest classes of each input."""
+    result, classes = classifier.classify(inputs), classifier.classes
+    columns = (result.prediction, result.confidence, result.exit, result.macs / classifier.full_macs)
+    likeliest: list[tuple[tuple[str, float], ...]] = [()] * len(inputs)
+    if top:
+        numbers, probabilities = (each.tolist() for each in result.top(top))
+        likeliest = [
+            tuple((classes[k], p) for k, p in zip(*pair, strict=True))
+            for pair in zip(numbers, probabilities, strict=True)
+        ]
+    return [
+        (classes[label], confidence, exit + 1, share, best)
+        for label, confidence, exit, share, best in zip(*(each.tolist() for each in columns), likeliest, strict=True)
+    ]
+
+
+def _check_any(images: Sequence[Listed], answered: int, broken: Sequence[Broken]) -> None:
+    """Raise UserError where all images are broken."""
+    if not answered and broken:
+        first = broken[0]
+        others = f", and the other {len(images) - 1} are broken too" if len(images) > 1 else ""
+        raise UserError(f"expected an image in {first.file}; could not read it: {first.reason}{others}")
+
+
+def _digest_of(images: Sequence[Listed]) -> str:
+    return hashlib.sha256("\n".join(each.name for each in images).encode(errors="surrogateescape")).hexdigest()

@@ -1,11 +1,10 @@
-"""A bundle to serve: three exits on grey images of 8x8, with a table of budgets."""
+"""A small bundle of three exits on grey images of 8x8, with a table of budgets, and images for it."""
 
 import io
 
 import numpy as np
 import pytest
 import torch
-from flowers import CLASSES, MACS, pngs
 from PIL import Image
 from torch import nn
 
@@ -17,9 +16,25 @@ from exitwise.exiting.measures import create_measure
 from exitwise.exiting.table import budget_table
 from exitwise.models.staged import Stage, StagedModel
 
+CLASSES = ["<b>rose</b>", "tulip", "oak", "fern"]
+MACS = (100, 200, 400)
+
+
+def pngs(count, seed=0):
+    """Files of images, each with a bright half somewhere."""
+    generator = np.random.default_rng(seed)
+    files = []
+    for _ in range(count):
+        pixels = generator.integers(0, 120, (8, 8))
+        pixels[:, : generator.integers(1, 8)] += generator.integers(0, 130)
+        file = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+        files.append(file.getvalue())
+    return files
+
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
+def flowers_bundle(tmp_path_factory):
     pytest.importorskip("onnx")
     from exitwise.deploy.formats.onnx import export_onnx
 
