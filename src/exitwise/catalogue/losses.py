@@ -47,6 +47,20 @@ class MarginOptions(Options):
     margin_weight: float = option(0.1, "What it counts beside the labels when they are not.", ge=0)
 
 
+@dataclass(frozen=True)
+class ClassBalancedOptions(Options):
+    """Options of ``class-balanced``."""
+
+    overlap: float = option(0.999, "How much images of a class repeat one another (beta); 0: no weights.", ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class LogitAdjustedOptions(Options):
+    """Options of ``logit-adjusted``."""
+
+    adjustment: float = option(1.0, "How much of the logarithm of its share a class is handicapped by (tau).", ge=0)
+
+
 LOSSES = by_name(
     Part("labels", "cross-entropy with the labels (default)", "exitwise.weighting.losses:Loss"),
     Part(
@@ -66,6 +80,18 @@ LOSSES = by_name(
         "besides, right answers are to be surer than wrong ones (COSEE)",
         f"{_HOME}.margin:Margin",
         MarginOptions,
+    ),
+    Part(
+        "class-balanced",
+        "rare classes count more, by their effective number of images",
+        f"{_HOME}.by_class:ClassBalanced",
+        ClassBalancedOptions,
+    ),
+    Part(
+        "logit-adjusted",
+        "logits know how frequent their classes are while they are trained",
+        f"{_HOME}.by_class:LogitAdjusted",
+        LogitAdjustedOptions,
     ),
 )
 

@@ -125,6 +125,7 @@ def load(
     test_fraction: float = 0.2,
     seed: int = 0,
     max_broken: float = 1.0,
+    imbalance: float = 1.0,
 ) -> Splits:
     """Load a data set as disjoint splits.
 
@@ -141,6 +142,8 @@ def load(
         calibration_fraction, test_fraction: shares of the training images to hold out.
         seed: of the random choice.
         max_broken: share of the image files that may be broken, now and while the splits are used.
+        imbalance: below 1 the training images, and the calibration images held out of them, are made long-tailed
+            (:func:`long_tailed`); test images stay as they are.
 
     Raises:
         DataError: for missing, empty or unsuitable data, too much of it broken, and classes too small to be split.
@@ -155,6 +158,8 @@ def load(
         if getattr(sources, name) is None
     }
     held_out = _hold_out(sources.train, fractions, seed)
+    for name in {"train", "calibration"} & set(held_out):
+        held_out[name] = held_out[name][long_tailed(sources.train.targets[held_out[name]], imbalance, seed)]
 
     def split(name: str) -> Split:
         source = getattr(sources, name)
@@ -182,6 +187,30 @@ def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[st
         for part, indices in zip(parts, members.split(counts), strict=True):
             parts[part].append(indices)
     return {name: torch.cat(indices).sort().values for name, indices in parts.items()}
+
+
+def long_tailed(targets: Tensor, imbalance: float, seed: int) -> Tensor:
+    """Return the positions of samples whose classes are as many as a long tail has them, sorted int64.
+
+    Class i of C keeps at most the largest class's count times ``imbalance`` to the power of i / (C - 1), and one sample
+    at least, drawn at random (Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019).
+
+    Args:
+        targets: class indices (N).
+        imbalance: the last class's share of the largest's count, above 0; 1 keeps all.
+        seed: of the choice.
+    """
+    counts = targets.bincount()
+    if imbalance == 1 or len(counts) < 2:
+        return torch.arange(len(targets))
+    generator = torch.Generator().manual_seed(derive_seed(seed))
+    order = torch.randperm(len(targets), generator=generator)
+    kept = []
+    for index in range(len(counts)):
+        members = order[targets[order] == index]
+        most = round(int(counts.max()) * imbalance ** (index / (len(counts) - 1)))
+        kept.append(members[: max(most, 1)])
+    return torch.cat(kept).sort().values
 
 
 def _counts(n: int, fractions: Sequence[float]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from exitwise.catalogue.flows import FLOWS
@@ -99,9 +100,11 @@ def create_loss(name: str, *, label_smoothing: float = 0.0, **options: Any) -> L
     return loss
 
 
-def build_loss(name: str, options: Options, label_smoothing: float = 0.0) -> Loss:
+def build_loss(
+    name: str, options: Options, label_smoothing: float = 0.0, class_counts: Sequence[int] | None = None
+) -> Loss:
     """Build what exits learn from, from its options; see :meth:`Loss.from_options`."""
-    loss: Loss = find(LOSSES, name, "loss").load().from_options(options, label_smoothing)
+    loss: Loss = find(LOSSES, name, "loss").load().from_options(options, label_smoothing, class_counts)
     return loss
 
 

@@ -102,6 +102,7 @@ def load_splits(settings: Settings, *, max_broken: float = 1.0) -> Splits:
         test_fraction=settings.test_fraction,
         seed=settings.split_seed,
         max_broken=max_broken,
+        imbalance=settings.imbalance,
     )
 
 

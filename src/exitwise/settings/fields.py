@@ -52,6 +52,10 @@ class _DataAndModel(BaseModel):
     )
     calibration_fraction: Share = Field(0.1, description="Share of the training images held out for calibration.")
     test_fraction: Share = Field(0.2, description="Share held out for testing, where the data has no test images.")
+    imbalance: Annotated[Real, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Below 1: training images made long-tailed, the last class with that share of the first's images.",
+    )
     split_seed: Seed = Field(0, description="Seed of the choice of held-out images.")
     max_broken: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.01,

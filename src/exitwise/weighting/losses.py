@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -28,8 +29,14 @@ class Loss:
         self.label_smoothing = label_smoothing
 
     @classmethod
-    def from_options(cls, options: Any, label_smoothing: float = 0.0) -> Self:
-        """Return a loss from an instance of :attr:`options`."""
+    def from_options(
+        cls, options: Any, label_smoothing: float = 0.0, class_counts: Sequence[int] | None = None
+    ) -> Self:
+        """Return a loss from an instance of :attr:`options`.
+
+        Args:
+            class_counts: training samples of each class, for a loss that asks how frequent they are.
+        """
         return cls(**vars(options), label_smoothing=label_smoothing)
 
     def of(

@@ -53,7 +53,8 @@ def evaluate(
         calibration: of a network.
         test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings with an image and a
             label.
-        groups: of the test images, as for :func:`exitwise.calibrate`.
+        groups: of the test images, as for :func:`exitwise.calibrate`; without them those of a run with long-tailed
+            training images are classes with many, medium and few of these (a third of the classes each).
         device: where to run a run's network; a network itself is used where it lies.
         splits: the run's data, where it is loaded already.
 
@@ -94,7 +95,10 @@ def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Seque
             calibration or Calibration.of(ExitPolicy([None] * (model.exits - 1)), costs), *held_out
         )
     logits, targets = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
-    tested = Recorded(logits, targets, run.classes, groups=groups_in(groups, splits.test))
+    parts = groups_in(groups, splits.test)
+    if parts is None and run.settings.imbalance < 1:
+        parts = by_frequency(splits.train.targets.numpy(), targets)
+    tested = Recorded(logits, targets, run.classes, groups=parts)
     found = _evaluated(calibration, tested, costs, model.full_macs)
     if not run.is_calibrated:
         found = replace(found, calibrated=None, answers=(), intro="", outcome=None)
@@ -102,6 +106,21 @@ def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Seque
     if writable:
         store(partial(_write, run, evaluation), run.path)
     return evaluation
+
+
+def by_frequency(trained: NDArray[np.int64], targets: NDArray[np.int64]) -> list[str]:
+    """Return which third of the classes each sample is of, many, medium or few, by their counts in training.
+
+    The first thirds have the class more, where they cannot be equal.
+
+    Args:
+        trained: class index of each training sample.
+        targets: of the samples.
+    """
+    counts = np.bincount(trained, minlength=int(targets.max()) + 1)
+    thirds = np.array_split(np.argsort(-counts, kind="stable"), 3)
+    names = {int(each): name for name, third in zip(("many", "medium", "few"), thirds, strict=True) for each in third}
+    return [names[int(target)] for target in targets]
 
 
 def _write(run: Run, evaluation: Evaluation) -> None:

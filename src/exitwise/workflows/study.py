@@ -257,7 +257,7 @@ def _loaded(settings: Settings) -> Splits:
 
 _OF_DATA = (
     *("data", "data_root", "image_size", "augment", "mean", "std", "interpolation", "crop", "smallest_crop"),
-    *("calibration_fraction", "test_fraction", "split_seed", "max_broken"),
+    *("calibration_fraction", "test_fraction", "imbalance", "split_seed", "max_broken"),
 )
 """Settings that :func:`load_splits` reads."""
 

@@ -156,6 +156,7 @@ def _train(
             splits.ledger.skip(_of_all(splits.ledger.skipped.values(), ranks))
             return anytime(outputs)
 
+        counts = splits.train.targets.bincount(minlength=len(splits.classes)).tolist()
         trainer = Trainer(
             network,
             optimizer,
@@ -165,7 +166,7 @@ def _train(
             epochs=settings.epochs,
             max_iterations=settings.max_iterations,
             warmup=settings.warmup,
-            loss=build_loss(settings.loss, settings.options_of("loss"), settings.label_smoothing),
+            loss=build_loss(settings.loss, settings.options_of("loss"), settings.label_smoothing, counts),
             teacher=None if teacher is None else teacher.answer,
             checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
             checkpoint_every=settings.checkpoint_every,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -63,7 +64,9 @@ class DistilRun(Distillation):
     options = DistilRunOptions
 
     @classmethod
-    def from_options(cls, options: Any, label_smoothing: float = 0.0) -> Self:
+    def from_options(
+        cls, options: Any, label_smoothing: float = 0.0, class_counts: Sequence[int] | None = None
+    ) -> Self:
         return cls(options.distil, options.distil_temperature, label_smoothing=label_smoothing)
 
     def of(self, logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> Tensor:
