@@ -10,13 +10,14 @@ def assert_decides_as_simulated(model, images, outputs, policy, batch_size, safe
     """Same exit, class and cost for every image whose confidences stay 1e-5 away from the thresholds."""
     runner = EarlyExitRunner(model, policy)
     results = [runner(batch) for batch in images.split(batch_size)]
-    prediction, exit, confidence, macs = (torch.cat(parts).numpy() for parts in zip(*results, strict=True))
+    prediction, exit, confidence, macs, answered = (torch.cat(parts).numpy() for parts in zip(*results, strict=True))
     safe = away_from_thresholds(outputs.confidences, policy, 1e-5)
     expected = outputs.under(policy)
     assert safe.mean() > safe_share
     np.testing.assert_array_equal(exit[safe], expected.exits[safe])
     np.testing.assert_array_equal(prediction[safe], expected.predictions[safe])
     np.testing.assert_allclose(confidence[safe], expected.confidences[safe], rtol=1e-5, atol=1e-5)
+    assert answered.tolist() == policy.answered(confidence).tolist()
     assert macs.tolist() == [runner.exit_macs[k] for k in exit]
 
 

@@ -153,6 +153,12 @@ def check_drop(drop: float) -> None:
         raise UserError(f"max_accuracy_drop is a share of accuracy below 1, such as 0.01 for a point; got {drop:g}")
 
 
+def check_confidence(below: float | None) -> None:
+    """Raise UserError unless a confidence to abstain below is one, or None."""
+    if below is not None and not 0 <= below <= 1:
+        raise UserError(f"abstain_below is a confidence from 0 to 1; got {below:g}")
+
+
 def check_open_share(name: str, value: float) -> None:
     """Raise UserError unless a value lies between 0 and 1, both excluded."""
     if not 0 < value < 1:

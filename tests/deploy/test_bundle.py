@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,6 +217,21 @@ def test_a_calibration_is_made_anew_without_touching_a_graph(vectors, tmp_path):
         runner.one_by_one(inputs)
     with pytest.raises(ValueError, match="this one has none: calibrate again"):
         OnnxRunner(folder, budget=0.7)
+
+
+def test_what_is_not_sure_is_not_answered_in_any_form(vectors, tmp_path):
+    model, calibration, former, inputs = vectors
+    folder = shutil.copytree(former, tmp_path / "bundle")
+    middle = float(np.median(OnnxRunner(folder)(inputs).confidence))
+    policy = calibration.policy.abstaining(middle)
+    write_sealed(folder, json.loads((folder / "manifest.json").read_text()), replace(calibration, policy=policy))
+    runner = OnnxRunner(folder)
+    eager = ew.EarlyExitRunner(model, policy, (3, 6))(torch.from_numpy(inputs))
+    near = np.abs(eager.confidence.numpy() - middle) < 1e-5
+    assert 90 <= eager.answered.sum() <= 110
+    for found in (runner.by_stages(inputs), runner.one_by_one(inputs)):
+        np.testing.assert_array_equal(found.answered[~near], eager.answered.numpy()[~near])
+    assert OnnxRunner(former)(inputs).answered.all()
 
 
 def test_links_of_a_hub_are_followed_in_its_store_and_nowhere_else(vectors, tmp_path):

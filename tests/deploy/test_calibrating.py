@@ -1,12 +1,18 @@
 """Calibrations from recorded outputs, without a network."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from exitwise.deploy.anew import calibrated_anew, standard_of
 from exitwise.deploy.asked import Asked
 from exitwise.deploy.calibrating import Costs, Recorded, calibrated
+from exitwise.deploy.calibration import CALIBRATION
 from exitwise.errors import DataError, UserError
+from exitwise.exiting.outputs import Outputs
+from exitwise.exiting.risk import design_and_test
 
 COSTS = Costs((20, 60, 100), 100)
 
@@ -83,3 +89,44 @@ def test_a_guarantee_may_be_of_each_class_or_group():
         calibrated(asked, few, COSTS)
     with pytest.raises(UserError, match="a guarantee for each group needs groups; got none"):
         calibrated(asked, held._replace(groups=None), COSTS)
+
+
+def test_what_is_not_sure_is_not_answered(held):
+    found = calibrated(Asked({"budget": 0.6}, abstain_below=0.6), held, COSTS)
+    plain = calibrated(Asked({"budget": 0.6}), held, COSTS)
+    assert found.policy == plain.policy.abstaining(0.6)
+    assert found.expected == plain.expected, "who leaves where is the same"
+    left = Outputs.from_logits(held.logits, held.targets).under(found.policy)
+    right = left.predictions == held.targets
+    sure = left.confidences >= 0.6
+    assert found.outcome.answers == (sure.sum(), (sure & right).sum(), 300)
+    assert sum(part.answers.answered for part in found.outcome.classes) == sure.sum()
+    said = [line for line in found.lines() if "answered" in line]
+    assert said[0].startswith(f"{sure.mean():.1%} of 300 held-out".replace("%", " %"))
+    assert said[1] == "not answered: confidences below 0.6000"
+    content = json.loads(json.dumps(CALIBRATION.to_json(found)))
+    read = CALIBRATION.parse(content, Path("calibration.json"))
+    assert (read.policy, read.outcome) == (found.policy, found.outcome)
+    again = calibrated_anew(found, held, standard_of(found, held.logits), "the same")
+    assert again.policy == found.policy, "eight bits abstain alike"
+
+
+def test_the_accuracy_of_answers_is_guaranteed_with_thresholds_that_did_not_see_what_tests_it():
+    held = recorded(700)
+    asked = Asked({"budget": 0.6}, guarantee=0.9, answered_accuracy=0.9)
+    found = calibrated(asked, held, COSTS)
+    _, test = design_and_test(2100, held.seed)
+    other = held.targets.copy()
+    other[test] = (other[test] + 1) % 3
+    spoiled = calibrated(asked, held._replace(targets=other), COSTS)
+    assert spoiled.policy.thresholds == found.policy.thresholds
+    assert (spoiled.is_kept_promise, spoiled.policy.abstain_below) == (False, 1.0)
+    left = Outputs.from_logits(held.logits, held.targets).under(found.policy)
+    sure = left.confidences[test] >= found.policy.abstain_below
+    right = (left.predictions == held.targets)[test][sure]
+    assert (found.guarantee["answered"], found.guarantee["right"]) == (sure.sum(), right.sum())
+    assert right.mean() > 0.9
+    said = "guaranteed with probability 0.9: of what is answered at least 90.0 % is right on average (tested on 1470"
+    assert found.lines()[-1].startswith(said)
+    with pytest.raises(UserError, match=r"expected at least \d+ held-out images for a guarantee that 99.9 % of what"):
+        calibrated(Asked({"budget": 0.6}, guarantee=0.9, answered_accuracy=0.999), recorded(100), COSTS)

@@ -95,3 +95,24 @@ def test_images_and_wishes_that_will_not_do_change_nothing(bundle, photos, tmp_p
     assert stop.value.code == 2
     assert "a latency is measured on the run" in capsys.readouterr().err
     assert (bundle / "calibration.json").read_bytes() == before
+
+
+def test_a_bundle_says_what_it_does_not_know(bundle, photos, capsys, tmp_path):
+    before = (bundle / "calibration.json").read_bytes()
+    found = ew.calibrate_bundle(bundle, photos, budget=0.5, answered_accuracy=0.95, guarantee=0.9)
+    assert ew.OnnxRunner(bundle).calibration.policy == found.policy
+    answers = ew.predict(bundle, photos)
+    sure = found.policy.abstain_below
+    assert [each.prediction is not None for each in answers] == [each.confidence >= sure for each in answers]
+    silent = sum(each.prediction is None for each in answers)
+    assert 0 < silent < len(answers) / 2
+    known = [each for each in answers if each.prediction is not None]
+    assert sum(each.file.split("/")[-2] == each.prediction for each in known) == found.outcome.answers.right
+    assert answers.summary.endswith(f"; {silent} not answered")
+    assert "I don't know" in str(answers)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(bundle), str(photos), "--output", str(tmp_path / "labels.csv")])
+    assert stop.value.code == 0
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    assert sum(line.split(",")[1] == "" for line in lines[1:]) == silent
+    (bundle / "calibration.json").write_bytes(before)

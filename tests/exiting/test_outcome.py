@@ -8,6 +8,7 @@ import pytest
 from exitwise.exiting.outcome import Outcome, Yardstick, best_yardstick
 from exitwise.exiting.outputs import Left
 from exitwise.exiting.paired import Paired
+from exitwise.exiting.parts import Part
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.wish import missed, worded
 
@@ -67,7 +68,7 @@ def test_the_class_that_loses_most_and_the_one_never_named_are_said():
     own = np.stack([early, full], axis=1)
     outcome = Outcome.of(at(own, 0), targets, own, full, Yardstick(1), CLASSES)
     assert outcome.paired == (0, 9, 100)
-    assert outcome.worst == ("tulip", Paired(0, 8, 8), 0, (8, 0))
+    assert outcome.worst == Part("tulip", Paired(0, 8, 8), 0, (8, 0))
     assert outcome.unnamed == ("tulip", "weed")
     lines = outcome.lines("at p = 1", OperatingPoint(0.9, 10, (1, 0)), 20, "test images")
     assert lines[0].endswith("Worst class: tulip, -100.0 points [-100.0, -42.8].")
@@ -100,7 +101,7 @@ def test_records_that_name_the_worst_class_alone_are_read(answers):
     content = Outcome.of(at(own, 0), targets, own, own[:, 1], Yardstick(1), CLASSES).to_json()
     del content["classes"], content["groups"], content["tolerance"]
     content["worst"] = {"name": "tulip", "gained": 1, "lost": 3, "samples": 9}
-    assert Outcome.from_json(content).worst == ("tulip", Paired(1, 3, 9), 0, ())
+    assert Outcome.from_json(content).worst == Part("tulip", Paired(1, 3, 9), 0)
 
 
 def test_a_group_that_pays_for_the_others_is_said():
@@ -113,7 +114,7 @@ def test_a_group_that_pays_for_the_others_is_said():
     outcome = Outcome.of(at(own, 0), targets, own, full, Yardstick(1), CLASSES, groups, tolerance=0.02)
     assert outcome.paired.difference == 0
     north, south = outcome.groups
-    assert south == ("south", Paired(0, 20, 200), 180, (200, 0))
+    assert south == Part("south", Paired(0, 20, 200), 180, (200, 0))
     assert north.paired == Paired(20, 0, 200)
     lines = outcome.lines("at p = 1", OperatingPoint(0.95, 10, (1, 0)), 20, "test images")
     assert lines[0].endswith(f" Worst group: south, {south.paired}.")

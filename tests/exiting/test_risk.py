@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from exitwise.exiting.calibration import MARGIN, calibrate_accuracy
-from exitwise.exiting.risk import betting_rejects, control_risk, design_and_test
+from exitwise.exiting.risk import betting_rejects, control_answers, control_risk, design_and_test, least_samples
 
 TOLERANCE, DRAWS, SAMPLES, POPULATION = 0.02, 1000, 600, 20_000
 
@@ -84,6 +84,62 @@ def test_a_guarantee_for_each_part_fails_no_more_often_than_it_says(population):
     print(f"each of five: {violations} of {draws} draws above 0.05; early exits allowed in {held}")
     assert held > 0.5 * draws
     assert violations / draws <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / draws)
+
+
+def answers_of(population):
+    """Confidences and whether answers are right, of the second exit alone."""
+    confidences, predictions, targets = population
+    return confidences[:, 1], predictions[:, 1] == targets
+
+
+def true_accuracy(found, sure, right):
+    answered = sure >= np.float32(found.abstain_below)
+    return (right[answered].mean() if answered.any() else 1.0), answered.mean()
+
+
+@pytest.mark.slow
+def test_the_accuracy_of_answers_falls_short_no_more_often_than_it_says(population):
+    generator = torch.Generator().manual_seed(1)
+    sure, right = answers_of(population)
+    short, shares = 0, []
+    for draw in range(DRAWS):
+        index = torch.randint(POPULATION, (SAMPLES,), generator=generator).numpy()
+        found = control_answers(sure[index], right[index], 0.85, 0.9, seed=draw)
+        accuracy, share = true_accuracy(found, sure, right)
+        short += accuracy < 0.85
+        shares.append(share)
+    print(f"answers: {short} of {DRAWS} draws below 0.85; {np.mean(shares):.2f} answered, all are {right.mean():.3f}")
+    assert np.mean(shares) > 0.2
+    assert short / DRAWS <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / DRAWS)
+
+
+def test_as_much_is_answered_as_is_right_often_enough(population):
+    """With many samples the confidence is the one that the population itself would give, a little on the safe side."""
+    sure, right = answers_of(population)
+    found = control_answers(sure, right, 0.85, 0.95)
+    order = np.argsort(-sure)
+    accuracy = right[order].cumsum() / np.arange(1, POPULATION + 1)
+    most = np.flatnonzero(accuracy >= 0.85).max() / POPULATION
+    reached, share = true_accuracy(found, sure, right)
+    assert found.holds
+    assert reached >= 0.85
+    assert most - 0.1 < share <= most
+    answered = sure[design_and_test(POPULATION)[1]] >= np.float32(found.abstain_below)
+    assert (found.tested, found.answered) == (len(answered), answered.sum())
+    easy = control_answers(sure, right, 0.5, 0.95)
+    assert (easy.abstain_below, easy.holds) == (0.0, True), "what is right often enough is answered altogether"
+
+
+def test_answers_that_cannot_be_guaranteed_are_not_given(population):
+    sure, right = (each[:60] for each in answers_of(population))
+    assert control_answers(sure, right, 0.99, 0.99) == (1.0, False, 42, 0, 0)
+    nothing = np.full(600, np.nan, np.float32), np.ones(600, bool)
+    assert not control_answers(*nothing, 0.5, 0.9).holds, "no confidence at all"
+    least = least_samples(1 - 0.9, 0.9, "disagreement")
+    for samples, holds in ((least, True), (least - 2, False)):
+        assert control_answers(np.ones(samples), np.ones(samples, bool), 0.9, 0.9).holds == holds
+    with pytest.raises(ValueError, match="accuracy must lie between 0 and 1; got 1"):
+        control_answers(sure, right, 1.0)
 
 
 def test_the_part_that_loses_most_decides():

@@ -208,6 +208,17 @@ def test_the_least_images_of_a_guarantee_are_the_least(run):
         ),
         (["--max-accuracy-drop", "0.01", "--risk", "disagreement"], "a risk is what a guarantee is about; got"),
         (["--budget", "0.5", "--measure", "luck"], "luck"),
+        (["--budget", "0.5", "--abstain-below", "2"], "abstain_below is a confidence from 0 to 1; got 2"),
+        (["--budget", "0.5", "--answered-accuracy", "0.9"], "expected the probability (guarantee), such as 0.95; got"),
+        (
+            ["--budget", "0.5", "--abstain-below", "0.5", "--answered-accuracy", "0.9", "--guarantee", "0.9"],
+            "expected abstain_below, or an answered_accuracy that it is found for; got both",
+        ),
+        (
+            ["--max-accuracy-drop", "0.1", "--answered-accuracy", "0.9", "--guarantee", "0.9"],
+            "one thing is guaranteed at a time; got answered_accuracy with max_accuracy_drop",
+        ),
+        (["--max-accuracy-drop", "0.1", "--guarantee-each", "class"], "says for what a guarantee holds; got class"),
         (["--p", "0.5", "--thresholds", "same"], "one threshold for all exits is for a budget or an accuracy; got p"),
         (["--measure", "margin", "--compare"], "all measures are compared, over all budgets; got measure"),
         (["--budget", "0.5", "--compare"], "all measures are compared, over all budgets; got budget"),

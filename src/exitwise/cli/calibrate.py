@@ -31,6 +31,8 @@ def calibrate(
     guarantee_each: Each | None = None,
     risk: Literal["accuracy-drop", "disagreement"] | None = None,
     drop_from: DropFrom = "best",
+    abstain_below: float | None = None,
+    answered_accuracy: float | None = None,
     thresholds: Literal["geometric", "same", "searched"] | None = None,
     measure: MeasureName | None = None,
     temperature: bool = False,
@@ -50,6 +52,7 @@ def calibrate(
         exitwise calibrate runs/photos --max-accuracy-drop 0.01
         exitwise calibrate runs/photos --max-accuracy-drop 0.01 --guarantee 0.95
         exitwise calibrate runs/photos --max-accuracy-drop 0.05 --guarantee 0.9 --guarantee-each class
+        exitwise calibrate runs/photos --budget 0.5 --answered-accuracy 0.98 --guarantee 0.95
         exitwise calibrate runs/photos --compare
         exitwise calibrate runs/photos --budget 0.5 --groups sites.csv
         exitwise calibrate photos.bundle --data new_photos --budget 0.5
@@ -80,6 +83,11 @@ def calibrate(
         the full network.
     drop_from
         What a loss is counted from: full, the full network, or best: the best single exit, where one is better.
+    abstain_below
+        Confidence where an image leaves, below which it is not answered.
+    answered_accuracy
+        In place of that: how much of what is answered is to be right, with the probability of --guarantee; as much as
+        can be is answered then.
     thresholds
         geometric: of the paper's family; same: one for all exits; searched: those that do best on the held-out images.
         By default the measure's own: same for accuracy and deferral, else geometric.
@@ -113,6 +121,8 @@ def calibrate(
         "drop_from": drop_from,
         "thresholds": thresholds,
         "measure": measure,
+        "abstain_below": abstain_below,
+        "answered_accuracy": answered_accuracy,
         "temperature": temperature,
     }
     if compare:

@@ -65,6 +65,7 @@ def calibrated_anew(calibration: Calibration, held: Recorded, standard: NDArray[
         calibration.budget,
         thresholds=calibration.thresholding,
         measure=measure.name,
+        abstain_below=calibration.policy.abstain_below,
         temperature=measure.temperatures is not None,
     )
     costs = Costs(calibration.exit_macs, calibration.full_macs)

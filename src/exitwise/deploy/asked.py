@@ -36,6 +36,9 @@ class Wishes(TypedDict, total=False):
         measure: how confidence is read, and the answer: a name of the catalogue; None: max-probability, or a bundle's
             own, with temperatures if it has any. One that is fitted is fitted on all held-out samples, and thresholds
             are found on what it says of each when fitted without it.
+        abstain_below: confidence where an image leaves, below which it is not answered ("I don't know").
+        answered_accuracy: in place of that: accuracy of what is answered, which ``guarantee`` is the probability of;
+            as much as can be is answered then (see :func:`~exitwise.exiting.risk.control_answers`).
         temperature: whether to fit a temperature per exit first.
     """
 
@@ -51,6 +54,8 @@ class Wishes(TypedDict, total=False):
     drop_from: DropFrom
     thresholds: Thresholding | None
     measure: MeasureName | None
+    abstain_below: float | None
+    answered_accuracy: float | None
     temperature: bool
 
 
@@ -69,6 +74,8 @@ class Asked:
     drop_from: DropFrom = "best"
     thresholds: Thresholding | None = None
     measure: str = USUAL_MEASURE
+    abstain_below: float | None = None
+    answered_accuracy: float | None = None
     temperature: bool = False
 
     @classmethod
@@ -92,5 +99,7 @@ class Asked:
 
     @property
     def risk_asked(self) -> Risk | None:
-        """What is to be guaranteed, if anything."""
-        return None if self.guarantee is None else self.risk or "accuracy-drop"
+        """What is to be guaranteed of leaving early, if anything."""
+        if self.guarantee is None or self.answered_accuracy is not None:
+            return None
+        return self.risk or "accuracy-drop"

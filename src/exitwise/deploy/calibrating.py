@@ -29,12 +29,13 @@ from exitwise.exiting.measures import Measure
 from exitwise.exiting.outcome import TOLERANCE, Outcome, Yardstick, best_yardstick
 from exitwise.exiting.outputs import Outputs, operate
 from exitwise.exiting.policy import ExitPolicy
-from exitwise.exiting.risk import control_risk, design_and_test, least_samples
+from exitwise.exiting.risk import control_answers, control_risk, design_and_test, least_samples
 from exitwise.exiting.rule import Family
 from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.table import budget_table
 from exitwise.exiting.temperatures import bound_of
 from exitwise.exiting.wish import Each, missed
+from exitwise.shown import percent
 
 FEW = 100
 """Calibration images, below which chance moves shares and accuracy by ten points."""
@@ -172,7 +173,7 @@ def calibrated(
     exits = logits.shape[1]
     # What tests a guarantee must not have shaped what it tests.
     seen = None
-    if asked.guarantee is not None and exits > 1:
+    if asked.guarantee is not None and (exits > 1 or asked.answered_accuracy is not None):
         _check_enough(asked, held)
         seen = design_and_test(len(targets), seed)[0]
     fitted = fit_and_read(
@@ -186,7 +187,13 @@ def calibrated(
         yardstick = best_yardstick(own[chosen_on], outputs.predictions[chosen_on], targets[chosen_on])
     if standard is None:
         standard = yardstick.answers(own, outputs.predictions)
-    found = _found(asked, outputs, costs, standard, reading.family, held)
+    if asked.answered_accuracy is not None and seen is not None:
+        own_part = Outputs(*(each[seen] for each in outputs))
+        found = _found(asked, own_part, costs, standard[seen], reading.family, held)
+        found = _with_answers(asked, found, outputs, seed)
+    else:
+        found = _found(asked, outputs, costs, standard, reading.family, held)
+        found = found._replace(policy=found.policy.abstaining(asked.abstain_below))
     policy, searched = found.policy, asked.thresholds == "searched"
     tolerance = asked.wish.get("max_accuracy_drop", TOLERANCE)
     point, left = operate(outputs, policy, costs.exit_macs), outputs.under(policy)
@@ -273,8 +280,33 @@ def _found(
     return _Found(policy, family, shares)
 
 
+def _with_answers(asked: Asked, found: _Found, outputs: Outputs, seed: int) -> _Found:
+    """Return thresholds with the confidence to answer from, by which an accuracy of answers is guaranteed."""
+    assert asked.answered_accuracy is not None
+    assert asked.guarantee is not None
+    left = outputs.under(found.policy)
+    right = left.predictions == outputs.targets
+    result = control_answers(left.confidences, right, asked.answered_accuracy, asked.guarantee, seed=seed)
+    promise = {
+        "risk": "answers",
+        "accuracy": asked.answered_accuracy,
+        "probability": asked.guarantee,
+        **result._asdict(),
+    }
+    return found._replace(policy=found.policy.abstaining(promise.pop("abstain_below")), promise=promise)
+
+
 def _check_enough(asked: Asked, held: Recorded) -> None:
     assert asked.guarantee is not None
+    if asked.answered_accuracy is not None:
+        least = least_samples(1 - asked.answered_accuracy, asked.guarantee, "disagreement")
+        if len(held.targets) < least:
+            raise UserError(
+                f"expected at least {least} held-out images for a guarantee that {percent(asked.answered_accuracy)} of "
+                f"what is answered is right, with probability {asked.guarantee:.12g}, and more where something is "
+                f"wrong; got {len(held.targets)}"
+            )
+        return
     assert asked.risk_asked is not None
     tolerance, each = asked.wish["max_accuracy_drop"], asked.guarantee_each
     least = least_samples(tolerance, asked.guarantee, asked.risk_asked)

@@ -19,7 +19,7 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds, finite_thresholds
 from exitwise.exiting.table import Budgeted, line_for
 from exitwise.exiting.wish import Thresholding, worded
-from exitwise.shown import Shown
+from exitwise.shown import Shown, percent
 from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class Calibration(Shown):
         """Return the thresholds, what they do on the calibration images, and what is guaranteed, in words."""
         thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in self.policy.thresholds)
         lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"] if self.policy.thresholds else []
+        if self.policy.abstain_below is not None:
+            lines.append(f"not answered: confidences below {self.policy.abstain_below:.4f}")
         if not self.expected:
             return lines
         point = OperatingPoint(**self.expected)
@@ -154,6 +156,16 @@ class Calibration(Shown):
 
     def promise(self, guarantee: dict[str, Any]) -> str:
         """Return what is guaranteed, or that nothing is, in words."""
+        with_probability = f"with probability {guarantee['probability']:.12g}"
+        if guarantee["risk"] == "answers":
+            what = f"of what is answered at least {percent(guarantee['accuracy'])} is right on average"
+            if guarantee["holds"]:
+                tested = f"tested on {guarantee['tested']} images, of which {guarantee['answered']} were answered"
+                return f"guaranteed {with_probability}: {what} ({tested})"
+            return (
+                f"no guarantee: {guarantee['tested']} images are too few, or the answers too often wrong, that {what} "
+                f"{with_probability}; nothing is answered"
+            )
         tolerance = self.budget["max_accuracy_drop"]
         each = guarantee.get("each")
         whose = f"of each {each}" if each else "on average"
@@ -163,12 +175,11 @@ class Calibration(Shown):
             "disagreement": f"at most {100 * tolerance:g} % of {images} classified otherwise than by the full network",
         }[guarantee["risk"]]
         if guarantee["holds"]:
-            with_probability = f"guaranteed with probability {guarantee['probability']:.12g}"
             alone = "" if each else "; a class or group may lose more"
-            return f"{with_probability}: {what} (tested on {guarantee['tested']} images){alone}"
+            return f"guaranteed {with_probability}: {what} (tested on {guarantee['tested']} images){alone}"
         return (
-            f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} with "
-            f"probability {guarantee['probability']:.12g}; nobody leaves early"
+            f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} "
+            f"{with_probability}; nobody leaves early"
         )
 
 
@@ -176,6 +187,7 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
     return {
         "budget": calibration.budget,
         "thresholds": list(calibration.policy.thresholds),
+        "abstain_below": calibration.policy.abstain_below,
         **calibration.policy.measure.to_json(),
         "proportions": list(calibration.proportions),
         "exit_macs": list(calibration.exit_macs),
@@ -201,7 +213,7 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
     if not isinstance(full, int) or not 0 <= full <= max(content["exit_macs"], default=0):
         raise ValueError(f"full_macs {full!r}")
     return Calibration(
-        ExitPolicy(thresholds, measure_from_json(content)),
+        ExitPolicy(thresholds, measure_from_json(content), content.get("abstain_below")),
         content["budget"],
         tuple(content["proportions"]),
         tuple(content["exit_macs"]),

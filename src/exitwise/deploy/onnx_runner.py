@@ -37,13 +37,15 @@ class OnnxResult(NamedTuple):
         macs: multiply-accumulates spent, float64 (B).
         logits: of that exit, divided by its temperature, or logarithms of the probabilities that the measure makes of
             several exits', float32 (B, classes); None of a bundle of version 1.
+        answered: whether it is confident enough to be answered, bool (B); the prediction is a guess where not.
     """
 
     prediction: npt.NDArray[np.int64]
     exit: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     macs: npt.NDArray[np.float64]
-    logits: npt.NDArray[np.float32] | None = None
+    logits: npt.NDArray[np.float32] | None
+    answered: npt.NDArray[np.bool_]
 
     def top(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return the likeliest classes of each sample, likeliest first, and their probabilities, (B, count) each.
@@ -210,7 +212,11 @@ class OnnxRunner:
                 break
             if leaving.any():
                 places, inside = places[~leaving], inside.rows(~leaving)
-        return OnnxResult(prediction, exit, confidence, self.exit_macs[exit], logits)
+        return self._result(prediction, exit, confidence, logits)
+
+    def _result(self, prediction: Any, exit: Any, confidence: Any, logits: Any) -> OnnxResult:
+        answered = self.calibration.policy.answered(confidence)
+        return OnnxResult(prediction, exit, confidence, self.exit_macs[exit], logits, answered)
 
     def one_by_one(self, inputs: Tensors) -> OnnxResult:
         """Classify samples singly, by the one graph that skips what follows an exit.
@@ -256,7 +262,7 @@ class OnnxRunner:
         logits = self.chain.scaled(found[LOGITS], exit) if LOGITS in found else None
         if PROBABILITIES in found:
             logits = logarithms(found[PROBABILITIES])
-        return OnnxResult(found["prediction"], exit, found["confidence"], self.exit_macs[exit], logits)
+        return self._result(found["prediction"], exit, found["confidence"], logits)
 
     def read(self, image: ImageLike) -> dict[str, npt.NDArray[np.float32]]:
         """Return an image as the network wants it: an array for each input, by its own preprocessing.

@@ -34,7 +34,8 @@ def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Seq
         title += f"; those of {len(parts)} that lose most"
     table = Table(title=title)
     table.add_column(what, overflow="fold")
-    for name in ("images", "accuracy", "points", "of MACs"):
+    abstains = any(part.answers is not None for part in parts)
+    for name in ("images", "accuracy", "points", "of MACs", *(["answered"] if abstains else [])):
         table.add_column(name, justify="right")
     for part in shown:
         low, high = part.paired.interval()
@@ -44,6 +45,7 @@ def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Seq
             _percents(part.accuracy),
             f"{signed(part.paired.difference)} [{signed(low)}, {signed(high)}]",
             _percents(Estimate(*(cost / full for cost in part.cost(exit_macs))), 0),
+            *([] if part.answers is None else [_percents(part.answers.share, 0)]),
         )
     return table
 

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 LISTED = 10
 """Broken images that are named."""
 
+DONT_KNOW = "I don't know"
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image: class name, confidence, exit (from 1), share of the full MACs spent, and the likeliest
-    classes with their probabilities, if they were asked for."""
+    """The answer for one image: class name (None: not confident enough to be answered), confidence, exit (from 1), share
+    of the full MACs spent, and the likeliest classes with their probabilities, if they were asked for."""
 
     file: str
-    prediction: str
+    prediction: str | None
     confidence: float
     exit: int
     compute: float
@@ -55,9 +57,11 @@ def _path(file: str) -> str:
 
 @dataclass
 class Tally:
-    """Rows, counted: images with an answer, their share of the full MACs in sum, and the first of the broken ones."""
+    """Rows, counted: images with a row, those of them whose class is not known, their share of the full MACs in sum, and
+    the first of the broken ones."""
 
     answered: int = 0
+    silent: int = 0
     unread: int = 0
     compute: float = 0.0
     broken: list[Broken] = field(default_factory=list)
@@ -67,6 +71,7 @@ class Tally:
         for row in rows:
             if row.get("error") is None:
                 self.answered += 1
+                self.silent += row["prediction"] in (None, "")
                 self.compute += row["compute"]
             else:
                 self.unread += 1
@@ -75,8 +80,9 @@ class Tally:
         return self.answered + self.unread
 
 
-def _summary(images: int, compute: float) -> str:
-    return f"{images} images, {100 * compute / max(images, 1):.1f} % of the full network's MACs on average"
+def _summary(images: int, compute: float, silent: int) -> str:
+    more = f"; {silent} not answered" if silent else ""
+    return f"{images} images, {100 * compute / max(images, 1):.1f} % of the full network's MACs on average{more}"
 
 
 def _listed(broken: Iterable[Broken], number: int) -> list[str]:
@@ -101,7 +107,7 @@ class Written(Shown):
 
         rows = self.tally.answered + self.tally.unread
         where = [] if self.path is None else [f"{rows} rows written to {self.path}"]
-        lines = [*where, _summary(self.tally.answered, self.tally.compute)]
+        lines = [*where, _summary(self.tally.answered, self.tally.compute, self.tally.silent)]
         return Group(*lines, *_listed(self.tally.broken, self.tally.unread))
 
 
@@ -124,7 +130,8 @@ class Predictions(Shown, list[Prediction]):
     @property
     def summary(self) -> str:
         """Return how many there are, and what they cost, in words."""
-        return _summary(len(self), sum(each.compute for each in self))
+        silent = sum(each.prediction is None for each in self)
+        return _summary(len(self), sum(each.compute for each in self), silent)
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -137,7 +144,7 @@ class Predictions(Shown, list[Prediction]):
             is_text = name in ("file", "class", "likeliest")
             table.add_column(name, justify="left" if is_text else "right", overflow="fold")
         for each in self:
-            names = Text(printable(each.file)), Text(printable(each.prediction))  # no markup
+            names = Text(printable(each.file)), Text(printable(each.prediction or DONT_KNOW))  # no markup
             best = [Text(printable(", ".join(f"{name} {percent(p)}" for name, p in each.top)))] if top else []
             table.add_row(*names, f"{each.confidence:.3f}", str(each.exit), percent(each.compute), *best)
         return Group(table, self.summary, *_listed(self.broken, len(self.broken)))

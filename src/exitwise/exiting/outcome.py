@@ -13,7 +13,7 @@ import numpy as np
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.outputs import Left
 from exitwise.exiting.paired import Paired
-from exitwise.exiting.parts import Part, losing, parts_of
+from exitwise.exiting.parts import Answers, Part, losing, parts_of
 from exitwise.exiting.point import OperatingPoint
 from exitwise.shapes import Int
 from exitwise.shown import percent, points
@@ -78,6 +78,7 @@ class Outcome(NamedTuple):
         classes: that there are samples of; in older records the one that loses most alone.
         groups: of the samples, where they are known.
         tolerance: loss of a class or group that is not worth a word.
+        answers: what is answered; None where all is.
     """
 
     yardstick: Yardstick
@@ -88,6 +89,7 @@ class Outcome(NamedTuple):
     classes: tuple[Part, ...] = ()
     groups: tuple[Part, ...] = ()
     tolerance: float = TOLERANCE
+    answers: Answers | None = None
 
     @property
     def worst(self) -> Part | None:
@@ -122,7 +124,7 @@ class Outcome(NamedTuple):
         targets, own, standard = map(as_numpy, (targets, own, standard))
         right, reference = answers == targets, standard == targets
         counts = np.bincount(targets, minlength=len(classes))
-        rest = right, reference, left.exits, own.shape[1]
+        rest = right, reference, left.exits, own.shape[1], left.answered
         of_groups: tuple[Part, ...] = ()
         if groups is not None:
             names, members = np.unique(list(groups), return_inverse=True)
@@ -138,6 +140,7 @@ class Outcome(NamedTuple):
             parts_of(targets, classes, *rest),
             of_groups,
             tolerance,
+            Answers.of(left.answered, right),
         )
 
     def lines(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> list[str]:
@@ -159,6 +162,8 @@ class Outcome(NamedTuple):
             )
         if exits > 1:
             lines.append(self._sentence(intro, point, full_macs, images))
+        if self.answers is not None:
+            lines.append(self.answers.said(images))
         for what, parts in (("classes", self.classes), ("groups", self.groups)):
             if len(parts) > 1 and (found := losing(parts, self.tolerance)):
                 lines.append(_of_losing(found, len(parts), what, self.tolerance))
@@ -191,6 +196,7 @@ class Outcome(NamedTuple):
             "classes": [part.to_json() for part in self.classes],
             "groups": [part.to_json() for part in self.groups],
             "unnamed": list(self.unnamed),
+            "answers": self.answers and self.answers._asdict(),
             "better": self.better and {"exit": self.better[0], **self.better[1]._asdict()},
         }
 
@@ -209,6 +215,7 @@ class Outcome(NamedTuple):
             (Part(str(worst["name"]), Paired.from_json(worst), 0),) if worst else tuple(classes),
             tuple(map(Part.from_json, content.get("groups", ()))),
             float(content.get("tolerance", TOLERANCE)),
+            Answers.from_json(content.get("answers")),
         )
 
 

@@ -17,11 +17,13 @@ from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 
 
 class Left(NamedTuple):
-    """How N samples left, one entry each: class predicted, exit taken (0-based), confidence there."""
+    """How N samples left, one entry each: class predicted, exit taken (0-based), confidence there; and whether they are
+    answered, None where all are."""
 
     predictions: NDArray[np.int64]
     exits: NDArray[np.int64]
     confidences: NDArray[Any]
+    answered: NDArray[np.bool_] | None = None
 
 
 class Outputs(NamedTuple):
@@ -57,7 +59,8 @@ class Outputs(NamedTuple):
         """Return how the samples leave under a policy."""
         exits = policy.exit_of(self.confidences)
         confidences, predictions = (np.take_along_axis(each, exits[:, None], 1)[:, 0] for each in self[:2])
-        return Left(predictions, exits, confidences)
+        answered = None if policy.abstain_below is None else policy.answered(confidences)
+        return Left(predictions, exits, confidences, answered)
 
 
 def right_alone(logits: NDArray[Any], targets: NDArray[np.int64], exit: int) -> NDArray[np.bool_]:

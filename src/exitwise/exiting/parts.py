@@ -5,7 +5,7 @@ An average may hide a part that pays for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple, Self
 
@@ -14,6 +14,7 @@ import numpy as np
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.paired import LEVEL, Paired
 from exitwise.shapes import Bool, Int
+from exitwise.shown import percent
 
 ENDS = 2
 """Samples that an interval for a mean adds at each end of what values may be."""
@@ -27,6 +28,50 @@ class Estimate(NamedTuple):
     high: float
 
 
+class Answers(NamedTuple):
+    """What is answered, where a policy may abstain.
+
+    Attributes:
+        answered: samples that are.
+        right: of those.
+        samples: all of them.
+    """
+
+    answered: int
+    right: int
+    samples: int
+
+    @property
+    def share(self) -> Estimate:
+        """Return the share that is answered, with an interval."""
+        return mean_of_counts((0, 1), (self.samples - self.answered, self.answered))
+
+    @property
+    def accuracy(self) -> Estimate | None:
+        """Return the accuracy of what is answered, with an interval; None where nothing is."""
+        return mean_of_counts((0, 1), (self.answered - self.right, self.right)) if self.answered else None
+
+    @classmethod
+    def of(cls, answered: Bool[Array, "samples"] | None, right: Bool[Array, "samples"]) -> Answers | None:
+        """Return it from which samples are answered, and whether answers are right; None where all are answered."""
+        if answered is None:
+            return None
+        return cls(int(as_numpy(answered).sum()), int((as_numpy(answered) & right).sum()), len(right))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None) -> Answers | None:
+        """Return it from its fields by name."""
+        return cls(*(int(content[name]) for name in cls._fields)) if content else None
+
+    def said(self, images: str) -> str:
+        """Return it in a sentence; ``images`` is what the samples are."""
+        answered = f"{percent(self.share.mean)} of {self.samples} {images} are answered"
+        if self.accuracy is None:
+            return f"{answered}."
+        right, low, high = self.accuracy
+        return f"{answered}, {percent(right)} of them rightly [{100 * low:.1f}, {100 * high:.1f}]."
+
+
 class Part(NamedTuple):
     """A part of the samples under a policy.
 
@@ -35,12 +80,14 @@ class Part(NamedTuple):
         paired: its answers beside the yardstick's.
         right: answers that are right.
         leaving: samples that leave at each exit, K numbers; none in older records, which do not say.
+        answers: what is answered; None where all is.
     """
 
     name: str
     paired: Paired
     right: int
     leaving: tuple[int, ...] = ()
+    answers: Answers | None = None
 
     @property
     def samples(self) -> int:
@@ -58,13 +105,16 @@ class Part(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return {"name": self.name, "right": self.right, "leaving": list(self.leaving), **self.paired._asdict()}
+        answers = None if self.answers is None else self.answers._asdict()
+        own = {"name": self.name, "right": self.right, "leaving": list(self.leaving), "answers": answers}
+        return {**own, **self.paired._asdict()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Return it from :meth:`to_json`."""
         paired = Paired.from_json(content)
-        return cls(str(content["name"]), paired, int(content["right"]), tuple(map(int, content["leaving"])))
+        leaving, answers = tuple(map(int, content["leaving"])), Answers.from_json(content.get("answers"))
+        return cls(str(content["name"]), paired, int(content["right"]), leaving, answers)
 
 
 def parts_of(
@@ -74,6 +124,7 @@ def parts_of(
     reference: Bool[Array, "samples"],
     exits: Int[Array, "samples"],
     count: int,
+    answered: Bool[Array, "samples"] | None = None,
 ) -> tuple[Part, ...]:
     """Return the parts of the samples, by index; parts without samples are left out.
 
@@ -84,6 +135,7 @@ def parts_of(
         reference: whether what it is counted from is.
         exits: taken (0-based).
         count: of exits.
+        answered: which samples are; None: all.
     """
     labels, right, reference, exits = map(as_numpy, (labels, right, reference, exits))
     parts = []
@@ -92,7 +144,8 @@ def parts_of(
         if mine.any():
             leaving = np.bincount(exits[mine], minlength=count)
             paired = Paired.of(right[mine], reference[mine])
-            parts.append(Part(name, paired, int(right[mine].sum()), tuple(leaving.tolist())))
+            answers = Answers.of(None if answered is None else answered[mine], right[mine])
+            parts.append(Part(name, paired, int(right[mine].sum()), tuple(leaving.tolist()), answers))
     return tuple(parts)
 
 

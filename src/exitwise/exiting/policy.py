@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from exitwise.budgets import check_confidence
 from exitwise.exiting import rule
 from exitwise.exiting.arrays import Array
 from exitwise.exiting.measures import Measure, create_measure
@@ -20,19 +21,29 @@ class ExitPolicy:
     Attributes:
         thresholds: one per exit but the last, each a confidence in [0, 1], or None: nobody can leave there.
         measure: how confidence is read from logits.
+        abstain_below: confidence where a sample leaves, below which it is not answered ("I don't know"); None: all are.
 
     Raises:
         ValueError: for a threshold that is not a finite number, or a measure for another number of exits.
+        UserError: for a confidence to abstain below that is not between 0 and 1.
     """
 
     thresholds: rule.Thresholds
     measure: Measure
+    abstain_below: float | None
 
-    def __init__(self, thresholds: Sequence[float | None], measure: Measure = MAX_PROBABILITY) -> None:
+    def __init__(
+        self,
+        thresholds: Sequence[float | None],
+        measure: Measure = MAX_PROBABILITY,
+        abstain_below: float | None = None,
+    ) -> None:
+        check_confidence(abstain_below)
         values = rule.finite_thresholds(thresholds)
         measure.check(len(values) + 1)
         object.__setattr__(self, "thresholds", values)
         object.__setattr__(self, "measure", measure)
+        object.__setattr__(self, "abstain_below", abstain_below)
 
     @property
     def exits(self) -> int:
@@ -41,7 +52,15 @@ class ExitPolicy:
 
     def read_by(self, measure: Measure) -> ExitPolicy:
         """Return the same thresholds on another reading of the logits."""
-        return ExitPolicy(self.thresholds, measure)
+        return ExitPolicy(self.thresholds, measure, self.abstain_below)
+
+    def abstaining(self, below: float | None) -> ExitPolicy:
+        """Return the same thresholds, by which samples less sure than that are not answered."""
+        return ExitPolicy(self.thresholds, self.measure, below)
+
+    def answered(self, confidences: Float[Array, "samples"]) -> Bool[Array, "samples"]:
+        """Return :func:`~exitwise.exiting.rule.answered`."""
+        return rule.answered(confidences, self.abstain_below)
 
     def can_leave(self, exit: int) -> bool:
         """Return :func:`~exitwise.exiting.rule.can_leave`."""

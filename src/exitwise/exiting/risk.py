@@ -15,6 +15,7 @@ import numpy as np
 
 from exitwise.budgets import check_open_share
 from exitwise.errors import UserError
+from exitwise.exiting import rule
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.calibration import members
 from exitwise.exiting.policy import ExitPolicy
@@ -117,6 +118,82 @@ def control_risk(
     best = passed - 1
     worst = max(float(some[:, best].mean()) for some in each)
     return RiskControlled(policies[best], sequence[best], True, len(test), worst)
+
+
+class AnswersControlled(NamedTuple):
+    """Result of :func:`control_answers`.
+
+    Attributes:
+        abstain_below: confidence below which nothing is answered.
+        holds: whether any answers could be guaranteed.
+        tested: samples that the test had.
+        answered: of those.
+        right: of those that are answered.
+    """
+
+    abstain_below: float
+    holds: bool
+    tested: int
+    answered: int
+    right: int
+
+
+def control_answers(
+    confidences: Float[Array, "samples"],
+    right: Bool[Array, "samples"],
+    accuracy: float,
+    guarantee: float = 0.95,
+    *,
+    seed: int = 0,
+) -> AnswersControlled:
+    """Return the lowest confidence to answer from, so that the expected accuracy of what is answered falls below
+    ``accuracy`` with a probability of at most ``1 - guarantee``.
+
+    The same test as :func:`control_risk`, on those of the tested samples that are answered: they are drawn like those
+    to come that are. The first part of the samples says which confidences to try, from the one at which the test is
+    surest to pass to bolder ones until one fails (selective risk: Geifman and El-Yaniv, NeurIPS 2017).
+
+    Args:
+        confidences: of calibration samples, where they leave. Nothing that made them, thresholds included, may have
+            seen more than the first part of :func:`design_and_test`.
+        right: whether they are answered rightly.
+        accuracy: in (0, 1).
+        guarantee: the probability, in (0, 1).
+        seed: of the division of the samples.
+
+    Returns:
+        The result; where nothing could be guaranteed, ``abstain_below`` is 1.
+
+    Raises:
+        UserError: for an accuracy or guarantee that is none.
+    """
+    for name, value in (("accuracy", accuracy), ("guarantee", guarantee)):
+        check_open_share(name, value)
+    confidences, right = as_numpy(confidences), as_numpy(right)
+    design, test = design_and_test(len(right), seed)
+    found = AnswersControlled(1.0, False, len(test), 0, 0)
+    for level in _levels_to_try(confidences[design], right[design], accuracy):
+        answered = rule.answered(confidences[test], level)
+        wrong = (~right[test][answered, None]).astype(np.float64)
+        if not betting_rejects(wrong, 1 - accuracy, 1 - guarantee)[0]:
+            break
+        found = AnswersControlled(level, True, len(test), len(wrong), int(len(wrong) - wrong.sum()))
+    return found
+
+
+def _levels_to_try(
+    confidences: Float[np.ndarray, "design"], right: Bool[np.ndarray, "design"], accuracy: float
+) -> list[float]:
+    """Return confidences to answer from, falling: from where accuracy seems surest to be kept, to 0."""
+    sure = confidences[np.isfinite(confidences)]
+    if len(sure) == 0:
+        return []
+    levels = np.unique(np.quantile(sure, np.linspace(0, 1, SEQUENCE), method="inverted_cdf"))[::-1]
+    answered = confidences[:, None] >= levels
+    count = answered.sum(axis=0)
+    error = ((answered & ~right[:, None]).sum(axis=0) + 1) / (count + 2)
+    surest = int(((1 - accuracy - error) * np.sqrt(count / (error * (1 - error)))).argmax())
+    return [*levels[surest:].tolist(), 0.0]
 
 
 def least_samples(tolerance: float, guarantee: float, risk: Risk) -> int:

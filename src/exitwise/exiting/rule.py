@@ -56,6 +56,16 @@ def leaves_alone(confidence: Float[Array, "1"], exit: int, thresholds: Threshold
     return threshold is not None and confidence.item() >= rounded(threshold, confidence.dtype)
 
 
+def answered(confidences: Float[Array, "samples"], abstain_below: float | None) -> Bool[Array, "samples"]:
+    """Return which samples are answered, from their confidences where they leave; of the others nothing is claimed.
+
+    Without a number all are; with one, what is not a number is not.
+    """
+    if abstain_below is None:
+        return namespace(confidences).full_like(confidences, True, dtype=bool)
+    return confidences >= rounded(abstain_below, confidences.dtype)
+
+
 def exits_taken(confidences: Float[Array, "samples exits"], thresholds: Thresholds) -> Int[Array, "samples"]:
     """Return the exit of each sample from its confidences at all exits.
 

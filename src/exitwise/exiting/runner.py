@@ -15,7 +15,7 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds
 from exitwise.kernels.inputs import Inputs, described, device_of, has_tokens, mismatch, moved, ranges, taken
 from exitwise.kernels.modes import evaluating
-from exitwise.shapes import Float, Float64, Int
+from exitwise.shapes import Bool, Float, Float64, Int
 
 
 @runtime_checkable
@@ -61,12 +61,14 @@ class ExitResult(NamedTuple):
         exit: exit taken, 0-based, int64.
         confidence: at that exit, as the policy reads it.
         macs: multiply-accumulates spent.
+        answered: whether it is confident enough for the policy to answer, bool; the prediction is a guess where not.
     """
 
     prediction: Int[Tensor, "batch"]
     exit: Int[Tensor, "batch"]
     confidence: Float[Tensor, "batch"]
     macs: Float64[Tensor, "batch"]
+    answered: Bool[Tensor, "batch"]
 
 
 class EarlyExitRunner:
@@ -138,7 +140,7 @@ class EarlyExitRunner:
                 raise
             raise ValueError(f"expected ids and as many tokens as the network knows; got {ranges(inputs)}") from error
         if self.monitor is not None:
-            exit, confidence, macs = (part.cpu().numpy() for part in result[1:])
+            exit, confidence, macs = (part.cpu().numpy() for part in result[1:4])
             self.monitor.add(exit, confidence, macs, time.perf_counter() - start, policy.thresholds)
         return result
 
@@ -189,25 +191,27 @@ class EarlyExitRunner:
                 left.append(_Left(k, go if inside is None else inside[go], label[go], confident[go]))
                 inside, state = stay if inside is None else inside[stay], select(state, stay)
                 carried = rows(carried, stay)
-        return self._in_order(left, device_of(inputs))
+        return self._in_order(left, policy, device_of(inputs))
 
-    def _in_order(self, left: list[_Left], device: torch.device) -> ExitResult:
+    def _in_order(self, left: list[_Left], policy: ExitPolicy, device: torch.device) -> ExitResult:
         """Return the result in the order of the batch, of which ``left`` are parts, all together the whole."""
         sizes = [len(part.prediction) for part in left]
         if len(left) == 1:
             (part,) = left
             exit = torch.full(sizes, part.exit, device=device)
             cost = torch.full(sizes, self.exit_macs[part.exit], dtype=torch.float64, device=device)
-            return ExitResult(part.prediction, exit, part.confidence, cost)
+            return ExitResult(part.prediction, exit, part.confidence, cost, policy.answered(part.confidence))
         exits = torch.tensor([part.exit for part in left], device=device)
         macs = torch.tensor([self.exit_macs[part.exit] for part in left], dtype=torch.float64, device=device)
         order = torch.cat([part.samples for part in left if part.samples is not None]).argsort()
         repeats = torch.tensor(sizes, device=device)
+        confidence = torch.cat([part.confidence for part in left])[order]
         return ExitResult(
             torch.cat([part.prediction for part in left])[order],
             exits.repeat_interleave(repeats, output_size=sum(sizes))[order],
-            torch.cat([part.confidence for part in left])[order],
+            confidence,
             macs.repeat_interleave(repeats, output_size=sum(sizes))[order],
+            policy.answered(confidence),
         )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from exitwise.budgets import check_drop, check_open_share, check_p
+from exitwise.budgets import check_confidence, check_drop, check_open_share, check_p
 from exitwise.errors import UserError
 from exitwise.exiting.point import OperatingPoint
 from exitwise.shown import macs, milliseconds, percent, points
@@ -39,6 +39,16 @@ def check_wish(asked: Mapping[str, Any], most: float = 1.0) -> dict[str, Any]:
         UserError: unless exactly one is given, within its range, and goes with the rest.
     """
     guarantee, thresholds, risk = (asked.get(name) for name in ("guarantee", "thresholds", "risk"))
+    below, accuracy = asked.get("abstain_below"), asked.get("answered_accuracy")
+    check_confidence(below)
+    if below is not None and accuracy is not None:
+        raise UserError("expected abstain_below, or an answered_accuracy that it is found for; got both")
+    if accuracy is not None:
+        check_open_share("answered_accuracy", accuracy)
+        if guarantee is None:
+            raise UserError(
+                "an answered_accuracy is guaranteed: expected the probability (guarantee), such as 0.95; got none"
+            )
     if thresholds is not None and thresholds not in get_args(Thresholding):
         raise UserError(f"thresholds must be geometric, same or searched; got {thresholds!r}")
     if (drop_from := asked.get("drop_from", "best")) not in get_args(DropFrom):
@@ -52,11 +62,15 @@ def check_wish(asked: Mapping[str, Any], most: float = 1.0) -> dict[str, Any]:
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(WISHES)}; got {', '.join(given) or 'none'}")
     ((name, value),) = given.items()
-    if guarantee is not None and name != "max_accuracy_drop":
-        raise UserError("a guarantee goes with max_accuracy_drop")
+    if guarantee is not None and name != "max_accuracy_drop" and accuracy is None:
+        raise UserError("a guarantee goes with max_accuracy_drop or answered_accuracy")
+    if accuracy is not None:
+        others = {"max_accuracy_drop": name == "max_accuracy_drop", "risk": risk, "guarantee_each": each}
+        if wrong := [other for other, there in others.items() if there]:
+            raise UserError(f"one thing is guaranteed at a time; got answered_accuracy with {wrong[0]}")
     if risk is not None and guarantee is None:
         raise UserError(f"a risk is what a guarantee is about; got {risk} without one")
-    if thresholds == "searched" and (name in ("p", "proportions") or guarantee is not None):
+    if thresholds == "searched" and (name in ("p", "proportions") or (guarantee is not None and accuracy is None)):
         raise UserError(
             f"searched thresholds are for a budget or an accuracy; got {name if guarantee is None else 'guarantee'}"
         )
@@ -72,7 +86,8 @@ def check_wish(asked: Mapping[str, Any], most: float = 1.0) -> dict[str, Any]:
     if name == "max_accuracy_drop":
         check_drop(value)
     if guarantee is not None:
-        check_open_share("max_accuracy_drop with a guarantee", value)
+        if accuracy is None:
+            check_open_share("max_accuracy_drop with a guarantee", value)
         check_open_share("guarantee", guarantee)
     return given
 

@@ -39,6 +39,8 @@ def _flags(calibration: Calibration) -> Sequence[str]:
     flags = [] if measure.name == USUAL_MEASURE else ["--measure", measure.name]
     if _has_temperatures(measure):
         flags.append("--temperature")
+    if calibration.policy.abstain_below is not None:
+        flags += ["--abstain-below", f"{calibration.policy.abstain_below:.6g}"]
     return flags if kind is None else [*flags, "--thresholds", kind]
 
 
@@ -56,6 +58,7 @@ def cheapest(calibration: Calibration, held: Recorded) -> Calibration | None:
         {"max_accuracy_drop": TOLERANCE},
         thresholds=calibration.thresholding,
         measure=measure.name,
+        abstain_below=calibration.policy.abstain_below,
         temperature=_has_temperatures(measure),
     )
     with warnings.catch_warnings():

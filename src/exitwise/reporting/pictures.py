@@ -45,6 +45,7 @@ class ClassFigures(NamedTuple):
         paired: beside the yardstick; None without images.
         macs: mean per image; 0 without images.
         shares: share leaving at each exit, K numbers.
+        answered: share that is; None where all are, or without images.
         easiest: the first to leave, by exit, then by confidence.
         hardest: the last ones, the very last first.
     """
@@ -56,6 +57,7 @@ class ClassFigures(NamedTuple):
     paired: Paired | None
     macs: float
     shares: tuple[float, ...]
+    answered: float | None
     easiest: list[Picture]
     hardest: list[Picture]
 
@@ -95,6 +97,7 @@ def _of_class(
         Paired.of(right, reference) if len(members) else None,
         float((shares * np.array(exit_macs)).sum()),
         tuple(shares.tolist()),
+        float(left.answered[members].mean()) if left.answered is not None and len(members) else None,
         [picture(split, left, position) for position in easiest],
         [picture(split, left, position) for position in hardest],
     )

@@ -97,6 +97,8 @@ def calibrated_for(calibration: Calibration) -> str:
     if calibration.guarantee is not None:
         holds = "guaranteed" if calibration.guarantee["holds"] else "not guaranteed"
         parts.append(f"{holds} with probability {calibration.guarantee['probability']:.12g}")
+    if calibration.policy.abstain_below is not None:
+        parts.append(f"abstaining below {calibration.policy.abstain_below:.3g}")
     return ", ".join([*parts, f"by {measure.name}", *(["with temperatures"] if measure.temperatures else [])])
 
 

@@ -165,9 +165,9 @@ def _answered(
 
 
 def _fates(classifier: Classifier, inputs: Sequence[Any], top: int) -> list[tuple[Any, ...]]:
-    """Return class, confidence, exit, share of cost and likeliest classes of each input."""
+    """Return class (None: not answered), confidence, exit, share of cost and likeliest classes of each input."""
     result, classes = classifier.classify(inputs), classifier.classes
-    columns = (result.prediction, result.confidence, result.exit, result.macs / classifier.full_macs)
+    columns = (result.prediction, result.answered, result.confidence, result.exit, result.macs / classifier.full_macs)
     likeliest: list[tuple[tuple[str, float], ...]] = [()] * len(inputs)
     if top:
         numbers, probabilities = (each.tolist() for each in result.top(top))
@@ -176,8 +176,8 @@ def _fates(classifier: Classifier, inputs: Sequence[Any], top: int) -> list[tupl
             for pair in zip(numbers, probabilities, strict=True)
         ]
     return [
-        (classes[label], confidence, exit + 1, share, best)
-        for label, confidence, exit, share, best in zip(*(each.tolist() for each in columns), likeliest, strict=True)
+        (classes[label] if known else None, confidence, exit + 1, share, best)
+        for label, known, confidence, exit, share, best in zip(*(each.tolist() for each in columns), likeliest, strict=True)
     ]
 
 

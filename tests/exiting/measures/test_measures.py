@@ -154,7 +154,7 @@ def test_the_runner_reads_as_the_simulation_does(measure):
     expected = outputs.under(policy)
     assert len(set(expected.exits.tolist())) == 3
     for results in ([EarlyExitRunner(model, policy)(images)], map(EarlyExitRunner(model, policy), images.split(1))):
-        prediction, exit, confidence, _ = (torch.cat(parts).numpy() for parts in zip(*results, strict=True))
+        prediction, exit, confidence, *_ = (torch.cat(parts).numpy() for parts in zip(*results, strict=True))
         np.testing.assert_array_equal(exit, expected.exits)
         np.testing.assert_array_equal(prediction, expected.predictions)
         np.testing.assert_allclose(confidence, expected.confidences, atol=1e-5)
