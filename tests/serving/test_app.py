@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_an_answer_says_what_it_cost_and_how_sure_it_is(client, runner):
     assert said["macs"] == result.macs[0]
     assert said["compute"] == said["macs"] / 400
     assert (said["exits"], said["index"], said["in_time"]) == (3, classes[0, 0], True)
+    assert said["answered"] is True
+
+
+def test_what_is_not_sure_is_not_answered(client, service, monkeypatch):
+    (file,) = pngs(1, seed=2)
+    (before,) = client.post("/predict", content=file, headers=RAW).json()["answers"]
+    runner = service.live.runner
+    policy = runner.calibration.policy.abstaining(before["confidence"] + 1e-4)
+    monkeypatch.setattr(runner, "calibration", replace(runner.calibration, policy=policy))
+    (said,) = client.post("/predict", content=file, headers=RAW).json()["answers"]
+    assert said == {**before, "class": None, "answered": False}
 
 
 def test_the_dial_and_a_request_choose_budgets_of_the_table(client, runner):

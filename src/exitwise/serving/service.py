@@ -168,8 +168,10 @@ class Live:
         if not np.isfinite(left.confidence) or (left.logits is not None and not np.isfinite(left.logits).all()):
             raise NoAnswerError("expected an input with a finite answer; the network gives none")
         macs = float(self.runner.exit_macs[left.exit])
-        said = {
-            "class": classes[left.prediction],
+        answered = bool(self.runner.calibration.policy.answered(np.array([left.confidence], np.float32))[0])
+        said: dict[str, Any] = {
+            "class": classes[left.prediction] if answered else None,
+            "answered": answered,
             "index": left.prediction,
             "confidence": left.confidence,
             "exit": left.exit + 1,

@@ -25,7 +25,7 @@ async function call(path, options = {}) {
 
 function show(answer) {
   at("answer").hidden = false;
-  at("class").textContent = answer.class;
+  at("class").textContent = answer.answered ? answer.class : "I don’t know";
   at("probability").textContent = answer.probability === undefined ? "" : percent(answer.probability);
   at("exits").replaceChildren(...Array.from({ length: answer.exits }, (_, k) => {
     const item = document.createElement("li");
