@@ -97,6 +97,7 @@ def test_images_and_wishes_that_will_not_do_change_nothing(bundle, photos, tmp_p
     assert (bundle / "calibration.json").read_bytes() == before
 
 
+@pytest.mark.filterwarnings("ignore::exitwise.deploy.monitor.DriftWarning")
 def test_a_bundle_says_what_it_does_not_know(bundle, photos, capsys, tmp_path):
     before = (bundle / "calibration.json").read_bytes()
     found = ew.calibrate_bundle(bundle, photos, budget=0.5, answered_accuracy=0.95, guarantee=0.9)

@@ -20,8 +20,8 @@ DONT_KNOW = "I don't know"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image: class name (None: not confident enough to be answered), confidence, exit (from 1), share
-    of the full MACs spent, and the likeliest classes with their probabilities, if they were asked for."""
+    """The answer for one image: class name (None: not sure enough to be answered), confidence, exit (from 1), share of
+    the full MACs spent, and the likeliest classes with their probabilities, if they were asked for."""
 
     file: str
     prediction: str | None
@@ -57,8 +57,8 @@ def _path(file: str) -> str:
 
 @dataclass
 class Tally:
-    """Rows, counted: images with a row, those of them whose class is not known, their share of the full MACs in sum, and
-    the first of the broken ones."""
+    """Rows, counted: images that were read, those of them that are not answered, their share of the full MACs in sum,
+    and the first of the broken ones."""
 
     answered: int = 0
     silent: int = 0

@@ -177,7 +177,9 @@ def _fates(classifier: Classifier, inputs: Sequence[Any], top: int) -> list[tupl
         ]
     return [
         (classes[label] if known else None, confidence, exit + 1, share, best)
-        for label, known, confidence, exit, share, best in zip(*(each.tolist() for each in columns), likeliest, strict=True)
+        for label, known, confidence, exit, share, best in zip(
+            *(each.tolist() for each in columns), likeliest, strict=True
+        )
     ]
 
 
