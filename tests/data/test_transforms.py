@@ -1,10 +1,13 @@
 """Batched augmentation against a loop over images and pixels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from exitwise.data import Preprocessing
+from exitwise.data import Preprocessing, TrainingBatches, load
 from exitwise.data.sampling import random_keys
+from exitwise.data.transforms import POLICIES
 
 MASK = 2**64 - 1
 
@@ -64,3 +67,31 @@ def test_offsets_and_flips_are_uniform():
 def test_no_augmentation_leaves_images_alone():
     images = torch.randint(256, (2, 1, 8, 8), dtype=torch.uint8)
     assert Preprocessing(8, (0.5,), (0.5,)).augmented(images, torch.arange(2)) is images
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", Preprocessing(8, (0.3,), (0.4,), "shift")).train
+
+
+@pytest.mark.parametrize("options", [*({"policy": name} for name in POLICIES), {"erase": 0.5}])
+def test_what_happens_to_an_image_depends_on_its_key_alone(digits, options):
+    def epochs(**more):
+        preprocessing = replace(digits.preprocessing, **{**options, **more})
+        batches = TrainingBatches(replace(digits, indices=digits.indices[:32], preprocessing=preprocessing), 16, 3)
+        found = []
+        for batches.sampler.epoch in (0, 1):
+            found += [images for images, _ in batches]
+        return torch.cat(found)
+
+    once = epochs()
+    assert once.shape == (64, 1, 8, 8)
+    assert torch.equal(once, epochs())
+    assert (once[:32] != once[32:]).any()
+    other = {"policy": "none", "erase": 0.25} if "policy" in options else {"erase": 1.0}
+    assert (epochs(**other) != once).any()
+
+
+def test_an_unknown_policy_is_named():
+    with pytest.raises(ValueError, match="policy must be none or one of rand, trivial, auto, augmix; got 'mix'"):
+        Preprocessing(8, (0.5,), (0.5,), policy="mix")

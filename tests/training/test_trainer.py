@@ -119,6 +119,35 @@ def test_resuming_keeps_what_the_teacher_said_of_a_half_that_waits(split, uninte
     assert whole.progress.history != uninterrupted("meta-weighted-shared").progress.history
 
 
+def test_an_average_is_evaluated_and_kept_in_place_of_the_weights_and_survives_a_kill(split, uninterrupted, tmp_path):
+    def averaging(folder, reporter=None):
+        seen = []
+        made = trainer(
+            split,
+            checkpoints=CheckpointFolder(tmp_path / folder),
+            evaluate=lambda: seen.append(copy.deepcopy(made.model.state_dict())) or [0.5] * 3,
+            reporter=reporter,
+            checkpoint_every=2,
+            ema=0.9,
+        )
+        return made, seen
+
+    whole, evaluated = averaging("whole")
+    whole.fit()
+    plain = uninterrupted("uniform").model.state_dict()
+    torch.testing.assert_close(whole.model.state_dict(), plain, rtol=0, atol=0)
+    kept = whole.checkpoints.load("best").tree["model"]
+    torch.testing.assert_close(kept, evaluated[0], rtol=0, atol=0)
+    with pytest.raises(Stop):
+        averaging("killed", StopAfter(5))[0].fit()
+    again, _ = averaging("killed")
+    assert again.resume()
+    again.fit()
+    again.adopt_average()
+    torch.testing.assert_close(again.model.state_dict(), evaluated[-1], rtol=0, atol=0)
+    assert any((value != plain[name]).any() for name, value in evaluated[-1].items())
+
+
 def test_a_teacher_sees_the_augmented_images_once_without_gradients(split):
     seen = []
 

@@ -17,9 +17,10 @@ from exitwise.data.splits import Split
 class TrainingBatches:
     """Augmented training batches on a device: (images, targets).
 
-    Images that are in memory go to the device once, as uint8, and are augmented there in batches; others are read by a
-    :class:`DataLoader`. What a batch holds depends on (seed, epoch, number) alone, whatever the device or the
-    number of workers. In place of an image that turns out broken comes the next readable one of its class.
+    Images that are in memory go to the device once, as uint8, and are augmented there in batches, unless something is
+    done to single images; others are read by a :class:`DataLoader`. What a batch holds depends on (seed, epoch, number)
+    alone, whatever the device or the number of workers. In place of an image that turns out broken comes the next
+    readable one of its class.
 
     Args:
         split: the training split.
@@ -54,14 +55,15 @@ class TrainingBatches:
         self.to_float = split.preprocessing.to_float()
         self.workers = workers
         self.ledger = split.source.ledger
-        self.resident = isinstance(split.source, ArraySource) and not split.preprocessing.any_size
+        singly = split.preprocessing.one_by_one()
+        self.resident = isinstance(split.source, ArraySource) and singly is None
         if self.resident:
             assert isinstance(split.source, ArraySource)
             self.images = split.source.images[split.indices].to(self.device)
             self.targets = split.targets.to(self.device)
         else:
             self.loader = DataLoader(
-                ImagesByKey(split, split.preprocessing.random_crop(), seed),
+                ImagesByKey(split, singly, seed),
                 batch_sampler=self.sampler,
                 collate_fn=collate,
                 num_workers=workers,

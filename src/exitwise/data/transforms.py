@@ -14,6 +14,15 @@ from torchvision.transforms import v2
 from exitwise.data.sampling import random_keys
 
 Augment = Literal["none", "shift", "crop", "resize"]
+POLICIES = {
+    "rand": v2.RandAugment,
+    "trivial": v2.TrivialAugmentWide,
+    "auto": v2.AutoAugment,
+    "augmix": v2.AugMix,
+}
+"""Policies of augmentation with their usual settings. They are torchvision's, whose random numbers are torch's: an
+image's augmentation depends on its key alone, whatever the number of workers; timm's draw from Python's generator."""
+
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -30,6 +39,8 @@ class Preprocessing:
         interpolation: for resizing.
         crop: with ``resize``, share of the resized image's shorter side that the centre crop keeps.
         smallest_crop: with ``resize``, least share of the image's area that a random crop keeps.
+        policy: for training besides: ``none`` or one of :data:`POLICIES`, image by image.
+        erase: for training, the share of images of which a part is erased.
         signals: whether these are signals of ``image_size`` values, as images of one row, that are only normalised.
     """
 
@@ -41,10 +52,14 @@ class Preprocessing:
     crop: float = 0.875
     smallest_crop: float = 0.08
     signals: bool = False
+    policy: str = "none"
+    erase: float = 0.0
 
     def __post_init__(self) -> None:
         if self.augment not in get_args(Augment):
             raise ValueError(f"augment must be one of {', '.join(get_args(Augment))}; got {self.augment!r}")
+        if self.policy not in ("none", *POLICIES):
+            raise ValueError(f"policy must be none or one of {', '.join(POLICIES)}; got {self.policy!r}")
 
     @property
     def channels(self) -> int:
@@ -56,14 +71,19 @@ class Preprocessing:
         """Return whether images of any size can be trained on."""
         return self.augment == "resize"
 
-    def random_crop(self) -> Transform | None:
-        """For ``resize``: one uint8 image of any size to (channels, image_size, image_size), with torch's generator."""
-        if not self.any_size:
-            return None
-        crop = v2.RandomResizedCrop(
-            self.image_size, scale=(self.smallest_crop, 1), interpolation=self._mode, antialias=True
-        )
-        return v2.Compose([crop, v2.RandomHorizontalFlip()])
+    def one_by_one(self) -> Transform | None:
+        """Return what training does to single uint8 images, with torch's generator: the policy, erasing, and with
+        ``resize`` the crop of an image of any size; None: nothing."""
+        steps: list[Callable] = []
+        if self.any_size:
+            scale = (self.smallest_crop, 1)
+            crop = v2.RandomResizedCrop(self.image_size, scale=scale, interpolation=self._mode, antialias=True)
+            steps += [crop, v2.RandomHorizontalFlip()]
+        if self.policy != "none":
+            steps.append(POLICIES[self.policy]())
+        if self.erase:
+            steps.append(v2.RandomErasing(self.erase))
+        return v2.Compose(steps) if steps else None
 
     def augmented(self, images: Tensor, keys: Tensor) -> Tensor:
         """For ``shift`` and ``crop``: pad, crop and flip a batch on its device; others come back as they are.

@@ -88,6 +88,8 @@ def preprocessing_of(settings: Settings) -> Preprocessing:
         settings.crop,
         settings.smallest_crop,
         is_of_signals(settings.data),
+        settings.policy,
+        settings.erase,
     )
 
 

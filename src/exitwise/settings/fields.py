@@ -41,6 +41,12 @@ class _DataAndModel(BaseModel):
     augment: Literal["none", "shift", "crop", "resize"] = Field(
         "none", description="Training augmentation; all but resize take images of image_size."
     )
+    policy: Literal["none", "rand", "trivial", "auto", "augmix"] = Field(
+        "none", description="Further training augmentation, image by image: RandAugment, TrivialAugment, ... ."
+    )
+    erase: Annotated[Real, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of the training images of which a random part is erased."
+    )
     mean: Numbers[Finite] = Field([0.5], description="Mean per channel (one or three) of pixels in [0, 1].")
     std: Numbers[Positive] = Field([0.5], description="Standard deviation per channel.")
     interpolation: Literal["bilinear", "bicubic", "nearest"] = Field("bilinear", description="How images are resized.")
@@ -147,6 +153,10 @@ class Fields(_WithMethod):
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
+    ema: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Above 0: keep a running average of the weights, of which each batch keeps that share at most.",
+    )
     seed: Seed = Field(0, description="Seed of initial weights, data order and augmentation.")
 
     allocation: Literal["local", "global"] = Field(

@@ -59,7 +59,12 @@ class Settings(Fields):
     @property
     def kept_passes(self) -> int:
         """Passes over the training images of which features are kept."""
-        return 1 if self.augment == "none" else min(self.augmented_passes or AUGMENTED_PASSES, self.epochs)
+        return min(self.augmented_passes or AUGMENTED_PASSES, self.epochs) if self.is_augmented else 1
+
+    @property
+    def is_augmented(self) -> bool:
+        """Return whether training sees an image otherwise in each epoch."""
+        return (self.augment, self.policy, self.erase) != ("none", "none", 0)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -140,12 +145,13 @@ class Settings(Fields):
             raise ValueError("regime heads runs the backbone but once, which is not worth compiling; leave out compile")
         if self.regime == "heads" and self.distil_from is not None:
             raise ValueError("distil_from goes with other regimes; regime heads keeps features, not images to answer")
-        if self.augment == "none" and (self.augmented_passes or 1) > 1:
+        if not self.is_augmented and (self.augmented_passes or 1) > 1:
             raise ValueError(f"augmented_passes are alike without augmentation; got {self.augmented_passes}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; got 0")
-        if is_of_signals(self.data) and self.augment != "none":
-            raise ValueError(f"augment is for images; {self.data} has signals (leave it out)")
+        if is_of_signals(self.data) and self.is_augmented:
+            name = next(each for each in ("augment", "policy", "erase") if getattr(self, each) not in ("none", 0))
+            raise ValueError(f"{name} is for images; {self.data} has signals (leave it out)")
         check_shape(self.data, len(self.mean), None if self.augment == "resize" else self.image_size)
         return self
 

@@ -23,6 +23,7 @@ from exitwise.methods.base import Method
 from exitwise.models.staged import StagedModel
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.processes.signals import StopRequest
+from exitwise.training.average import WeightAverage
 from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.meters import MOST_SKIPPED, Meters, SkippedRow
@@ -118,6 +119,8 @@ class Trainer:
         ranks: the processes that train together; the first of them writes.
         sync_batchnorm: take BatchNorm's statistics over the images of all of them.
         accumulate: passes in which each half batch is trained on (see :func:`accumulated_step`).
+        ema: above 0: evaluate and keep a running average of the weights, of which each loaded batch keeps that share
+            (:class:`~exitwise.training.average.WeightAverage`).
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class Trainer:
         ranks: Ranks = ALONE,
         sync_batchnorm: bool = False,
         accumulate: int = 1,
+        ema: float = 0.0,
     ) -> None:
         check_optimizer(optimizer)
         method.check(model.exits)
@@ -169,6 +173,7 @@ class Trainer:
         self.skipped_row = SkippedRow(self.device)
         self.stop = StopRequest()
         self.samples = WeightSamples(model.exits, self.device)
+        self.average = WeightAverage(self.model, ema) if ema else None
         scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
         # lr * t / w before loaded batch w, then 0.5 * lr * (1 + cos(pi * (t - w) / (T - w))), for both alike
         rising = round(warmup * self.total)
@@ -265,6 +270,8 @@ class Trainer:
             self.meters.add(step)
             self.skipped_row.add(step)
             self.samples.add(step)
+        if self.average is not None:
+            self.average.update()
         progress.iteration += 1
         progress.batch += 1
         if self.device.type == "cpu" or progress.iteration % LOOK_EVERY == 0:
@@ -306,7 +313,7 @@ class Trainer:
         self._look_at_skipped()
         # Of several processes, the others would wait for the outputs of one that stops at once.
         alone = self.ranks.size == 1
-        with self.stop.at_once() if alone else nullcontext(), uncompiled():
+        with self.stop.at_once() if alone else nullcontext(), self._kept(), uncompiled():
             accuracies = self.evaluate()
         row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
         row |= _by_exit(accuracies)
@@ -322,6 +329,16 @@ class Trainer:
         self._save("last")
         self.reporter.on_epoch(progress.history)
 
+    def _kept(self) -> AbstractContextManager[None]:
+        """Let the network have the weights that are kept of it, within."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def adopt_average(self) -> None:
+        """Let the network have the average of its weights for good, where there is one."""
+        if self.average is not None:
+            self.average.adopt()
+            self.average = None
+
     def conclude(self) -> None:
         """Take the network as it is now, changed after the last epoch, as the result of that epoch, and as the best."""
         with uncompiled():
@@ -334,9 +351,10 @@ class Trainer:
 
     def _save(self, kind: str) -> None:
         if self.checkpoints is not None:
-            tree = self.state_dict() if kind == "last" else {"model": self.model.state_dict()}
-            if self.ranks.rank == 0:
-                self.checkpoints.save(kind, self.progress.iteration, tree)
+            with self._kept() if kind == "best" else nullcontext():
+                tree = self.state_dict() if kind == "last" else {"model": self.model.state_dict()}
+                if self.ranks.rank == 0:
+                    self.checkpoints.save(kind, self.progress.iteration, tree)
             self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -349,6 +367,7 @@ class Trainer:
             "meters": self.meters.state_dict(),
             "skipped_row": self.skipped_row.state_dict(),
             "samples": self.samples.state_dict(),
+            **({"average": self.average.state_dict()} if self.average is not None else {}),
             "random": {name: self.ranks.gather(state[None])[0] for name, state in random_state().items()},
         }
 
@@ -363,6 +382,8 @@ class Trainer:
             self.skipped_row.load_state_dict(row)
         if "samples" in state:  # checkpoints made before weights were recorded have none
             self.samples.load_state_dict(state["samples"])
+        if self.average is not None and "average" in state:
+            self.average.load_state_dict(state["average"])
         states = {name: rows.view(-1, rows.shape[-1]) for name, rows in state["random"].items()}
         if len(states["cpu"]) == self.ranks.size:
             restore_random_state({name: rows[self.ranks.rank].clone() for name, rows in states.items()})

@@ -176,10 +176,12 @@ def _train(
             ranks=ranks,
             sync_batchnorm=settings.sync_batchnorm,
             accumulate=settings.accumulate,
+            ema=settings.ema,
         )
         resumed = trainer.resume()
         history = trainer.fit()
         if settings.refit_heads and network.exits > 1 and not trainer.progress.concluded:
+            trainer.adopt_average()
             refit(parts.model, splits.train, settings, device, ranks, reporter)
             trainer.conclude()
         if ranks.rank == 0:
