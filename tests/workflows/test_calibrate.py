@@ -3,9 +3,11 @@
 import errno
 import json
 import math
+import re
 import shutil
 import tempfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from exitwise.exiting.paired import Paired
 from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models import count_cost
+from exitwise.reporting.gather import gather
 from exitwise.runs.folder import Run
 from exitwise.storage.files import NotStored
 from exitwise.workflows import calibrate as calibrating
@@ -349,6 +352,46 @@ def test_what_is_lost_is_said_for_each_class_and_group(run, tmp_path, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "expected at least two images of each group; " in line
     assert (run.run.path / "calibration.json").read_bytes() == before
+
+
+def test_several_calibrations_are_kept_by_name(run, monkeypatch, tmp_path, capsys):
+    usual = ew.calibrate(run.run.path, budget=0.6, splits=run.splits)
+    fast = ew.calibrate(run.run.path, budget=0.3, name="fast", splits=run.splits)
+    assert run.run.read_calibration().policy == usual.policy
+    assert run.run.under("fast").read_calibration().policy == fast.policy
+    for name, found in (("fast", fast), (None, usual)):
+        evaluation = ew.evaluate(run.run.path, name, device="cpu", splits=run.splits)
+        assert evaluation.intro == found.intro
+        assert run.run.under(name).read_evaluation() == evaluation
+        assert evaluation.stored.name == ("evaluation.json" if name is None else "evaluation-fast.json")
+    report = gather([run.run.path], "cpu", calibration="fast", splits=run.splits)
+    assert report.runs[0].calibration.budget == {"budget": 0.3}
+    assert report.runs[0].budgets[3].command.endswith(" --name fast")
+    assert gather([run.run.path], "cpu", splits=run.splits).runs[0].calibration.budget == {"budget": 0.6}
+    timed = ew.bench(run.run.path, "fast", forms="eager", batch_sizes=[8], seconds=0.1, device="cpu", tell=len)
+    assert timed.stored == run.run.path / "bench-fast.json"
+    early = next(row for row in timed.rows if row.network.name == "early exits, as calibrated")
+    assert early.macs == pytest.approx(run.run.under("fast").read_evaluation().calibrated.macs)
+    written = []
+
+    def write(model, calibration, out, **about):
+        out.mkdir()
+        written.append(calibration)
+
+    monkeypatch.setattr("exitwise.workflows.export.find", lambda *_: SimpleNamespace(load=lambda: write))
+    ew.export(run.run.path, tmp_path / "bundle", calibration="fast")
+    assert written[0].policy == fast.policy
+    for name, message in (
+        ("slow", r"expected a run calibrated by the name slow at .*; run `exitwise calibrate .* --name slow --budget"),
+        ("../up", r"expected a name of letters, digits, _, - and \. between them; got '../up'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", str(run.run.path), "--calibration", name])
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert re.search(message, line)
+    with pytest.raises(UserError, match="expected a name of letters"):
+        ew.calibrate(run.run.path, budget=0.5, name=".hidden", splits=run.splits)
 
 
 def test_results_are_returned_where_they_cannot_be_stored(run, monkeypatch, capsys):

@@ -115,7 +115,7 @@ def subject_of_run(run: Run, budgets: Sequence[float], samples: int, place: torc
         place: where.
     """
     model, splits, workers = run.model(place), run.splits(), run.settings.workers
-    calibration = run.read_calibration(model) if run.is_calibrated else None
+    calibration = run.read_calibration(model) if run.is_calibrated or run.name is not None else None
     table = calibration.table if calibration else ()
     measure = calibration.policy.measure if calibration else MAX_PROBABILITY
     if not table:

@@ -10,12 +10,12 @@ from cyclopts import Parameter
 from exitwise.budgets import parse_numbers
 from exitwise.cli.progress import plain_console
 from exitwise.errors import UserError
-from exitwise.storage.files import why_not_written
 
 
 def bench(
     run: Path,
     *,
+    calibration: str | None = None,
     beside: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     forms: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     batch_sizes: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
@@ -35,6 +35,8 @@ def bench(
     ----------
     run
         Run folder.
+    calibration
+        Name of a calibration that the run keeps (calibrate --name); by default the usual one.
     beside
         What else could be used: other runs with the same test images, bundles, or models by name, of which only the
         time is known.
@@ -60,6 +62,7 @@ def bench(
     console = plain_console()
     result = ew.bench(
         run,
+        calibration,
         forms=names or ("eager", "compiled", "onnx", "int8"),
         beside=beside or (),
         batch_sizes=[int(size) for size in sizes],
@@ -69,5 +72,5 @@ def bench(
         tell=console.print,
     )
     console.print(result)
-    if not why_not_written(run):
-        console.print(f"stored in {run / 'bench.json'}")
+    if result.stored is not None:
+        console.print(f"stored in {result.stored}")

@@ -13,6 +13,7 @@ from exitwise.catalogue.measures import MeasureName
 from exitwise.cli.progress import plain_console
 from exitwise.deploy.asked import Asked, Wishes
 from exitwise.deploy.bundle import is_bundle
+from exitwise.deploy.calibration import CALIBRATION
 from exitwise.errors import UserError
 from exitwise.exiting.wish import DropFrom, Each
 from exitwise.settings.checks import check_device, check_run_folder
@@ -39,6 +40,7 @@ def calibrate(
     compare: Annotated[bool, Parameter(negative=())] = False,
     data: Path | None = None,
     groups: Path | None = None,
+    name: str | None = None,
     device: str = "auto",
 ) -> None:
     """Find exit thresholds for a budget or an accuracy on held-out images, and store them in the run.
@@ -53,6 +55,7 @@ def calibrate(
         exitwise calibrate runs/photos --max-accuracy-drop 0.01 --guarantee 0.95
         exitwise calibrate runs/photos --max-accuracy-drop 0.05 --guarantee 0.9 --guarantee-each class
         exitwise calibrate runs/photos --budget 0.5 --answered-accuracy 0.98 --guarantee 0.95
+        exitwise calibrate runs/photos --budget 0.2 --name fast
         exitwise calibrate runs/photos --compare
         exitwise calibrate runs/photos --budget 0.5 --groups sites.csv
         exitwise calibrate photos.bundle --data new_photos --budget 0.5
@@ -102,6 +105,9 @@ def calibrate(
     groups
         Say for each group of images, such as sites or cameras, what is lost: a CSV file with the columns image and
         group. Images are named by their paths, or the ends of them.
+    name
+        Keep the calibration by this name, beside others; evaluate, export, bench, predict and report take it by
+        --calibration.
     device
         auto, cpu, cuda, ...
     """
@@ -132,6 +138,8 @@ def calibrate(
     bundle = data is not None and is_bundle(run)
     if not bundle:
         check_run_folder(run)
+    elif name is not None:
+        raise UserError(f"a bundle has one calibration; got the name {name} with {run}")
     check_device(device)
 
     import exitwise as ew
@@ -139,14 +147,15 @@ def calibrate(
     calibration = (
         ew.calibrate_bundle(run, data, groups=groups, **asked)
         if data is not None and bundle
-        else ew.calibrate(run, data=data, groups=groups, device=device, **asked)
+        else ew.calibrate(run, data=data, groups=groups, name=name, device=device, **asked)
     )
     console = plain_console()
     if calibration.guarantee is not None and not calibration.is_kept_promise:
         raise UserError(f"{calibration.promise(calibration.guarantee)}: nothing was stored")
     console.print(calibration)
-    following = f"exitwise predict {run}" if bundle else f"exitwise evaluate {run}"
-    console.print(f"stored in {run / 'calibration.json'}; next: {following}")
+    more = "" if name is None else f" --calibration {name}"
+    following = f"exitwise predict {run}" if bundle else f"exitwise evaluate {run}{more}"
+    console.print(f"stored in {CALIBRATION.called(name).path(run)}; next: {following}")
 
 
 def _compare(run: Path, asked: Wishes, device: str) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from exitwise.cli.progress import plain_console
 from exitwise.settings.checks import check_device, check_run_folder
-from exitwise.storage.files import why_not_written
 
 
-def evaluate(run: Path, *, groups: Path | None = None, device: str = "auto") -> None:
+def evaluate(run: Path, *, calibration: str | None = None, groups: Path | None = None, device: str = "auto") -> None:
     """Measure a run on its test images: the calibrated policy, every exit alone, and a range of budgets.
 
     Example:
@@ -20,6 +19,8 @@ def evaluate(run: Path, *, groups: Path | None = None, device: str = "auto") -> 
     ----------
     run
         Run folder.
+    calibration
+        Name of a calibration that the run keeps (calibrate --name); by default the usual one.
     groups
         Say for each group of images, such as sites or cameras, what is lost: a CSV file with the columns image and
         group. Images are named by their paths, or the ends of them.
@@ -31,10 +32,10 @@ def evaluate(run: Path, *, groups: Path | None = None, device: str = "auto") -> 
 
     import exitwise as ew
 
-    evaluation = ew.evaluate(run, groups=groups, device=device)
+    evaluation = ew.evaluate(run, calibration, groups=groups, device=device)
     console = plain_console()
     console.print(evaluation)
     if evaluation.left_out:
         console.print(f"{evaluation.left_out} broken test images left out; see {run / 'skipped_images.csv'}")
-    if not why_not_written(run):
-        console.print(f"stored in {run / 'evaluation.json'} and {run / 'figures'}")
+    if evaluation.stored is not None:
+        console.print(f"stored in {evaluation.stored} and {run / 'figures'}")

@@ -24,6 +24,7 @@ def export(
     run: Path,
     *,
     out: Path | None = None,
+    calibration: str | None = None,
     format: Annotated[Format, Parameter(help=summaries(FORMATS))] = "onnx",
     int8: Literal["dynamic", "static"] | None = None,
     seal: bool = False,
@@ -44,6 +45,8 @@ def export(
         Calibrated run folder; with --seal a bundle.
     out
         Folder to write; by default RUN/onnx.
+    calibration
+        Name of a calibration that the run keeps (calibrate --name); by default the usual one.
     int8
         Weights of eight bits: static, with ranges of activations found on the calibration images (for convolutions);
         dynamic, with ranges found as it runs (for linear layers). Thresholds are found anew for the same wish.
@@ -66,6 +69,6 @@ def export(
     import exitwise as ew
 
     console = plain_console()
-    console.print(ew.export(run, out, format=format, int8=int8, overwrite=overwrite))
+    console.print(ew.export(run, out, calibration=calibration, format=format, int8=int8, overwrite=overwrite))
     if format == "onnx":
         console.print(f"next: exitwise predict {out} IMAGE")

@@ -24,6 +24,7 @@ def predict(
     files: list[Path],
     *,
     output: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    calibration: str | None = None,
     top: int = 0,
     strict: bool = False,
     overwrite: bool = False,
@@ -48,6 +49,8 @@ def predict(
     output
         Write a .csv, .json, .jsonl or .parquet file in place of the table, or CSV to standard output (-). The same
         command goes on where it was stopped.
+    calibration
+        Name of a calibration that a run keeps (calibrate --name); by default the usual one.
     top
         Of a bundle: name so many of the likeliest classes, with their probabilities.
     strict
@@ -72,7 +75,7 @@ def predict(
     import exitwise as ew
 
     if output is None:
-        answers = ew.predict(run, files, device, threads=threads, top=top, strict=strict)
+        answers = ew.predict(run, files, device, threads=threads, calibration=calibration, top=top, strict=strict)
         plain_console(width=None if sys.stdout.isatty() else WIDE).print(answers)
         return
     with counting(Console(stderr=True), "images") as count:
@@ -82,6 +85,7 @@ def predict(
             files,
             device,
             threads=threads,
+            calibration=calibration,
             top=top,
             strict=strict,
             overwrite=overwrite,

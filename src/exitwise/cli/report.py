@@ -11,6 +11,7 @@ def report(
     runs: list[Path],
     *,
     out: Path | None = None,
+    calibration: str | None = None,
     figures: Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
@@ -31,6 +32,8 @@ def report(
         the folder of a study.
     out
         File to write; by default RUN/report.html, of several runs report.html here.
+    calibration
+        Name of a calibration that the runs keep (calibrate --name); by default the usual one.
     figures
         Folder for PNG and SVG figures of the same, for papers.
     overwrite
@@ -40,4 +43,6 @@ def report(
     """
     import exitwise as ew
 
-    plain_console().print(ew.report(runs, out, figures=figures, overwrite=overwrite, device=device))
+    plain_console().print(
+        ew.report(runs, out, calibration=calibration, figures=figures, overwrite=overwrite, device=device)
+    )

@@ -7,7 +7,6 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from exitwise.catalogue.measures import USUAL_MEASURE
 from exitwise.deploy.asked import Asked
@@ -16,21 +15,23 @@ from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.exiting.measures import Measure
 from exitwise.exiting.outcome import TOLERANCE
+from exitwise.runs.folder import Run
 
 
-def budget_command(run: Path, budget: float, calibration: Calibration) -> str:
+def budget_command(run: Run, budget: float, calibration: Calibration) -> str:
     """Return what calibrates a run for a share of MACs, as it is calibrated now."""
     most = calibration.exit_macs[-1] / calibration.full_macs
     return _command(run, "--budget", min(math.ceil(1e4 * budget - 1e-6) / 1e4, most), calibration)
 
 
-def drop_command(run: Path, calibration: Calibration) -> str:
+def drop_command(run: Run, calibration: Calibration) -> str:
     """Return what calibrates a run for the usual loss."""
     return _command(run, "--max-accuracy-drop", TOLERANCE, calibration)
 
 
-def _command(run: Path, option: str, value: float, calibration: Calibration) -> str:
-    words = ["exitwise", "calibrate", str(run), option, f"{value:.6g}", *_flags(calibration)]
+def _command(run: Run, option: str, value: float, calibration: Calibration) -> str:
+    name = [] if run.name is None else ["--name", run.name]
+    words = ["exitwise", "calibrate", str(run.path), option, f"{value:.6g}", *_flags(calibration), *name]
     return " ".join(map(shlex.quote, words))
 
 

@@ -27,12 +27,15 @@ MOST_PICTURES, PER_CLASS, CHANGED = 1000, 3, 10
 """At most: thumbnails of classes in a report; easiest and as many hardest of a class; lost and as many won of a run."""
 
 
-def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits | None = None) -> Report:
+def gather(
+    paths: Sequence[str | Path], device: str = "auto", *, calibration: str | None = None, splits: Splits | None = None
+) -> Report:
     """Gather a report from run folders.
 
     Args:
         paths: runs of the same data; calibrated and evaluated.
         device: where to run the networks and measure times.
+        calibration: name of one that all of them keep.
         splits: the runs' data, where it is loaded already.
 
     Raises:
@@ -40,7 +43,7 @@ def gather(paths: Sequence[str | Path], device: str = "auto", *, splits: Splits 
     """
     if not paths:
         raise UserError("expected one or more run folders; got none")
-    runs = [Run(path) for path in paths]
+    runs = [Run(path).under(calibration) for path in paths]
     _check_different(runs)
     names = run_names(runs)
     check_same_data(runs, names)

@@ -61,14 +61,15 @@ class Record(NamedTuple):
         Raises:
             UserError: where it was calibrated otherwise since it was evaluated.
         """
-        bench = BENCH.read(run.path) if BENCH.exists(run.path) else None
+        timed = BENCH.called(run.name)
+        bench = timed.read(run.path) if timed.exists(run.path) else None
         metrics = read_metrics(run.path)
         record = cls(run.read_calibration(), run.read_evaluation(), run.read_weights(), bench, metrics)
         evaluated = [line.policy.thresholds for line in record.evaluation.budgets]
         if record.calibration.table and evaluated != [line.thresholds for line in record.calibration.table]:
             raise UserError(
                 f"expected test results of the calibration of {run.path}; it was calibrated otherwise since: "
-                f"run `exitwise evaluate {run.path}` again"
+                f"run `exitwise evaluate {run.path}{run.option()}` again"
             )
         return record
 
@@ -132,7 +133,7 @@ def figures_of(
     policy, tested = calibration.policy, _Tested.by(calibration, test, seconds)
     left = tested.outputs.under(policy)
     budgets = [
-        tested.budget(line.policy, budget_command(run.path, line.budget, calibration), line.budget)
+        tested.budget(line.policy, budget_command(run, line.budget, calibration), line.budget)
         for line in evaluation.budgets
     ]
     return RunFigures(
@@ -164,7 +165,7 @@ def _cheapest(run: Run, calibration: Calibration, test: Said, seconds: Sequence[
     if found is None:
         return None
     tested = _Tested.by(found, test, seconds)
-    return Cheapest(tested.lines(run.classes), tested.budget(found.policy, drop_command(run.path, calibration)))
+    return Cheapest(tested.lines(run.classes), tested.budget(found.policy, drop_command(run, calibration)))
 
 
 def _rivals(bench: Bench | None, evaluation: Evaluation) -> list[Rival]:

@@ -12,12 +12,14 @@
       calibration.json    budget, thresholds           evaluation.json    test results
       bench.json          measured times               network.json       places of a backbone's exits
       cascade.json        networks of a cascade        teacher.json       run that all exits learned from
+      calibration-NAME.json, evaluation-NAME.json, bench-NAME.json        the same for a calibration with a name
 
 Each JSON file states its schema and version (:mod:`exitwise.runs.records`).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +66,22 @@ class Run:
         check_run_folder(self.path)
         self.settings = resolve(read_yaml(self.config_path))
         self.data: dict[str, Any] = DATA.read(self.path)
+        self.name: str | None = None
+
+    def under(self, name: str | None) -> Run:
+        """Return the run with its calibration of this name, and what was measured of that; None: the usual one.
+
+        Raises:
+            UserError: for a name that is none.
+        """
+        CALIBRATION.called(name)
+        run = copy.copy(self)
+        run.name = name
+        return run
+
+    def option(self, name: str = "--calibration") -> str:
+        """Return what a command is given to take the calibration of this name; empty for the usual one."""
+        return "" if self.name is None else f" {name} {self.name}"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -234,12 +252,12 @@ class Run:
 
     def write_calibration(self, calibration: Calibration) -> None:
         """Write calibration.json."""
-        CALIBRATION.write(self.path, calibration)
+        CALIBRATION.called(self.name).write(self.path, calibration)
 
     @property
     def is_calibrated(self) -> bool:
         """Return whether a calibration is recorded, of whichever checkpoint."""
-        return CALIBRATION.exists(self.path)
+        return CALIBRATION.called(self.name).exists(self.path)
 
     def read_calibration(self, model: StagedModel | None = None) -> Calibration:
         """Return the calibration of this run; with its network, only if it was made for those weights.
@@ -247,11 +265,12 @@ class Run:
         Raises:
             UserError: if it has not been calibrated, or its record is damaged or of another checkpoint or network.
         """
-        again = f"run `exitwise calibrate {self.path}"
+        again, record = f"run `exitwise calibrate {self.path}{self.option('--name')}", CALIBRATION.called(self.name)
         if not self.is_calibrated:
-            raise UserError(f"expected a calibrated run at {self.path}; {again} --budget 0.5` first")
-        calibration = CALIBRATION.read(self.path)
-        path, expected = CALIBRATION.path(self.path), len(calibration.proportions)
+            what = "a calibrated run" if self.name is None else f"a run calibrated by the name {self.name}"
+            raise UserError(f"expected {what} at {self.path}; {again} --budget 0.5` first")
+        calibration = record.read(self.path)
+        path, expected = record.path(self.path), len(calibration.proportions)
         if calibration.policy.exits != expected:
             raise UserError(f"expected {expected - 1} thresholds in {path}; got {calibration.policy.exits - 1}")
         best = self.best().name
@@ -265,7 +284,7 @@ class Run:
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write evaluation.json."""
-        EVALUATION.write(self.path, evaluation)
+        EVALUATION.called(self.name).write(self.path, evaluation)
 
     def read_evaluation(self) -> Evaluation:
         """Return the recorded test results of this run.
@@ -273,10 +292,11 @@ class Run:
         Raises:
             UserError: if it has not been evaluated, or its record is damaged or of another checkpoint.
         """
-        path, again = EVALUATION.path(self.path), f"run `exitwise evaluate {self.path}`"
-        if not EVALUATION.exists(self.path):
+        record, again = EVALUATION.called(self.name), f"run `exitwise evaluate {self.path}{self.option()}`"
+        path = record.path(self.path)
+        if not record.exists(self.path):
             raise UserError(f"expected an evaluated run at {self.path}; {again} first")
-        evaluation = EVALUATION.read(self.path)
+        evaluation = record.read(self.path)
         made, best = evaluation.checkpoint, self.best().name
         if made != best:
             said = f"was made for {made}" if made else "does not say for which checkpoint it was made"

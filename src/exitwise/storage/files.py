@@ -58,13 +58,16 @@ def warn_of(folder: Path) -> bool:
     return why is None
 
 
-def store(write: Callable[[], None], folder: Path) -> None:
-    """Write results that took long to measure; a :class:`NotStored` warning says where that fails."""
+def store(write: Callable[[], None], folder: Path) -> bool:
+    """Write results that took long to measure, and return whether they are; a :class:`NotStored` warning says where
+    that fails."""
     try:
         write()
+        return True
     except OSError as error:
         why = error.strerror or str(error)
         warnings.warn(f"results could not be stored in {folder}: {why}", NotStored, stacklevel=3)
+        return False
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -44,6 +46,20 @@ class Record(Generic[T]):
         self.decode = decode
         self.expected = expected
         self.again = again
+
+    def called(self, name: str | None) -> Record[T]:
+        """Return the kind with a name in that of its file, such as ``calibration-fast.json``; None: itself.
+
+        Raises:
+            UserError: for a name that is more than letters, digits, ``_``, ``-`` and ``.`` between them.
+        """
+        if name is None:
+            return self
+        if not re.fullmatch(r"\w([\w.-]*\w)?", name, re.ASCII):
+            raise UserError(f"expected a name of letters, digits, _, - and . between them; got {name!r}")
+        named = copy.copy(self)
+        named.file = f"-{name}.".join(self.file.rsplit(".", 1))
+        return named
 
     def path(self, folder: Path) -> Path:
         """Return where it lies in a run folder."""

@@ -22,6 +22,6 @@ def check_network_call(network: Any, calibration: Any, rest: Any, done: str) -> 
 
 
 def check_run_call(run: Any, calibration: Any, test: Any) -> None:
-    """Raise UserError if a call on a run was given what it has itself."""
-    if calibration is not None or test is not None:
+    """Raise UserError if a call on a run was given what it has itself; a name of a calibration is none of that."""
+    if not (calibration is None or isinstance(calibration, str)) or test is not None:
         raise UserError(f"a run has a calibration and test images of its own; got others too, with {run}")

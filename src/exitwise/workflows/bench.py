@@ -60,7 +60,7 @@ BUDGETS, BATCH_SIZES = (0.3, 0.5, 0.7), (1, 8, 64)
 
 def bench(
     source: str | Path | StagedModel,
-    calibration: Calibration | None = None,
+    calibration: Calibration | str | None = None,
     test: Iterable[Any] | None = None,
     *,
     held_out: Iterable[Any] | None = None,
@@ -82,7 +82,7 @@ def bench(
 
     Args:
         source: a run folder, whose test images are used and whose bench.json is written; or a network.
-        calibration: of a network.
+        calibration: of a network; of a run the name of one that it keeps.
         test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings.
         held_out: of a network, the batches that it was calibrated on; without them nothing is timed in eight bits.
         beside: what else could be used. Beside a run: other runs with the same test images (a cascade is one),
@@ -115,7 +115,7 @@ def bench(
     run: Run | None = None
     if isinstance(source, nn.Module):
         check_network_call(source, calibration, test, "timed by bench(network, calibration, test)")
-        assert calibration is not None
+        assert isinstance(calibration, Calibration)
         assert test is not None
         subjects = _of_network(source, calibration, test, held_out, beside, budgets, samples)
         place = next(source.parameters()).device
@@ -123,7 +123,8 @@ def bench(
         check_run_call(source, calibration, held_out if test is None else test)
         if isinstance(beside, Mapping):
             raise UserError("beside a run stand other runs, bundles, or models by name; got networks")
-        run, place = Run(source), pick_device(device)
+        assert not isinstance(calibration, Calibration)
+        run, place = Run(source).under(calibration), pick_device(device)
         writable = warn_of(run.path)
         others = [beside_run(str(each), run, samples, place) for each in beside]
         subjects = [subject_of_run(run, budgets, samples, place), *others]
@@ -137,7 +138,9 @@ def bench(
     doubtful = doubts(rows, subject.alone)
     result = Bench(_compared(rows, measured), _verdicts(rows, measured, subject), left_out, doubtful)
     if run is not None and writable:
-        store(partial(BENCH.write, run.path, result), run.path)
+        record = BENCH.called(run.name)
+        if store(partial(record.write, run.path, result), run.path):
+            return replace(result, stored=record.path(run.path))
     return result
 
 

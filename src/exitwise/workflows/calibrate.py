@@ -9,14 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from torch import nn
+
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count
 from exitwise.data import Splits
 from exitwise.deploy.asked import Asked, Wishes
 from exitwise.deploy.calibrating import Costs, calibrated, drift_of, warn_if_few
-from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.calibration import CALIBRATION, Calibration
 from exitwise.deploy.groups import Groups
 from exitwise.deploy.monitor import DriftWarning
+from exitwise.errors import UserError
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.workflows.held_out import exits_of, held_out_of, is_cascade
@@ -28,6 +31,7 @@ def calibrate(
     *,
     data: str | Path | None = None,
     groups: Groups | Sequence[str] | None = None,
+    name: str | None = None,
     device: str = "auto",
     splits: Splits | None = None,
     **asked: Unpack[Wishes],
@@ -44,6 +48,7 @@ def calibrate(
         groups: of the images, such as sites or cameras, for each of which it says what is lost: a CSV file with the
             columns image and group, or a mapping; images by their paths or the ends of them. Of a network's held-out
             samples: one each, in order.
+        name: of a run: what to call the calibration, which is kept beside others; other calls take it by this name.
         device: where to run a run's network; a network itself is used where it lies.
         splits: the run's data, where it is loaded already.
         asked: the wish, and how it is to be met, by name: see :class:`~exitwise.Wishes`.
@@ -54,9 +59,13 @@ def calibrate(
     """
     wished = Asked.of(asked, math.inf if is_cascade(run) else 1)
     check_count("exit proportions", wished.wish.get("proportions"), exits_of(run))
+    if name is not None and isinstance(run, nn.Module):
+        raise UserError(f"a name is for a calibration that a run keeps; got {name} with a network")
+    CALIBRATION.called(name)
     found = held_out_of(run, held_out, device, splits, data, groups)
     model = found.model
-    former = found.folder if found.folder is not None and found.folder.is_calibrated else None
+    folder = None if found.folder is None else found.folder.under(name)
+    former = folder if folder is not None and folder.is_calibrated else None
     if data is not None and former and (drift := drift_of(former.read_calibration(model), found.recorded)):
         warnings.warn(drift, DriftWarning, stacklevel=2)
     seconds = measure_exit_seconds(model) if "latency" in wished.wish else None
@@ -66,7 +75,7 @@ def calibrate(
         checkpoint=found.checkpoint,
         samples=found.samples,
     )
-    if found.folder is not None and calibration.is_kept_promise:
-        found.folder.write_calibration(calibration)
+    if folder is not None and calibration.is_kept_promise:
+        folder.write_calibration(calibration)
     warn_if_few(len(found.targets))
     return calibration

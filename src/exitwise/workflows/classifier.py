@@ -35,18 +35,22 @@ class Classifier(NamedTuple):
     digest: str
 
 
-def open_classifier(folder: Path, device: str, threads: int | None, images: int, top: int) -> Classifier:
+def open_classifier(
+    folder: Path, device: str, threads: int | None, images: int, top: int, calibration: str | None = None
+) -> Classifier:
     """Return what classifies by a run folder or a bundle; it compares so many images with the calibration's.
 
     Raises:
         UserError: without calibration, for a damaged bundle, or for options that are of bundles.
     """
     if is_bundle(folder):
+        if calibration is not None:
+            raise UserError(f"a bundle has one calibration; got {calibration} with {folder}")
         return _by_bundle(folder, "cpu" if device == "auto" else device, threads, images, top)
     for name, value in {"threads": threads, "top": top or None}.items():
         if value is not None:
             raise UserError(f"{name} is for a bundle; got {value} with the run folder {folder}")
-    return _by_run(folder, device, images)
+    return _by_run(folder, device, images, calibration)
 
 
 def _by_bundle(folder: Path, provider: str, threads: int | None, images: int, top: int) -> Classifier:
@@ -64,7 +68,7 @@ def _by_bundle(folder: Path, provider: str, threads: int | None, images: int, to
     return Classifier(runner.read, classify, runner.classes, runner.full_macs, _digest(said))
 
 
-def _by_run(folder: Path, device: str, images: int) -> Classifier:
+def _by_run(folder: Path, device: str, images: int, name: str | None) -> Classifier:
     with needing_extras("a run folder"):
         import torch
 
@@ -73,7 +77,7 @@ def _by_run(folder: Path, device: str, images: int) -> Classifier:
         from exitwise.runs.build import pick_device, preprocessing_of
         from exitwise.runs.folder import Run
 
-    run = Run(folder)
+    run = Run(folder).under(name)
     preprocessing = preprocessing_of(run.settings)
     if preprocessing.signals:
         raise UserError(f"expected a run on images; {folder} is of signals, which are given to ew.EarlyExitRunner")
@@ -88,7 +92,7 @@ def _by_run(folder: Path, device: str, images: int) -> Classifier:
         lambda chunk: runner(torch.stack(list(chunk)).to(place)),
         run.classes,
         calibration.full_macs,
-        _digest([folder / CALIBRATION.file]),
+        _digest([CALIBRATION.called(name).path(folder)]),
     )
 
 

@@ -29,7 +29,7 @@ from exitwise.models.staged import StagedModel
 from exitwise.reporting.figures import accuracy_against_macs
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.evaluation import BudgetPoint, Evaluation
+from exitwise.runs.records.evaluation import EVALUATION, BudgetPoint, Evaluation
 from exitwise.storage.files import store, warn_of
 from exitwise.workflows.arguments import check_network_call, check_run_call
 from exitwise.workflows.held_out import class_numbers, groups_in, groups_in_order
@@ -37,7 +37,7 @@ from exitwise.workflows.held_out import class_numbers, groups_in, groups_in_orde
 
 def evaluate(
     run: str | Path | StagedModel,
-    calibration: Calibration | None = None,
+    calibration: Calibration | str | None = None,
     test: Iterable[Any] | None = None,
     *,
     groups: Groups | Sequence[str] | None = None,
@@ -50,7 +50,7 @@ def evaluate(
 
     Args:
         run: a run folder, whose test split is read, and whose evaluation.json and figure are written; or a network.
-        calibration: of a network.
+        calibration: of a network; of a run the name of one that it keeps.
         test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings with an image and a
             label.
         groups: of the test images, as for :func:`exitwise.calibrate`; without them those of a run with long-tailed
@@ -63,11 +63,12 @@ def evaluate(
     """
     if isinstance(run, nn.Module):
         check_network_call(run, calibration, test, "evaluated by evaluate(network, calibration, test)")
-        assert calibration is not None
+        assert isinstance(calibration, Calibration)
         assert test is not None
         return _of_network(run, calibration, test, groups)
     check_run_call(run, calibration, test)
-    return _of_run(Run(run), device, splits, groups)
+    assert not isinstance(calibration, Calibration)
+    return _of_run(Run(run).under(calibration), device, splits, groups)
 
 
 def _of_network(
@@ -88,7 +89,8 @@ def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Seque
     splits = splits or run.splits()
     groups_in(groups, splits.test)
     costs, workers = count_cost(model).macs, run.settings.workers
-    calibration = run.read_calibration(model) if run.is_calibrated else None
+    calibrated = run.read_calibration(model) if run.is_calibrated or run.name is not None else None
+    calibration = calibrated
     if calibration is None or not calibration.table:
         held_out = collect_logits(model, splits.calibration.batches(EVALUATION_BATCH, workers), place)
         calibration = _with_table(
@@ -100,11 +102,11 @@ def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Seque
         parts = by_frequency(splits.train.targets.numpy(), targets)
     tested = Recorded(logits, targets, run.classes, groups=parts)
     found = _evaluated(calibration, tested, costs, model.full_macs)
-    if not run.is_calibrated:
+    if calibrated is None:
         found = replace(found, calibrated=None, answers=(), intro="", outcome=None)
     evaluation = replace(found, checkpoint=run.best().name, left_out=len(splits.test) - len(targets))
-    if writable:
-        store(partial(_write, run, evaluation), run.path)
+    if writable and store(partial(_write, run, evaluation), run.path):
+        return replace(evaluation, stored=EVALUATION.called(run.name).path(run.path))
     return evaluation
 
 
@@ -127,7 +129,7 @@ def _write(run: Run, evaluation: Evaluation) -> None:
     run.write_evaluation(evaluation)
     results = {run.settings.method: [(evaluation.budgets, evaluation.anytime)]}
     (run.path / "figures").mkdir(exist_ok=True)
-    figure = run.path / "figures" / "accuracy_against_macs.png"
+    figure = run.path / "figures" / f"accuracy_against_macs{'' if run.name is None else f'-{run.name}'}.png"
     accuracy_against_macs(results, evaluation.exit_macs).savefig(figure, dpi=150)
 
 

@@ -66,7 +66,14 @@ class Exported(Shown):
 
 @overload
 def export(
-    run: str | Path, out: str | Path, /, *, format: str = "onnx", int8: Int8 | None = None, overwrite: bool = False
+    run: str | Path,
+    out: str | Path,
+    /,
+    *,
+    calibration: str | None = None,
+    format: str = "onnx",
+    int8: Int8 | None = None,
+    overwrite: bool = False,
 ) -> Exported: ...
 @overload
 def export(
@@ -85,6 +92,7 @@ def export(
 def export(
     source: str | Path | StagedModel,
     *rest: Any,
+    calibration: str | None = None,
     preprocessing: Any = None,
     classes: Sequence[str] | None = None,
     format: str = "onnx",
@@ -100,6 +108,7 @@ def export(
     Args:
         source: a calibrated run folder, or a network.
         rest: of a network its calibration, then the folder to write.
+        calibration: of a run, the name of one that it keeps.
         preprocessing: of a network, what is done to an image or a text before it is run, as
             :func:`~exitwise.deploy.preprocessing.preprocessing_for` takes it: a :class:`~exitwise.data.Preprocessing`,
             an image processor or a tokenizer; without it the export takes tensors. A run knows.
@@ -122,10 +131,12 @@ def export(
         raise UserError("held-out samples are for int8 of a network; got some without it, or with a run")
     write = find(FORMATS, format, "format").load()
     if isinstance(source, nn.Module):
+        if calibration is not None:
+            raise UserError(f"a name is for a calibration that a run keeps; got {calibration} with a network")
         first, second = rest if len(rest) == 2 else (None, None)
         check_network_call(source, first, second, "exported by export(network, calibration, out)")
         rest[0].check_network(source)
-        model, name, (calibration, out) = source, "", rest
+        model, name, (calibrated, out) = source, "", rest
         names = [str(label) for label in range(model.num_classes)] if classes is None else list(classes)
         if len(set(names)) != model.num_classes or not all(isinstance(each, str) for each in names):
             raise UserError(f"expected {model.num_classes} different names of classes; got {names}")
@@ -133,21 +144,21 @@ def export(
     else:
         if len(rest) != 1 or preprocessing is not None or classes is not None:
             raise UserError("a run, which knows its classes and preprocessing, is exported as export(run, out)")
-        run, (out,) = Run(source), rest
+        run, (out,) = Run(source).under(calibration), rest
         model = run.model("cpu")
-        calibration = run.read_calibration(model)
+        calibrated = run.read_calibration(model)
         names, prepared, name = run.classes, preprocessing_of(run.settings), run.network
     about: dict[str, Any] = {"classes": names, "preprocessing": prepared, "name": name}
     out = Path(out)
     if int8 is None:
-        write(model, calibration, out, **about, overwrite=overwrite)
+        write(model, calibrated, out, **about, overwrite=overwrite)
         return Exported(out, tuple(sorted(out.iterdir())))
     check_out(out, overwrite)
-    check_repeatable(calibration)
+    check_repeatable(calibrated)
     batches = _held_out(model, held_out) if isinstance(source, nn.Module) else _held_out_of(Run(source), model)
     with TemporaryDirectory() as folder:
-        write(model, calibration, Path(folder) / "float32", **about)
-        precisions = quantise(Path(folder) / "float32", out, int8, calibration, batches, overwrite=overwrite)
+        write(model, calibrated, Path(folder) / "float32", **about)
+        precisions = quantise(Path(folder) / "float32", out, int8, calibrated, batches, overwrite=overwrite)
     return Exported(out, tuple(sorted(out.iterdir())), precisions)
 
 

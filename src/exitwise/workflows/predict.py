@@ -29,6 +29,7 @@ def predict(
     device: str = "auto",
     *,
     threads: int | None = None,
+    calibration: str | None = None,
     top: int = 0,
     strict: bool = False,
 ) -> Predictions:
@@ -41,6 +42,7 @@ def predict(
             pixels: uint8 (height, width) or (height, width, 3).
         device: where to run a run's network; of a bundle ONNX Runtime's provider: cpu, cuda, openvino, coreml, ...
         threads: of a bundle on the CPU; by default as many as cores may be used.
+        calibration: of a run, the name of one that it keeps.
         top: of a bundle, likeliest classes to name with their probabilities.
         strict: whether one broken image is an error; else it is listed, unless all are.
 
@@ -48,7 +50,7 @@ def predict(
         ValueError: without calibration or images, for a damaged bundle, or broken images.
     """
     images = listed(files)
-    classifier = open_classifier(Path(source), device, threads, len(images), top)
+    classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
     predictions = Predictions()
     for chunk in _answers(classifier, images, top, strict):
         predictions += [each for each in chunk if isinstance(each, Prediction)]
@@ -64,6 +66,7 @@ def predict_to(
     device: str = "auto",
     *,
     threads: int | None = None,
+    calibration: str | None = None,
     top: int = 0,
     strict: bool = False,
     overwrite: bool = False,
@@ -76,7 +79,7 @@ def predict_to(
 
     Args:
         output: a file that ends in .csv, .json, .jsonl or .parquet; ``-`` writes CSV to standard output.
-        source, files, device, threads, top, strict: as of :func:`predict`.
+        source, files, device, threads, calibration, top, strict: as of :func:`predict`.
         overwrite: whether the file may be replaced, and rows so far be forgotten.
         progress: called with the images done and in all.
 
@@ -84,7 +87,7 @@ def predict_to(
         ValueError: as of :func:`predict`, or for an output that cannot be written or was begun with something else.
     """
     images = listed(files)
-    classifier = open_classifier(Path(source), device, threads, len(images), top)
+    classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
     tops = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
     fields = ["file", "prediction", "confidence", "exit", "compute", *tops, "error"]
     told = progress or (lambda done, total: None)

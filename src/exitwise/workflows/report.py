@@ -38,6 +38,7 @@ def report(
     runs: Source | Sequence[Source],
     out: str | Path | None = None,
     *,
+    calibration: str | None = None,
     figures: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
@@ -50,6 +51,7 @@ def report(
             those of ``fit_exits``, ``export`` and ``bench``.
         out: file to write; by default RUN/report.html, of several runs, or of results, report.html in the current
             folder.
+        calibration: of runs, the name of one that they keep.
         figures: folder for PNG and SVG figures of what is shown of runs.
         overwrite: whether that file, and figures in that folder, may be replaced.
         device: where to run the networks of runs and measure their times.
@@ -80,6 +82,8 @@ def report(
     from exitwise.workflows.fit import ExitsFitted
 
     study = len(paths) == 1 and STUDY.exists(paths[0])
+    if calibration is not None and (results or study):
+        raise UserError(f"a name is for a calibration that a run keeps; got {calibration}")
     if folder is not None and (results or study):
         raise UserError(f"figures are drawn of run folders; got {'a study' if study else 'results'}")
     titles: dict[type, str] = {ExitsFitted: "How the exits were fitted", Exported: "What was exported"}
@@ -89,7 +93,7 @@ def report(
     elif study:
         page = render_study(STUDY.read(paths[0]))
     else:
-        gathered = gather(paths, device)
+        gathered = gather(paths, device, calibration=calibration)
         page = render(gathered)
         if folder is not None:
             files = _figures(gathered, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from exitwise.runs.records.environment import environment
@@ -99,12 +100,14 @@ class Bench(Shown):
         verdicts: what they say, by batch size.
         left_out: forms that were not timed, and why.
         doubts: times that hardly can be.
+        stored: the file that it was written to; None: nowhere.
     """
 
     rows: list[Row]
     verdicts: dict[int, str]
     left_out: dict[str, str]
     doubts: list[str] = field(default_factory=list)
+    stored: Path | None = field(default=None, compare=False, repr=False)
 
     def is_dominated(self, row: Row) -> bool:
         """Return whether another row of the batch size is no slower and no less accurate; False where unknown."""

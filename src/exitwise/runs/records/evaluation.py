@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exitwise.deploy.parts_table import parts_table
@@ -49,6 +50,7 @@ class Evaluation(Shown):
         full_macs: what shares of cost are of; 0: the last exit's.
         intro: what the calibration is for, in words.
         outcome: what it loses on the test images, and for whom; None without one, and in records of version 1.
+        stored: the file that it was written to; None: nowhere.
     """
 
     checkpoint: str | None
@@ -62,6 +64,7 @@ class Evaluation(Shown):
     full_macs: int = 0
     intro: str = ""
     outcome: Outcome | None = None
+    stored: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def full(self) -> int:
