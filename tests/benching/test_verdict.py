@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from exitwise.benching.measured import Speed
-from exitwise.benching.verdict import doubts, verdict
+from exitwise.benching.verdict import doubts, tails, verdict
 from exitwise.runs.records.bench import Bench, Gap, Network, Row, Saved
 
 
@@ -157,3 +157,21 @@ def test_the_table_fits_into_eighty_columns():
     assert "early exits, as calibrated 123 123 123 123 -32 ± 17 400.0 92.5 -10.5 ± 1.1 *" in shown
     assert max(map(len, lines)) <= 80
     assert len(lines) < 14
+
+
+def test_longer_tails_are_said_though_the_mean_is_shorter():
+    full, early = row("full", 10.0), row("early", 5.0)
+    rows = [full, replace(early, p95=10.5, p99=15.0), replace(early, mean=6.0, form="onnx", p99=99.0)]
+    said = tails(rows, early.network)
+    assert said == (
+        "worse in the longest times of early (eager): p99 1.5e+04 ms, 1.50x that of the network in full (1e+04 ms)"
+    )
+    assert tails([full, early], early.network) == ""
+
+
+def test_energy_has_a_column_where_it_is_known():
+    rows = [replace(row("full", 0.010), joules=0.025), row("early", 0.005)]
+    said = str(Bench(rows, {}, {}))
+    assert " mJ " in said
+    assert re.search(r"full .* 25 ", said)
+    assert "mJ" not in str(Bench([row("full", 0.010)], {}, {}))

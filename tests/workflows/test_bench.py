@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import exitwise as ew
+from exitwise.benching.networks import out_of_reach
 from exitwise.benching.timing import ALWAYS, NEVER, measure_exit_seconds
 from exitwise.cli import main
 from exitwise.errors import UserError
@@ -18,6 +19,7 @@ from exitwise.evaluation.collect import collect
 from exitwise.exiting.calibration import calibrate_macs
 from exitwise.exiting.outputs import anytime, operate
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.table import Budgeted
 from exitwise.models import count_cost, create_model
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.runs.records.bench import BENCH, Network, Row
@@ -51,6 +53,15 @@ def test_every_network_is_timed_in_every_form_and_size(result):
     for size in (1, 8):
         assert names["eager", size] == ["without exits", *counts, *static, "msdnet_small"]
     assert set(result.verdicts) == {1, 8}
+
+
+def test_budgets_out_of_reach_are_named():
+    table = [Budgeted(budget, (0.5,), 0.9, 1.0) for budget in (0.2, 0.5, 1.0)]
+    assert out_of_reach(table, [0.5, 0.1, 1.2, 0.05]) == {
+        "budget 5 %": "below the first exit's 20 %",
+        "budget 10 %": "below the first exit's 20 %",
+        "budget 120 %": "above the last exit's 100 %",
+    }
 
 
 def test_accuracies_are_of_test_images_at_thresholds_of_calibration_images(result, digits_run):

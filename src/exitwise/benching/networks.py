@@ -58,6 +58,7 @@ class Subject:
         tested: logits (N, K, C) and targets (N) of all test samples; None where the accuracy is not known.
         test: the test samples, for another form of it.
         held_out: samples that it is calibrated on, for eight bits.
+        left_out: budgets that are out of reach, and why.
     """
 
     model: StagedModel
@@ -68,6 +69,7 @@ class Subject:
     tested: Tested | None = None
     test: Pairs | None = None
     held_out: Pairs | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def right_alone(self, exit: int) -> NDArray[np.bool_] | None:
         """Return on which test samples an exit's own answer is right; None where that is not known."""
@@ -131,6 +133,7 @@ def subject_of_run(run: Run, budgets: Sequence[float], samples: int, place: torc
         tested,
         lambda: splits.test.batches(EVALUATION_BATCH, workers),
         lambda: splits.calibration.batches(EVALUATION_BATCH, workers),
+        out_of_reach(table, budgets),
     )
 
 
@@ -159,7 +162,8 @@ def subject_of_network(
     tested = collect_logits(model, remembered(), next(model.parameters()).device)
     early = early_of(calibration, calibration.table, budgets, calibration.policy.measure)
     inputs = _repeated(joined(first), samples)
-    return Subject(model, inputs, _alone(model), early, calibration, tested, test, held_out)
+    missing = out_of_reach(calibration.table, budgets)
+    return Subject(model, inputs, _alone(model), early, calibration, tested, test, held_out, missing)
 
 
 def early_of(
@@ -180,6 +184,17 @@ def early_of(
         return {Network("early exits, as calibrated", "early"): Early(calibration.policy, None), **early}
     middle = list(early)[len(early) // 2]
     return {middle: early[middle], **early}
+
+
+def out_of_reach(table: Sequence[Budgeted], budgets: Sequence[float]) -> dict[str, str]:
+    """Return the budgets that a table does not reach, and why."""
+    if not table:
+        return {}
+    least, most = table[0].budget, table[-1].budget
+    why = {True: f"below the first exit's {100 * least:.0f} %", False: f"above the last exit's {100 * most:.0f} %"}
+    return {
+        f"budget {100 * budget:g} %": why[budget < least] for budget in sorted(budgets) if not least <= budget <= most
+    }
 
 
 def _alone(model: StagedModel) -> dict[Network, int]:

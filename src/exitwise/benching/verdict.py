@@ -72,6 +72,22 @@ def verdict(rows: Sequence[Row], judged: Network, compared: Comparison, allowed:
     return f"undecided: {what}; {_named(rival)} takes as long and is as accurate, within noise ({gap} points)"
 
 
+def tails(rows: Sequence[Row], judged: Network) -> str:
+    """Return which of the longest times are worse than the network's in full, from the rows of one batch size; empty
+    where none is.
+
+    Leaving early makes the mean shorter. Who goes through all exits pays for them, and a batch for whoever stays.
+    """
+    full = min((row for row in rows if row.network.kind == "full" and row.form != "int8"), key=_mean)
+    early = min((row for row in rows if row.network == judged), key=_mean)
+    longer = [
+        f"{name} {1000 * mine:.3g} ms, {mine / whole:.2f}x that of the network in full ({1000 * whole:.3g} ms)"
+        for name, mine, whole in (("p95", early.p95, full.p95), ("p99", early.p99, full.p99))
+        if mine >= WORTH * whole
+    ]
+    return f"worse in the longest times of {_named(early)}: {'; '.join(longer)}" if longer else ""
+
+
 def doubts(rows: Sequence[Row], alone: Mapping[Network, int]) -> list[str]:
     """Return what cannot be, or hardly, in the times of a network cut at its exits: a part that takes longer than more.
 

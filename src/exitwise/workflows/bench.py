@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from exitwise.benching.energy import Meter, joules_of
 from exitwise.benching.forms import (
     FORMS,
     MOST_BATCHES,
@@ -40,7 +41,7 @@ from exitwise.benching.networks import (
     subject_of_run,
 )
 from exitwise.benching.timing import warn_if_busy
-from exitwise.benching.verdict import doubts, verdict
+from exitwise.benching.verdict import doubts, tails, verdict
 from exitwise.budgets import check_whole
 from exitwise.data.loaders import pairs_of
 from exitwise.deploy.calibration import Calibration
@@ -74,11 +75,12 @@ def bench(
 ) -> Bench:
     """Time a network on test samples: in full, leaving early, cut at each exit, and others beside it, in every form.
 
-    What leaves early does so as it was calibrated, and at each budget of ``budgets`` by the same measure. Every row has
-    its accuracy on the same samples; gaps to the network in full are paired by sample. In eight bits (ONNX Runtime's,
-    with static ranges; of networks that take tokens, dynamic ones) thresholds are found anew on the held-out samples,
-    for the same wish. The verdict sets the calibrated policy against the fastest of all others that are accurate
-    enough, what leaves early beside it included. What decides is the mean time over samples, each by its median.
+    What leaves early does so as it was calibrated, and at each budget of ``budgets`` by the same measure. Every row
+    has its accuracy on the same samples; gaps to the network in full are paired by sample. In eight bits (ONNX
+    Runtime's, with static ranges; of networks that take tokens, dynamic ones) thresholds are found anew on the
+    held-out samples, for the same wish. Energy is said where the machine counts it (RAPL). The verdict sets the
+    calibrated policy against the fastest of all others that are accurate enough, what leaves early beside it
+    included. What decides is the mean time over samples, each by its median.
 
     Args:
         source: a run folder, whose test images are used and whose bench.json is written; or a network.
@@ -90,7 +92,7 @@ def bench(
             networks with or without exits, pairs of a network and its calibration, or paths of bundles.
         forms: of the networks: ``eager``, ``compiled``, ``onnx``, ``int8``.
         batch_sizes: samples per call.
-        budgets: shares of the full network's MACs; those out of reach are left out.
+        budgets: shares of the full network's MACs; those out of reach are left out, and named.
         seconds: about how long to measure, compiling and exporting aside.
         device: where to time a run's network; a network itself is timed where it lies. ONNX runs on the CPU.
         tell: is told what is done next; by default it is printed on standard error.
@@ -136,7 +138,8 @@ def bench(
     subject = subjects[0]
     assert isinstance(subject, Subject)
     doubtful = doubts(rows, subject.alone)
-    result = Bench(_compared(rows, measured), _verdicts(rows, measured, subject), left_out, doubtful)
+    compared, verdicts = _compared(rows, measured), _verdicts(rows, measured, subject)
+    result = Bench(compared, verdicts, {**subject.left_out, **left_out}, doubtful)
     if run is not None and writable:
         record = BENCH.called(run.name)
         if store(partial(record.write, run.path, result), run.path):
@@ -193,6 +196,7 @@ def _rows(
             inputs |= dict.fromkeys(ready, subject.inputs)
             left_out |= reasons
         found = {form: networks for form, networks in made.items() if networks}
+        meter = Meter()
         for size in batch_sizes:
             timings: dict[FormName, Timing] = {}
             for form, networks in found.items():
@@ -203,9 +207,19 @@ def _rows(
                 timings[form] = prepared(calls, seconds / len(forms) / len(batch_sizes))
             if len(timings) > 1:
                 tell(f"batch {size} in each form, in turn ...")
-            for (network, form), values in measure(timings).items():
+            measured = measure(timings)
+            energy = joules_of(
+                {
+                    (network, form): timing.calls[network]
+                    for form, timing in timings.items()
+                    for network in timing.calls
+                },
+                meter,
+            )
+            for (network, form), values in measured.items():
                 times[network, form, size] = values
-                rows.append(row_of(network, form, size, made[form][network], values))
+                row = row_of(network, form, size, made[form][network], values)
+                rows.append(replace(row, joules=energy.get((network, form))))
     correct = {(network, form): each.correct for form in made for network, each in made[form].items()}
     order = ("full", "early", "static")
     return sorted(rows, key=lambda row: order.index(row.network.kind)), Measured(correct, times), left_out
@@ -227,7 +241,9 @@ def _verdicts(rows: Sequence[Row], measured: Measured, subject: Subject) -> dict
     judged, *aside = subject.early
     counted = [row for row in rows if row.network not in aside]
     allowed = TOLERANCE if subject.calibration is None else subject.calibration.tolerance
-    return {
-        size: verdict([row for row in counted if row.batch_size == size], judged, measured, allowed)
-        for size in {row.batch_size: None for row in rows}
-    }
+    found = {}
+    for size in {row.batch_size: None for row in rows}:
+        mine = [row for row in counted if row.batch_size == size]
+        worse = tails(mine, judged)
+        found[size] = verdict(mine, judged, measured, allowed) + (f"; {worse}" if worse else "")
+    return found

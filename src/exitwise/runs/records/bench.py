@@ -70,6 +70,7 @@ class Row:
         gap: to the network in full, in float32; None where the accuracy is unknown.
         weights: bytes of weights; of a bundle or graph, of its files.
         saved: beside the network in full in the same form; None for itself, or where it was not timed.
+        joules: of the processors per call, everything that ran meanwhile included; None where the machine does not say.
     """
 
     network: Network
@@ -84,6 +85,7 @@ class Row:
     gap: Gap | None = None
     weights: int | None = None
     saved: Saved | None = None
+    joules: float | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -98,7 +100,7 @@ class Bench(Shown):
     Attributes:
         rows: of all networks, forms and batch sizes.
         verdicts: what they say, by batch size.
-        left_out: forms that were not timed, and why.
+        left_out: forms and budgets that were not timed, and why.
         doubts: times that hardly can be.
         stored: the file that it was written to; None: nowhere.
     """
@@ -129,7 +131,9 @@ class Bench(Shown):
         title = "Milliseconds per call, in turn; * no row is faster and as accurate"
         table = Table(title=title, box=None, padding=(0, 0, 0, 1), pad_edge=False)
         table.add_column(overflow="fold", min_width=18)
-        for name in ("mean", "p50", "p95", "p99", "saved %", "MB", "acc. %", "gap", " "):
+        metered = any(row.joules is not None for row in self.rows)
+        energy = ["mJ"] if metered else []
+        for name in ("mean", "p50", "p95", "p99", *energy, "saved %", "MB", "acc. %", "gap", " "):
             table.add_column(name, justify="right", no_wrap=True)
         for size, form in sorted({(row.batch_size, row.form): None for row in self.rows}, key=lambda cell: cell[0]):
             table.add_row()
@@ -138,6 +142,7 @@ class Bench(Shown):
                 table.add_row(
                     row.network.name,
                     *(_three_digits(1000 * value) for value in (row.mean, row.p50, row.p95, row.p99)),
+                    *(["" if row.joules is None else _three_digits(1000 * row.joules)] if metered else []),
                     "" if row.saved is None else str(row.saved),
                     "" if row.weights is None else f"{row.weights / 1e6:.1f}",
                     "" if row.accuracy is None else f"{100 * row.accuracy:.1f}",
