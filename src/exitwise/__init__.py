@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.deploy.asked import Wishes
     from exitwise.deploy.calibration import Calibration
     from exitwise.deploy.monitor import DriftWarning, Monitor, Reference
+    from exitwise.deploy.monitored import Monitored, read_monitored, write_monitored
     from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner
     from exitwise.deploy.predictions import Broken, Prediction, Predictions, Written
     from exitwise.deploy.recalibrating import calibrate_bundle

@@ -31,6 +31,7 @@ from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.models import count_cost
 from exitwise.reporting.gather import gather
+from exitwise.reporting.render import render
 from exitwise.runs.folder import Run
 from exitwise.storage.files import NotStored
 from exitwise.workflows import calibrate as calibrating
@@ -364,8 +365,19 @@ def test_several_calibrations_are_kept_by_name(run, monkeypatch, tmp_path, capsy
         assert evaluation.intro == found.intro
         assert run.run.under(name).read_evaluation() == evaluation
         assert evaluation.stored.name == ("evaluation.json" if name is None else "evaluation-fast.json")
-    report = gather([run.run.path], "cpu", calibration="fast", splits=run.splits)
+    monitor = ew.Monitor(4, fast.reference)
+    monitor.add(np.zeros(300, np.int64), np.full(300, 0.99), np.ones(300), 0.1, fast.policy.thresholds)
+    ew.write_monitored(monitor, tmp_path / "seen.json")
+    report = gather([run.run.path], "cpu", calibration="fast", monitor=tmp_path / "seen.json", splits=run.splits)
     assert report.runs[0].calibration.budget == {"budget": 0.3}
+    assert report.runs[0].monitored.compared_shares == (1, 0, 0, 0)
+    page = render(report)
+    assert "Deployed inputs beside the calibration images" in page
+    assert "They differ: calibrate anew" in page
+    with pytest.raises(
+        UserError, match=r"expected the record of a monitor of this run's calibration; .*seen.json is of"
+    ):
+        gather([run.run.path], "cpu", monitor=tmp_path / "seen.json", splits=run.splits)
     assert report.runs[0].budgets[3].command.endswith(" --name fast")
     assert gather([run.run.path], "cpu", splits=run.splits).runs[0].calibration.budget == {"budget": 0.6}
     timed = ew.bench(run.run.path, "fast", forms="eager", batch_sizes=[8], seconds=0.1, device="cpu", tell=len)

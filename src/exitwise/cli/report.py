@@ -12,6 +12,7 @@ def report(
     *,
     out: Path | None = None,
     calibration: str | None = None,
+    monitor: Path | None = None,
     figures: Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
@@ -34,6 +35,8 @@ def report(
         File to write; by default RUN/report.html, of several runs report.html here.
     calibration
         Name of a calibration that the runs keep (calibrate --name); by default the usual one.
+    monitor
+        Of one run: what deployed inputs looked like (ew.write_monitored), to be shown beside the calibration.
     figures
         Folder for PNG and SVG figures of the same, for papers.
     overwrite
@@ -44,5 +47,7 @@ def report(
     import exitwise as ew
 
     plain_console().print(
-        ew.report(runs, out, calibration=calibration, figures=figures, overwrite=overwrite, device=device)
+        ew.report(
+            runs, out, calibration=calibration, monitor=monitor, figures=figures, overwrite=overwrite, device=device
+        )
     )

@@ -116,6 +116,8 @@ class Monitor:
         self._lock = threading.Lock()
         self._macs = 0.0
         self._seconds: deque[float] = deque(maxlen=window)
+        bins = 0 if reference is None else len(reference.bins)
+        self._compared = np.zeros(exits, np.int64), np.zeros(bins, np.int64)
         self._recent: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
 
     @classmethod
@@ -159,6 +161,8 @@ class Monitor:
         expected = self.reference.thresholds
         if thresholds is not None and expected is not None and thresholds != expected:
             return None
+        for total, part in zip(self._compared, self._counted(exit, confidence), strict=True):
+            total += part
         self._recent.append((exit, confidence))
         if sum(len(part) for part, _ in self._recent) < self.window:
             return None
@@ -167,6 +171,22 @@ class Monitor:
         if message is not None:
             self.warned.append(message)
         return message
+
+    def _counted(
+        self, exits: npt.NDArray[Any], confidences: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return how many images left at each exit, and are in each bin of the reference."""
+        assert self.reference is not None
+        places = np.searchsorted(self.reference.edges, np.nan_to_num(confidences, nan=-1.0), side="right")
+        bins = np.bincount(places, minlength=len(self.reference.bins))
+        return np.bincount(exits, minlength=len(self.counts)), bins
+
+    @property
+    def compared(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Images that left by the calibration's thresholds: at each exit, and in each of its bins of confidence."""
+        with self._lock:
+            left, bins = self._compared
+            return left.copy(), bins.copy()
 
     @property
     def shares(self) -> list[float]:
@@ -191,26 +211,36 @@ class Monitor:
         size = sum(len(part) for part, _ in self._recent)
         if reference is None or size < LEAST_IMAGES:
             return None
-        exits, confidences = (np.concatenate(parts) for parts in zip(*self._recent, strict=True))
-        shares = np.bincount(exits, minlength=len(self.counts)) / len(exits)
-        places = np.searchsorted(reference.edges, np.nan_to_num(confidences, nan=-1.0), side="right")
-        bins = np.bincount(places, minlength=len(reference.bins)) / len(exits)
-        parts = []
-        if _moved(shares, reference.shares, size, reference.images):
-            parts.append(f"{_percent(shares)} left at the exits, {_percent(reference.shares)} in calibration")
-        if _moved(bins, reference.bins, size, reference.images):
-            edges = ", ".join(f"{edge:.2f}" for edge in reference.edges)
-            parts.append(f"confidences between {edges}: {_percent(bins)}, {_percent(reference.bins)} in calibration")
-        if not parts:
-            return None
-        return f"the last {size} images differ from the calibration images: {'; '.join(parts)}"
+        left, bins = self._counted(*map(np.concatenate, zip(*self._recent, strict=True)))
+        return differences((left / size).tolist(), (bins / size).tolist(), size, reference)
 
 
-def _moved(shares: npt.NDArray[Any], expected: Sequence[float], images: int, expected_images: int) -> bool:
+def differences(shares: Sequence[float], bins: Sequence[float], images: int, reference: Reference) -> str | None:
+    """Return how images differ from the calibration images; None if they don't, or are too few to tell.
+
+    Args:
+        shares: of them, leaving at each exit, K numbers.
+        bins: of them, in each of the reference's bins.
+        images: how many there are.
+        reference: of the calibration.
+    """
+    if images < LEAST_IMAGES:
+        return None
+    parts = []
+    if _moved(shares, reference.shares, images, reference.images):
+        parts.append(f"{_percent(shares)} left at the exits, {_percent(reference.shares)} in calibration")
+    if _moved(bins, reference.bins, images, reference.images):
+        edges = ", ".join(f"{edge:.2f}" for edge in reference.edges)
+        parts.append(f"confidences between {edges}: {_percent(bins)}, {_percent(reference.bins)} in calibration")
+    if not parts:
+        return None
+    return f"the last {images} images differ from the calibration images: {'; '.join(parts)}"
+
+
+def _moved(found: Sequence[float], expected: Sequence[float], images: int, expected_images: int) -> bool:
     """Return whether shares of ``images`` differ from those of ``expected_images``: by much, and by Pearson's
-    chi-square test
-    of two samples, its quantile after Wilson and Hilferty (1931)."""
-    wanted = np.asarray(expected)
+    chi-square test of two samples, its quantile after Wilson and Hilferty (1931)."""
+    shares, wanted = np.asarray(found), np.asarray(expected)
     if 0.5 * np.abs(shares - wanted).sum() < LEAST_MOVED:
         return False
     pooled = (shares * images + wanted * expected_images) / (images + expected_images)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.monitored import Monitored
 from exitwise.exiting.paired import Paired
 from exitwise.exiting.parts import Part
 from exitwise.exiting.point import OperatingPoint
@@ -94,6 +95,7 @@ class RunFigures:
         weights: of some epochs: number, losses and weights of samples (see ``WeightSamples.rows``); empty without a
             record.
         learning: accuracies of some epochs; empty without a record.
+        monitored: what deployed inputs looked like; None without a record.
     """
 
     name: str
@@ -111,6 +113,7 @@ class RunFigures:
     classes: list[ClassFigures]
     weights: list[dict[str, Any]]
     learning: list[Epoch]
+    monitored: Monitored | None = None
 
     @property
     def alike(self) -> bool:

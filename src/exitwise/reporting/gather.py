@@ -14,6 +14,8 @@ import numpy as np
 
 from exitwise.benching.timing import measure_exit_seconds
 from exitwise.data import Splits
+from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.monitored import Monitored, read_monitored
 from exitwise.errors import UserError
 from exitwise.reporting.content import Comparison, Report, RunFigures
 from exitwise.reporting.lines import group_runs, line_of
@@ -28,7 +30,12 @@ MOST_PICTURES, PER_CLASS, CHANGED = 1000, 3, 10
 
 
 def gather(
-    paths: Sequence[str | Path], device: str = "auto", *, calibration: str | None = None, splits: Splits | None = None
+    paths: Sequence[str | Path],
+    device: str = "auto",
+    *,
+    calibration: str | None = None,
+    monitor: str | Path | None = None,
+    splits: Splits | None = None,
 ) -> Report:
     """Gather a report from run folders.
 
@@ -36,6 +43,7 @@ def gather(
         paths: runs of the same data; calibrated and evaluated.
         device: where to run the networks and measure times.
         calibration: name of one that all of them keep.
+        monitor: record of a monitor of the one run.
         splits: the runs' data, where it is loaded already.
 
     Raises:
@@ -49,6 +57,7 @@ def gather(
     check_same_data(runs, names)
     groups = group_runs(names, [settings_of(run) for run in runs])
     records = [Record.of(run) for run in runs]
+    seen = None if monitor is None else _monitored(monitor, records[0].calibration)
     place = pick_device(device)
     pictures = Pictures(CHANGED, pictures_per_class(len(runs[0].classes), len(runs)))
     times: dict[tuple[Any, ...], tuple[float, ...]] = {}
@@ -59,7 +68,7 @@ def gather(
         if key not in times:
             times[key] = measure_exit_seconds(model)
         test = Said.collect(run, model, splits or run.splits(), place)
-        figures.append(figures_of(run, name, record, test, times[key], pictures))
+        figures.append(figures_of(run, name, record, test, times[key], pictures, seen))
     return Report(
         figures,
         [_comparison(label, members, figures) for label, members in groups],
@@ -69,6 +78,16 @@ def gather(
         now(),
         __version__,
     )
+
+
+def _monitored(path: str | Path, calibration: Calibration) -> Monitored:
+    """Return the record of a monitor, if it is of this calibration."""
+    seen = read_monitored(path)
+    if seen.reference != calibration.reference:
+        raise UserError(
+            f"expected the record of a monitor of this run's calibration; {path} is of another bundle or run"
+        )
+    return seen
 
 
 def _check_different(runs: Sequence[Run]) -> None:

@@ -13,6 +13,7 @@ from exitwise.data import Split, Splits
 from exitwise.deploy.anew import standard_of, yardstick_of
 from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.monitored import Monitored
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.exiting.measures import create_measure
@@ -127,7 +128,13 @@ class _Tested(NamedTuple):
 
 
 def figures_of(
-    run: Run, name: str, record: Record, test: Said, seconds: Sequence[float], pictures: Pictures
+    run: Run,
+    name: str,
+    record: Record,
+    test: Said,
+    seconds: Sequence[float],
+    pictures: Pictures,
+    monitored: Monitored | None = None,
 ) -> RunFigures:
     calibration, evaluation, weights, bench, metrics = record
     policy, tested = calibration.policy, _Tested.by(calibration, test, seconds)
@@ -152,6 +159,7 @@ def figures_of(
         class_figures(test.split, left, tested.standard, evaluation.exit_macs, pictures.per_class),
         spread_out([row for row in weights or [] if row["losses"]]),
         learning(metrics, policy.exits),
+        monitored,
     )
 
 

@@ -39,6 +39,7 @@ def report(
     out: str | Path | None = None,
     *,
     calibration: str | None = None,
+    monitor: str | Path | None = None,
     figures: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
@@ -52,6 +53,8 @@ def report(
         out: file to write; by default RUN/report.html, of several runs, or of results, report.html in the current
             folder.
         calibration: of runs, the name of one that they keep.
+        monitor: of one run: what deployed inputs looked like (:func:`~exitwise.write_monitored`), to be shown beside
+            the calibration.
         figures: folder for PNG and SVG figures of what is shown of runs.
         overwrite: whether that file, and figures in that folder, may be replaced.
         device: where to run the networks of runs and measure their times.
@@ -84,6 +87,8 @@ def report(
     study = len(paths) == 1 and STUDY.exists(paths[0])
     if calibration is not None and (results or study):
         raise UserError(f"a name is for a calibration that a run keeps; got {calibration}")
+    if monitor is not None and (results or study or len(paths) > 1):
+        raise UserError(f"the record of a monitor is shown beside one run; got {monitor} with something else")
     if folder is not None and (results or study):
         raise UserError(f"figures are drawn of run folders; got {'a study' if study else 'results'}")
     titles: dict[type, str] = {ExitsFitted: "How the exits were fitted", Exported: "What was exported"}
@@ -93,7 +98,7 @@ def report(
     elif study:
         page = render_study(STUDY.read(paths[0]))
     else:
-        gathered = gather(paths, device, calibration=calibration)
+        gathered = gather(paths, device, calibration=calibration, monitor=monitor)
         page = render(gathered)
         if folder is not None:
             files = _figures(gathered, folder)
