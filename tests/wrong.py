@@ -110,7 +110,7 @@ FLAGS = {
     "predict nothing": ("predict nowhere", "files"),
     "predict's output": ("predict nowhere x.png --output a.txt", "expected an output file that ends in .csv or .json"),
     "serve": ("serve nowhere --port 0", "expected an exported bundle with manifest.json at nowhere; found none"),
-    "serve's limit": ("serve nowhere --timeout 0", "expected max_body_mb, max_pixels and timeout above 0"),
+    "serve's limit": ("serve nowhere --timeout 0", "expected max_body_mb, max_pixels, timeout and max_wait_ms above 0"),
     "serve's address": ("serve nowhere --host 999.1.1.1", "expected an address to listen at; 999.1.1.1:8000 is none"),
     "serve's token": ("serve nowhere --token-file none", "expected a file with a token at none"),
     "export": ("export nowhere", "expected a run folder with config.yaml at nowhere; found none"),

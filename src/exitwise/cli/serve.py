@@ -15,7 +15,7 @@ def serve(
     budget: float | None = None,
     shed_compute: bool = False,
     max_batch: int = 16,
-    max_wait_ms: float = 100.0,
+    max_wait_ms: float = 50.0,
     max_queue: int = 256,
     max_body_mb: float = 16.0,
     max_pixels: int = 50_000_000,
@@ -48,7 +48,7 @@ def serve(
     max_batch
         Samples at once in a stage.
     max_wait_ms
-        After so long a sample goes before fuller queues.
+        After so long a sample soon goes before fuller queues.
     max_queue
         Samples that may be inside; more are refused with 429.
     max_body_mb

@@ -155,7 +155,7 @@ class _Server:
         finally:
             self.reading -= asked.samples
         wish = asked.wish
-        seconds = None if wish.deadline_ms is None else max(0.0, wish.deadline_ms / 1000 - time.perf_counter() + start)
+        seconds = None if wish.deadline_ms is None else wish.deadline_ms / 1000 - time.perf_counter() + start
         dial, futures = self.service.submit(live, inside, wish.budget, seconds)
         try:
             fates: list[Left] = await asyncio.gather(*map(asyncio.wrap_future, futures))

@@ -1,10 +1,13 @@
 """A queue per stage, and the rule that picks the next batch. Knows no clock, thread or network.
 
-**The rule.** Of the queues that hold samples, the next batch is from the one with the largest n² · age, where n is how
-many samples would go at once (up to ``max_batch``) and age is that of the one that came first. So full batches go
-first, a lone sample goes when nothing else is there or when it has waited long, and nothing idles while a sample waits.
-Before that rule stands another: a sample that has become due (older than ``max_wait``, or than half its own deadline)
-goes next, the most overdue first.
+**The rule.** Of the queues that hold samples, the next batch is from the one with the largest
+
+    n / t · (1 + (age / wait)³)
+
+where n is how many samples would go at once (up to ``max_batch``), t the time that such a batch of the stage has taken,
+age that of the sample that is due first, and wait how long it may wait. So batches that use the processor well go
+first; from its wait on, a sample soon goes before fuller queues, and none waits for ever. Nothing idles while a sample
+waits.
 
 Samples of other shapes, such as texts of other lengths, are in queues of their own.
 """
@@ -14,6 +17,15 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Hashable
 from typing import Generic, NamedTuple, Protocol, TypeVar
+
+LEARNED = 0.1
+"""Weight of the latest batch in how long those of its size take."""
+
+SHORTEST = 1e-6
+"""Seconds that a batch is taken to take at least."""
+
+Place = tuple[int, Hashable]
+"""A stage, and the shapes of the samples in one of its queues."""
 
 
 class Queued(Protocol):
@@ -45,6 +57,7 @@ class Queues(Generic[S]):
     def __init__(self, stages: int, max_batch: int) -> None:
         self.max_batch = max_batch
         self._queues: list[dict[Hashable, list[S]]] = [{} for _ in range(stages)]
+        self._seconds: list[dict[int, float]] = [{} for _ in range(stages)]
 
     def put(self, stage: int, sample: S, shapes: Hashable = None) -> None:
         """Let a sample wait before a stage, behind those that are due before it."""
@@ -57,18 +70,10 @@ class Queues(Generic[S]):
     def pick(self, now: float) -> Batch[S] | None:
         """Take the next batch out of its queue, by the rule; None where nothing waits."""
         self._forget()
-        found = max(
-            (
-                (*self._rank(queue, now), stage, shapes)
-                for stage, queues in enumerate(self._queues)
-                for shapes, queue in queues.items()
-            ),
-            key=lambda each: each[:3],
-            default=None,
-        )
-        if found is None:
+        places = [(stage, shapes) for stage, queues in enumerate(self._queues) for shapes in queues]
+        if not places:
             return None
-        *_, stage, shapes = found
+        stage, shapes = max(places, key=lambda each: (self._worth(each, now), each[0]))
         queue = self._queues[stage][shapes]
         samples = [each for each in queue[: self.max_batch] if not each.settled]
         del queue[: self.max_batch]
@@ -76,11 +81,32 @@ class Queues(Generic[S]):
             del self._queues[stage][shapes]
         return Batch(stage, samples)
 
-    def _rank(self, queue: list[S], now: float) -> tuple[bool, float]:
-        first = queue[0]
-        if first.due <= now:
-            return True, now - first.due
-        return False, min(len(queue), self.max_batch) ** 2 * (now - first.arrived)
+    def _going(self, place: Place) -> int:
+        """Return how many would go."""
+        return min(len(self._queues[place[0]][place[1]]), self.max_batch)
+
+    def _worth(self, place: Place, now: float) -> float:
+        """Return samples per second of the next batch, times its urgency."""
+        first = self._queues[place[0]][place[1]][0]
+        urgency = 1 + ((now - first.arrived) / max(first.due - first.arrived, SHORTEST)) ** 3
+        return self._going(place) / self._seconds_of(place) * urgency
+
+    def took(self, stage: int, samples: int, seconds: float) -> None:
+        """Learn how long a batch took."""
+        size, known = _size(samples), self._seconds[stage]
+        seconds = max(seconds, SHORTEST)
+        known[size] = seconds if size not in known else known[size] + LEARNED * (seconds - known[size])
+
+    def _seconds_of(self, place: Place) -> float:
+        """Return how long a batch takes; of a larger size than there has been as long per sample, of a stage that has
+        not run as long as the shortest of others."""
+        size, known = _size(self._going(place)), self._seconds[place[0]]
+        if size in known:
+            return known[size]
+        if not known:
+            return min((each for others in self._seconds for each in others.values()), default=SHORTEST)
+        near = min(known, key=lambda each: abs(each - size))
+        return known[near] * 2.0 ** max(size - near, 0)
 
     def _forget(self) -> None:
         """Drop samples at the front that were answered meanwhile."""
@@ -89,3 +115,8 @@ class Queues(Generic[S]):
                 queues[shapes] = [each for each in queues[shapes] if not each.settled]
                 if not queues[shapes]:
                     del queues[shapes]
+
+
+def _size(samples: int) -> int:
+    """Return which of the sizes 1, 2, 3 to 4, 5 to 8, ... a batch is of."""
+    return (samples - 1).bit_length()

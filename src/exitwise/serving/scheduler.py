@@ -11,10 +11,11 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -110,7 +111,7 @@ class Scheduler:
     Args:
         stages: what is run.
         max_batch: samples at once in a stage.
-        max_wait: seconds after which a sample goes before fuller queues.
+        max_wait: seconds from which a sample soon goes before fuller queues.
         max_inside: samples that may be inside at a time; others are refused.
         stage_timeout: seconds after which a stage is taken to hang.
         workers: batches that run at a time.
@@ -129,12 +130,18 @@ class Scheduler:
         stages: Stages,
         *,
         max_batch: int = 16,
-        max_wait: float = 0.1,
+        max_wait: float = 0.05,
         max_inside: int = 256,
         stage_timeout: float = 30.0,
         workers: int = 1,
     ) -> None:
-        limits = {"max_batch": max_batch, "max_queue": max_inside, "stage_timeout": stage_timeout, "workers": workers}
+        limits = {
+            "max_batch": max_batch,
+            "max_wait": max_wait,
+            "max_queue": max_inside,
+            "stage_timeout": stage_timeout,
+            "workers": workers,
+        }
         for name, value in limits.items():
             if not value > 0:
                 raise UserError(f"expected {name} above 0; got {value}")
@@ -149,9 +156,11 @@ class Scheduler:
         self._deadlines: list[tuple[float, int, _Sample]] = []
         self._number = itertools.count()
         self._closed = False
+        self._answers: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         for _ in range(workers):
             self._start(self._run)
         self._start(self._watch)
+        self._start(self._hand_out)
 
     @staticmethod
     def _start(target: Any, *args: Any) -> None:
@@ -182,8 +191,13 @@ class Scheduler:
 
         Raises:
             FullError: if they are too many with those inside, or it is closed.
+            LateError: if no time is left.
         """
         now, size = time.monotonic(), inside.samples
+        if seconds is not None and seconds <= 0:
+            with self._lock:
+                self.late += size
+            raise LateError("its deadline passed before the first exit")
         deadline = None if seconds is None else now + seconds
         due = now + (self.max_wait if seconds is None else min(self.max_wait, seconds / 2))
         samples = [_Sample(inside.rows(slice(i, i + 1)), thresholds, now, due, deadline) for i in range(size)]
@@ -224,50 +238,56 @@ class Scheduler:
         return True
 
     def _run(self, restart: int | None = None) -> None:
-        """Run batches, one after the other."""
+        """Run batches, one after the other; answers are handed out by another thread, while the next batch runs."""
         if restart is not None:
             self._restart(restart)
         while True:
-            with self._lock:
-                batch = self._queues.pick(time.monotonic())
-                while batch is None:
-                    if self._closed:
-                        return
-                    self._work.wait()
-                    batch = self._queues.pick(time.monotonic())
-                running = _Running(batch, time.monotonic() + self.stage_timeout)
-                self._running.append(running)
-            if not batch.samples:
-                self._done(running)
-                continue
-            error = None
+            running = self._next()
+            if running is None:
+                return
+            batch, error = running.batch, None
             start = time.monotonic()
             try:
-                answer, behind = self.stages.step(
-                    batch.stage, Inside.together([sample.inside for sample in batch.samples])
-                )
+                inside = Inside.together([sample.inside for sample in batch.samples])
+                answer, behind = self.stages.step(batch.stage, inside)
+                seconds = time.monotonic() - start
                 fates = self._fates(batch, answer)
                 going_on = _apart(behind, np.array([fate is None for fate in fates]))
             except Exception as failure:  # whatever a stage raises costs its batch alone
                 error = failure
-            if not self._done(running):
-                return  # taken to hang; another does its work
+            with self._lock:
+                if running.abandoned:
+                    return  # taken to hang; another does its work
+                self._running.remove(running)
+                gone = [] if error is not None else self._settle(batch, fates, going_on, seconds)
             if error is not None:
                 self._fail(batch, f"stage {batch.stage + 1} failed: {in_a_line(error)}")
                 self._restart(batch.stage)
-                continue
-            self._settle(batch, fates, going_on, time.monotonic() - start)
+            if gone:
+                self._answers.put(partial(_answer, gone))
 
-    def _done(self, running: _Running) -> bool:
+    def _hand_out(self) -> None:
+        while not (self._closed and not self.inside and self._answers.empty()):
+            self._answers.get()()
+
+    def _next(self) -> _Running | None:
+        """Return a batch to run, once there is one; None at the end."""
         with self._lock:
-            if running.abandoned:
-                return False
-            self._running.remove(running)
-            return True
+            while True:
+                batch = self._queues.pick(time.monotonic())
+                if batch is not None and batch.samples:
+                    running = _Running(batch, time.monotonic() + self.stage_timeout)
+                    self._running.append(running)
+                    return running
+                if batch is None:
+                    if self._closed:
+                        return None
+                    self._work.wait()
 
     def _fates(self, batch: Batch[_Sample], answer: Answer) -> list[Left | None]:
         """Return the fate of each sample that leaves; where others have a deadline, keep what the exit says."""
         fates: list[Left | None] = []
+        predictions, confidences = answer.prediction.tolist(), answer.confidence.tolist()
         by: dict[Thresholds, npt.NDArray[Any]] = {}
         for i, sample in enumerate(batch.samples):
             thresholds = sample.thresholds
@@ -278,9 +298,7 @@ class Scheduler:
                 fates.append(None)
                 continue
             logits = None if answer.logits is None else answer.logits[i].copy()
-            left = Left(
-                batch.stage, int(answer.prediction[i]), float(answer.confidence[i]), logits, thresholds, in_time=goes
-            )
+            left = Left(batch.stage, predictions[i], confidences[i], logits, thresholds, in_time=goes)
             if not goes:
                 sample.reached = left
             fates.append(left if goes else None)
@@ -288,29 +306,27 @@ class Scheduler:
 
     def _settle(
         self, batch: Batch[_Sample], fates: Sequence[Left | None], going_on: Sequence[Inside], seconds: float
-    ) -> None:
-        """Answer those that leave, and let the others wait before the next stage."""
+    ) -> list[tuple[_Sample, Left]]:
+        """Let those that stay wait before the next stage; return the others, to be answered. The lock is held."""
+        self._queues.took(batch.stage, len(fates), seconds)
+        counts = self.counts[batch.stage]
+        counts.batches += 1
+        counts.samples += len(fates)
+        counts.seconds += seconds
         gone: list[tuple[_Sample, Left]] = []
-        with self._lock:
-            counts = self.counts[batch.stage]
-            counts.batches += 1
-            counts.samples += len(fates)
-            counts.seconds += seconds
-            parts = iter(going_on)
-            for sample, fate in zip(batch.samples, fates, strict=True):
-                if fate is not None:
-                    counts.left += 1
-                    if self._claim(sample):
-                        gone.append((sample, fate))
-                    continue
-                sample.inside = next(parts)
-                if not sample.settled:
-                    self._queues.put(batch.stage + 1, sample, sample.inside.shapes)
-            if going_on:
-                self._work.notify()
-        for sample, fate in gone:
-            if sample.future.set_running_or_notify_cancel():
-                sample.future.set_result(fate)
+        parts = iter(going_on)
+        for sample, fate in zip(batch.samples, fates, strict=True):
+            if fate is not None:
+                counts.left += 1
+                if self._claim(sample):
+                    gone.append((sample, fate))
+                continue
+            sample.inside = next(parts)
+            if not sample.settled:
+                self._queues.put(batch.stage + 1, sample, sample.inside.shapes)
+        if going_on:
+            self._work.notify()
+        return gone
 
     def _fail(self, batch: Batch[_Sample], why: str) -> None:
         LOG.warning("%s, with %d samples; it is restarted", why, len(batch.samples))
@@ -368,7 +384,16 @@ class Scheduler:
             answered = self._empty.wait_for(lambda: not self.inside, seconds)
             self._work.notify_all()
             self._clock.notify_all()
+        told = threading.Event()
+        self._answers.put(told.set)
+        told.wait(seconds if answered else 0)
         return answered
+
+
+def _answer(gone: Sequence[tuple[_Sample, Left]]) -> None:
+    for sample, fate in gone:
+        if sample.future.set_running_or_notify_cancel():
+            sample.future.set_result(fate)
 
 
 def _apart(batch: Inside, chosen: npt.NDArray[np.bool_]) -> list[Inside]:

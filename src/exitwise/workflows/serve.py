@@ -29,7 +29,7 @@ def serve(
     budget: float | None = None,
     shed_compute: bool = False,
     max_batch: int = 16,
-    max_wait_ms: float = 100.0,
+    max_wait_ms: float = 50.0,
     max_queue: int = 256,
     max_body_mb: float = 16.0,
     max_pixels: int = 50_000_000,
@@ -48,7 +48,7 @@ def serve(
         budget: the dial at first: share of the full network's MACs, of the bundle's table; None: as calibrated.
         shed_compute: whether samples may spend less as places run out.
         max_batch: samples at once in a stage.
-        max_wait_ms: after so long a sample goes before fuller queues.
+        max_wait_ms: after so long a sample soon goes before fuller queues.
         max_queue: samples that may be inside; more are refused.
         max_body_mb: of a request, in MiB.
         max_pixels: of an image.
@@ -69,9 +69,9 @@ def serve(
         from exitwise.serving.app import Limits, create_app
         from exitwise.serving.service import Service
 
-    if not (max_body_mb > 0 and max_wait_ms >= 0 and timeout > 0 and max_pixels > 0):
+    if not (max_body_mb > 0 and max_wait_ms > 0 and timeout > 0 and max_pixels > 0):
         raise UserError(
-            "expected max_body_mb, max_pixels and timeout above 0, and max_wait_ms from 0; "
+            "expected max_body_mb, max_pixels, timeout and max_wait_ms above 0; "
             f"got {max_body_mb}, {max_pixels}, {timeout} and {max_wait_ms}"
         )
     access = Access(_token(token_file), _token(change_token_file))
