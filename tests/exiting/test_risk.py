@@ -142,6 +142,20 @@ def test_answers_that_cannot_be_guaranteed_are_not_given(population):
         control_answers(sure, right, 1.0)
 
 
+def test_all_at_one_exit_may_be_guaranteed_where_deeper_ones_are_worse():
+    """The last exit is bad, and the confidences say nothing: the sequence from there fails at once."""
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 5, 2000)
+    right = generator.random((2000, 3)) < np.array([0.5, 0.95, 0.6])
+    predictions = np.where(right, targets[:, None], (targets[:, None] + 1) % 5)
+    confidences = generator.random((2000, 3)).astype(np.float32)
+    found = control_risk(confidences, predictions, targets, 0.02, 0.95, full=predictions[:, 1])
+    assert found.holds
+    assert found.policy.exit_of(confidences).tolist() == [1] * 2000
+    assert found.proportions == [0, 1, 0]
+    assert found.mean_loss == 0
+
+
 def test_the_part_that_loses_most_decides():
     """A tenth of the samples pays: the average is within the tolerance, that part is not, and nobody leaves then."""
     parts = (np.arange(4000) % 10 == 0).astype(np.int64)

@@ -251,7 +251,15 @@ def _found(
         assert asked.guarantee is not None
         parts = held.parts(asked.guarantee_each) if asked.guarantee_each else None
         result = control_risk(
-            *outputs, value, asked.guarantee, risk=risk, seed=held.seed, family=family, full=standard, parts=parts
+            *outputs,
+            value,
+            asked.guarantee,
+            risk=risk,
+            seed=held.seed,
+            family=family,
+            full=standard,
+            parts=parts,
+            exit_costs=costs.exit_macs,
         )
         promise = {
             "risk": risk,

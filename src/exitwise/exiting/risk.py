@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -17,7 +18,7 @@ from exitwise.budgets import check_open_share
 from exitwise.errors import UserError
 from exitwise.exiting import rule
 from exitwise.exiting.arrays import Array, as_numpy
-from exitwise.exiting.calibration import members
+from exitwise.exiting.calibration import all_at, members
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Family
 from exitwise.shapes import Bool, Float, Float64, Int
@@ -63,13 +64,14 @@ def control_risk(
     family: Family = "geometric",
     full: Int[Array, "samples"] | None = None,
     parts: Int[Array, "samples"] | None = None,
+    exit_costs: Sequence[float] | None = None,
 ) -> RiskControlled:
-    """Return the boldest thresholds whose expected loss exceeds ``tolerance`` with a probability of at most
+    """Return the cheapest thresholds whose expected loss exceeds ``tolerance`` with a probability of at most
     ``1 - guarantee``.
 
     The probability is over calibration samples drawn like those to come. A part of them makes a sequence of policies
-    from a family; the rest tests one after the other, most cautious first, until one fails. Since the
-    sequence does not depend on what tests it, no correction for many tests is needed.
+    from a family, and of those by which all leave at one exit; the rest tests one after the other, most cautious first,
+    until one fails. Since the sequence does not depend on what tests it, no correction for many tests is needed.
 
     Args:
         confidences, predictions: of calibration samples at each exit. Temperatures and what else the measure has been
@@ -86,6 +88,7 @@ def control_risk(
             then, and the probability is that of all together. A policy passes if the tests of all parts reject, each
             at the same level: had one part a larger loss, its own test would let it pass with that probability alone
             (an intersection-union test, Berger, Technometrics 24, 1982). That needs no correction for their number.
+        exit_costs: of leaving at each exit, cheap to dear; 0, 1, ... if None.
 
     Returns:
         The result; where nothing could be guaranteed, a policy by which nobody leaves early.
@@ -104,9 +107,15 @@ def control_risk(
     chosen = RiskControlled(ExitPolicy([None] * (exits - 1)), nobody, False, len(test), 0.0)
     if len(design) == 0 or len(test) == 0:
         return chosen
-    policies, sequence = zip(*reversed(members(confidences[design], SEQUENCE, 6, family)), strict=True)
+    tried = [
+        *reversed(members(confidences[design], SEQUENCE, 6, family)),
+        *(all_at(k, exits) for k in range(exits - 1)),
+    ]
     answers = predictions[:, -1] if full is None else as_numpy(full)
-    losses = np.stack([_losses(p, confidences, predictions, answers, targets, risk)[test] for p in policies], axis=1)
+    all_losses = np.stack([_losses(p, confidences, predictions, answers, targets, risk) for p, _ in tried], axis=1)
+    order = _with_those_alone(all_losses[design].mean(axis=0), exits - 1)
+    policies, sequence = zip(*(tried[place] for place in order), strict=True)
+    losses = all_losses[test][:, order]
     low = _least_loss(risk)
     labels = np.zeros(n, np.int64) if parts is None else as_numpy(parts)
     each = [losses[labels[test] == part] for part in np.unique(labels)]
@@ -115,9 +124,20 @@ def control_risk(
     passed = int(np.cumprod(rejected).sum())
     if passed == 0:
         return chosen
-    best = passed - 1
+    costs = np.arange(exits) if exit_costs is None else np.asarray(exit_costs)
+    spent = [costs[policy.exit_of(confidences[design])].mean() for policy in policies[:passed]]
+    best = passed - 1 - int(np.argmin(spent[::-1]))  # of equally cheap ones the last
     worst = max(float(some[:, best].mean()) for some in each)
     return RiskControlled(policies[best], sequence[best], True, len(test), worst)
+
+
+def _with_those_alone(losses: Float[np.ndarray, "policies"], alone: int) -> list[int]:
+    """Return the order in which policies are tested: of a family, cautious first, each of the last ``alone`` put before
+    the first that loses as much on the samples that make the sequence."""
+    order = list(range(len(losses) - alone))
+    for one in range(len(losses) - alone, len(losses)):
+        order.insert(next((k for k, each in enumerate(order) if losses[each] >= losses[one]), len(order)), one)
+    return order
 
 
 class AnswersControlled(NamedTuple):
