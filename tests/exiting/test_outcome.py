@@ -82,6 +82,16 @@ def test_the_class_that_loses_most_and_the_one_never_named_are_said():
     assert nothing_lost.unnamed == ()
 
 
+def test_a_network_that_has_learned_nothing_is_called_so():
+    """Of 300 classes 0.7 % right is twice the commonest class's share, and chance."""
+    outcome = Outcome(Yardstick(1), Paired(2, 2, 600), (), 1 / 300, None)
+    lines = outcome.lines("at p = 1", OperatingPoint(4 / 600, 10, (0.5, 0.5)), 20, "test images")
+    assert lines[1:] == [
+        "No better, beyond chance, than to answer always with the commonest class, which 0.3 % are of."
+    ]
+    assert outcome.lines("at p = 1", OperatingPoint(30 / 600, 10, (0.5, 0.5)), 20, "test images")[1:] == []
+
+
 def test_a_difference_within_noise_is_called_so():
     outcome = Outcome(Yardstick(1), Paired(3, 4, 500), (), 0.2, None)
     (line,) = outcome.lines("at p = 1", OperatingPoint(0.9, 10, (0.5, 0.5)), 20, "test images")

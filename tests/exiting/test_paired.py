@@ -33,6 +33,7 @@ def test_intervals_keep_their_level(samples):
         gained, lost, _ = generator.multinomial(samples, [*chances, 1 - discordant], size=20_000).T
         low, high = paired_interval(gained, lost, samples)
         difference = chances[0] - chances[1]
+        print(f"n {samples}, discordant {discordant}, share {share}: width {100 * (high - low).mean():.2f} points")
         covered = ((low <= difference + 1e-12) & (difference - 1e-12 <= high)).mean()
         assert covered >= 0.93, (discordant, share)
         if samples * discordant >= 10:

@@ -410,14 +410,19 @@ def test_results_are_returned_where_they_cannot_be_stored(run, monkeypatch, caps
     def read_only(*args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    before = (run.run.path / "evaluation.json").read_bytes()
     ew.calibrate(run.run.path, budget=0.6, splits=run.splits)
+    ew.evaluate(run.run.path, device="cpu", splits=run.splits)
+    before = (run.run.path / "evaluation.json").read_bytes()
     monkeypatch.setattr(tempfile, "mkstemp", read_only)  # as a disk that fills while results are measured
     with pytest.warns(NotStored, match="results could not be stored in .*: Read-only file system"):
         ew.evaluate(run.run.path, device="cpu", splits=run.splits)
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.warns(NotStored, match=r"cannot be written to \(Read-only file system\): results are not stored"):
         assert ew.evaluate(run.run.path, device="cpu", splits=run.splits).calibrated is not None
+    with pytest.warns(NotStored, match="results are not stored"):
+        timed = ew.bench(run.run.path, forms="eager", batch_sizes=[8], seconds=0.05, device="cpu", tell=len)
+    assert timed.rows
+    assert timed.stored is None
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", str(run.run.path)])
     assert stop.value.code == 0

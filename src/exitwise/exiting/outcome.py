@@ -13,7 +13,7 @@ import numpy as np
 from exitwise.exiting.arrays import Array, as_numpy
 from exitwise.exiting.outputs import Left
 from exitwise.exiting.paired import Paired
-from exitwise.exiting.parts import Answers, Part, losing, parts_of
+from exitwise.exiting.parts import Answers, Part, losing, mean_of_counts, parts_of
 from exitwise.exiting.point import OperatingPoint
 from exitwise.shapes import Int
 from exitwise.shown import percent, points
@@ -169,9 +169,11 @@ class Outcome(NamedTuple):
                 lines.append(_of_losing(found, len(parts), what, self.tolerance))
         if self.unnamed:
             lines.append(f"No image is given the class {', '.join(self.unnamed)}, though some are of it.")
-        if point.accuracy <= self.majority:
+        right = round(point.accuracy * self.paired.samples)
+        if mean_of_counts((0, 1), (self.paired.samples - right, right)).low <= self.majority:
+            beyond = "" if point.accuracy <= self.majority else ", beyond chance,"
             commonest = percent(self.majority)
-            lines.append(f"No better than to answer always with the commonest class, which {commonest} are of.")
+            lines.append(f"No better{beyond} than to answer always with the commonest class, which {commonest} are of.")
         return lines
 
     def _sentence(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> str:
