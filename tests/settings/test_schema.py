@@ -72,6 +72,7 @@ WEIGHTED = {"method": "meta-weighted"}
             "distil_from goes with other regimes; regime heads keeps features, not images",
         ),
         ({"method": "focal"}, "setting method: input should be 'uniform', .*'meta-weighted'.* or .*; got 'focal'"),
+        ({**WEIGHTED, "clip": 1.0}, "clip changes the update that meta-weighted looks ahead to; leave it out"),
         ({**WEIGHTED, "proportions": [0.5, 0.2]}, r"proportions must sum to 1; got \[0.5, 0.2\], which sum to 0.7"),
         ({**WEIGHTED, "p_range": [0.9, 0.3]}, r"p_range needs two numbers, the lower first; got \[0.9, 0.3\]"),
         ({**WEIGHTED, "p_range": [0.3]}, r"p_range needs two numbers, the lower first; got \[0.3\]"),

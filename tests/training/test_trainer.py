@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from exitwise.data import Preprocessing, TrainingBatches, load
-from exitwise.errors import Interrupted
+from exitwise.errors import Interrupted, UserError
 from exitwise.methods import create_method
 from exitwise.methods.losses.distil import DistilRun
 from exitwise.models import MSDNet
@@ -146,6 +146,26 @@ def test_an_average_is_evaluated_and_kept_in_place_of_the_weights_and_survives_a
     again.adopt_average()
     torch.testing.assert_close(again.model.state_dict(), evaluated[-1], rtol=0, atol=0)
     assert any((value != plain[name]).any() for name, value in evaluated[-1].items())
+
+
+def test_gradients_are_clipped_to_a_norm_and_their_norm_is_told(split):
+    """With plain SGD an update is as long as the learning rate times the clipped norm."""
+
+    def train(clip):
+        made = trainer(split, max_iterations=1, clip=clip)
+        before = [param.detach().clone() for param in made.model.parameters()]
+        made.optimizer.param_groups[0]["momentum"] = 0
+        row = made.fit()[-1]
+        moved = torch.cat([(a - b).flatten() for a, b in zip(made.model.parameters(), before, strict=True)]).norm()
+        return row, moved.item()
+
+    (row, moved), (clipped, short) = train(None), train(0.01)
+    assert row["gradient_norm"] > 0.1
+    assert short <= 2 * 0.05 * 0.01 * 1.001 < moved
+    assert clipped["gradient_norm"] > 0.1
+    assert sum(row[f"loss_{k}"] for k in (1, 2, 3)) == pytest.approx(row["loss"], rel=1e-5)
+    with pytest.raises(UserError, match="MetaWeighted looks one step ahead, which knows no clipping; got clip 1"):
+        trainer(split, "meta-weighted", clip=1)
 
 
 def test_a_teacher_sees_the_augmented_images_once_without_gradients(split):

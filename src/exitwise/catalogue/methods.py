@@ -39,6 +39,8 @@ class UniformOptions(Options):
 class MetaWeightedOptions(Options):
     """Options of ``meta-weighted`` and its variants."""
 
+    looks_ahead: ClassVar[bool] = True
+
     p: float = option(0.75, "Budget to train for: share k of exits is p^k, normalised.", gt=0)
     proportions: Sequence[float] | None = option(None, "Budget to train for as shares; overrides p.", ge=0)
     p_range: Sequence[float] | None = option(

@@ -14,6 +14,7 @@ from exitwise.catalogue.axes import AXES, option_owners
 from exitwise.catalogue.lookup import summaries
 from exitwise.catalogue.methods import DEFAULT, METHODS, is_method, method_names, weigh_alone
 from exitwise.catalogue.sources import data_names
+from exitwise.catalogue.trackers import TRACKERS
 from exitwise.settings.ranges import Count, Finite, NotNegative, Numbers, Positive, Real, Seed, Share, Whole, fields_of
 
 AUGMENTED_PASSES = 4
@@ -153,6 +154,7 @@ class Fields(_WithMethod):
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
+    clip: Positive | None = Field(None, description="Largest norm of the gradient; larger ones are scaled down to it.")
     ema: Annotated[Real, Field(ge=0, lt=1)] = Field(
         0.0,
         description="Above 0: keep a running average of the weights, of which each batch keeps that share at most.",
@@ -169,6 +171,9 @@ class Fields(_WithMethod):
         300.0, description="Several processes: seconds within which the job ends when one does not answer."
     )
 
+    track: Numbers[str] | None = Field(
+        None, description=f"Tools that are told how training goes: {', '.join(TRACKERS)}."
+    )
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     channels_last: bool = Field(False, description="Keep images and network in channels-last format.")
     precision: Literal["float32", "tf32", "bf16"] = Field(

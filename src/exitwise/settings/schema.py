@@ -14,11 +14,13 @@ from pydantic import ValidationError, create_model, model_validator
 
 from exitwise.catalogue.axes import AXES, chosen_in, option_owners, options_of_others
 from exitwise.catalogue.backbones import BACKBONE_EXITS
+from exitwise.catalogue.lookup import find
 from exitwise.catalogue.losses import implied_loss
 from exitwise.catalogue.methods import METHODS, find_method, weigh_alone
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.catalogue.parts import Part
+from exitwise.catalogue.trackers import TRACKERS
 from exitwise.errors import UserError, near_match
 from exitwise.settings.checks import check_device, check_network, check_shape, is_of_signals
 from exitwise.settings.fields import AUGMENTED_PASSES, Fields
@@ -95,6 +97,8 @@ class Settings(Fields):
     def _consistent(self) -> Settings:
         check_network(self.model)
         check_device(self.device)
+        for name in self.track or ():
+            find(TRACKERS, name, "tracker")
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
             raise ValueError(f"mean and std need one or three values each; got {len(self.mean)} and {len(self.std)}")
         if self.method in METHODS and self.method_options is not None:
@@ -112,6 +116,8 @@ class Settings(Fields):
                 f"accumulate goes with method {', '.join(weigh_alone())}; got {self.method}, which weighs a half batch "
                 "as one (several processes share a batch that does not fit)"
             )
+        if self.clip is not None and find_method(self.method).options.looks_ahead:
+            raise ValueError(f"clip changes the update that {self.method} looks ahead to; leave it out")
         if self.accumulate > 1 and self.sync_batchnorm:
             raise ValueError("accumulate and sync_batchnorm exclude one another; got both")
         if self.flow != "plain":
@@ -173,6 +179,7 @@ def is_backbone(model: str) -> bool:
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "device",
+        "track",
         "workers",
         "keep_in",
         "checkpoint_every",

@@ -13,10 +13,11 @@ MOST_SKIPPED = 10
 
 
 class Meters:
-    """Sums over an epoch, kept on the device: losses, meta losses, correct answers per exit; skipped steps apart."""
+    """Sums over an epoch, kept on the device: losses, meta losses, correct answers and losses per exit, norms of
+    gradients; skipped steps apart."""
 
     def __init__(self, exits: int, device: torch.device) -> None:
-        self.sums = torch.zeros(6 + exits, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(7 + 2 * exits, dtype=torch.float64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, step: HalfStep) -> None:
@@ -24,19 +25,23 @@ class Meters:
         one, none = torch.ones_like(step.loss), torch.zeros_like(step.loss)
         meta = (none, none) if step.meta_loss is None else (one, step.meta_loss)
         shares = torch.stack([one, step.loss, step.deviation, *meta, step.images])
-        self.sums += torch.where(step.taken, torch.cat([shares, step.correct]), 0)
+        self.sums += torch.where(step.taken, torch.cat([shares, step.correct, step.gradient[None], step.losses]), 0)
         self.skipped += ~step.taken
 
     def means(self) -> dict[str, float]:
-        """Loss, meta loss if any, mean distance of the weights from 1, accuracy per exit on the training images, and
-        the number of skipped steps if any."""
-        steps, loss, deviation, meta_steps, meta_loss, images, *correct = self.sums.tolist()
+        """Loss, meta loss if any, mean distance of the weights from 1, accuracy per exit on the training images, norm
+        of the gradient, loss per exit without weights, and the number of skipped steps if any."""
+        steps, loss, deviation, meta_steps, meta_loss, images, *by_exit = self.sums.tolist()
+        exits = len(by_exit) // 2
+        correct, gradient, losses = by_exit[:exits], by_exit[exits], by_exit[exits + 1 :]
         skipped = int(self.skipped)
         return {
             "loss": loss / max(steps, 1),
             **({"meta_loss": meta_loss / meta_steps} if meta_steps else {}),
             "weight_deviation": deviation / max(steps, 1),
             **{f"train_accuracy_{k}": value / max(images, 1) for k, value in enumerate(correct, start=1)},
+            "gradient_norm": gradient / max(steps, 1),
+            **{f"loss_{k}": value / max(steps, 1) for k, value in enumerate(losses, start=1)},
             **({"skipped_steps": skipped} if skipped else {}),
         }
 
@@ -44,7 +49,8 @@ class Meters:
         return {"sums": self.sums, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums.copy_(state["sums"])
+        sums = state["sums"]
+        self.sums[: len(sums)] = sums.to(self.sums)  # former checkpoints have fewer
         self.skipped.copy_(state["skipped"])
 
 

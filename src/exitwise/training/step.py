@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from exitwise.methods.base import Method, Weighting
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.weighting.gradient import Batch, TrainPass, train_pass, with_teacher
-from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless, step_if
+from exitwise.weighting.guard import all_finite, clip_gradients, gradient_norm, restore_unless, step_if
 from exitwise.weighting.losses import Loss
 
 
@@ -28,6 +28,8 @@ class HalfStep(NamedTuple):
         meta_loss: a detached scalar, or None.
         deviation: mean distance of the weights from 1.
         correct: right answers of each exit on the train half, (K).
+        losses: mean loss of each exit there, without weights, (K).
+        gradient: norm of its gradient, before any clipping, a scalar.
         images: how many images that half has.
         taken: False where a loss, the meta-gradient or a gradient was not finite, so that nothing was changed; a bool
             scalar on the device.
@@ -39,6 +41,8 @@ class HalfStep(NamedTuple):
     meta_loss: Tensor | None
     deviation: Tensor
     correct: Tensor
+    losses: Tensor
+    gradient: Tensor
     images: Tensor
     taken: Tensor
 
@@ -68,9 +72,11 @@ def half_step(
     index: int,
     loss: Loss | None = None,
     ranks: Ranks = ALONE,
+    clip: float | None = None,
 ) -> HalfStep:
     """Return one update of ``model`` on the train half, weighted by ``method``; see :class:`Method`.
 
+    Gradients of a norm over ``clip`` are scaled down to it, which no look-ahead knows of.
     ``train`` and ``meta`` are this process's shares of the halves that were dealt to ``ranks``. Where something is not
     finite in one of them, the network's parameters and buffers and both optimizers are left as they were in all.
     """
@@ -84,7 +90,7 @@ def half_step(
     total = forward.training_loss(weighting.weights) * forward.share
     with ranks.adding(model.parameters()):
         total.backward()
-    return _update(model, optimizer, method, forward, weighting, total, copies)
+    return _update(model, optimizer, method, forward, weighting, total, copies, clip)
 
 
 def accumulated_step(
@@ -95,13 +101,14 @@ def accumulated_step(
     parts: int,
     loss: Loss | None = None,
     ranks: Ranks = ALONE,
+    clip: float | None = None,
 ) -> HalfStep:
     """:func:`half_step` in several passes over parts of the train half, of which one has to fit into memory.
 
     Gradients are those of one pass, unless layers mix samples: BatchNorm takes its statistics from each part.
 
     Args:
-        model, optimizer, train, loss, ranks: as for :func:`half_step`.
+        model, optimizer, train, loss, ranks, clip: as for :func:`half_step`.
         method: one that weighs each sample by itself and takes no meta half.
         parts: how many; fewer where a part would have less than two samples.
     """
@@ -135,7 +142,9 @@ def accumulated_step(
         ranks=ranks,
         share=share,
     )
-    return _update(model, optimizer, method, whole, Weighting(torch.cat(weights)), torch.stack(losses).sum(), copies)
+    return _update(
+        model, optimizer, method, whole, Weighting(torch.cat(weights)), torch.stack(losses).sum(), copies, clip
+    )
 
 
 def _update(
@@ -146,26 +155,30 @@ def _update(
     weighting: Weighting,
     loss: Tensor,
     copies: Sequence[Tensor],
+    clip: float | None,
 ) -> HalfStep:
     """Let the optimizer step with the gradients of all processes; ``copies`` are the buffers before."""
     figures = _add_up(model, forward, weighting, loss)
-    taken = all_finite(figures[0]) & finite_gradients(model.parameters())
+    gradient = gradient_norm(model.parameters())
+    taken = all_finite(figures[0]) & gradient.isfinite()
     if weighting.finite is not None:
         taken &= weighting.finite
     taken = forward.ranks.all_true(taken)
+    if clip is not None:
+        clip_gradients(model.parameters(), gradient, clip)
     step_if(taken, optimizer)
     restore_unless(taken, list(model.buffers()), copies)
     method.stepped(model, taken)
-    loss, meta_loss, deviation, correct, images = figures
-    if weighting.meta_loss is None:
-        return HalfStep(forward, weighting.weights, loss, None, deviation, correct, images, taken)
-    return HalfStep(forward, weighting.weights, loss, meta_loss, deviation, correct, images, taken)
+    loss, meta_loss, deviation, losses, correct, images = figures
+    meta = None if weighting.meta_loss is None else meta_loss
+    return HalfStep(forward, weighting.weights, loss, meta, deviation, correct, losses, gradient, images, taken)
 
 
 def _add_up(model: nn.Module, forward: TrainPass, weighting: Weighting, loss: Tensor) -> list[Tensor]:
     """Make running statistics those of all processes' shares.
 
-    Returns, by the same message, loss, meta loss (0 if none), deviation, correct answers and images, of all shares too.
+    Returns, by the same message, loss, meta loss (0 if none), deviation, mean losses, correct answers and images, of
+    all shares too.
     """
     ranks = forward.ranks
     copies = 1 if ranks.dealt else ranks.size
@@ -173,6 +186,7 @@ def _add_up(model: nn.Module, forward: TrainPass, weighting: Weighting, loss: Te
         loss.detach(),
         torch.zeros_like(loss) if weighting.meta_loss is None else weighting.meta_loss / ranks.scope.size,
         (weighting.weights - 1).abs().mean() * forward.share,
+        forward.losses.detach().mean(dim=0) * forward.share,
         (forward.logits.detach().argmax(dim=-1) == forward.targets[:, None]).sum(dim=0),
         torch.full_like(forward.targets[0], len(forward.targets)),
     ]
@@ -182,4 +196,4 @@ def _add_up(model: nn.Module, forward: TrainPass, weighting: Weighting, loss: Te
     sums = ranks.sum_all([*figures, *(buffer * forward.share for buffer in statistics)])
     if statistics:
         torch._foreach_copy_(statistics, sums[len(figures) :])
-    return [*sums[:3], *(count / copies for count in sums[3 : len(figures)])]
+    return [*sums[:4], *(count / copies for count in sums[4 : len(figures)])]

@@ -121,6 +121,7 @@ class Trainer:
         accumulate: passes in which each half batch is trained on (see :func:`accumulated_step`).
         ema: above 0: evaluate and keep a running average of the weights, of which each loaded batch keeps that share
             (:class:`~exitwise.training.average.WeightAverage`).
+        clip: the largest norm of gradients; larger ones are scaled down. Not for methods that look ahead.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Trainer:
         sync_batchnorm: bool = False,
         accumulate: int = 1,
         ema: float = 0.0,
+        clip: float | None = None,
     ) -> None:
         check_optimizer(optimizer)
         method.check(model.exits)
@@ -163,6 +165,9 @@ class Trainer:
         self.loss = loss
         self.teacher = teacher
         self.accumulate = accumulate
+        self.clip = clip
+        if clip is not None and method.options.looks_ahead:
+            raise UserError(f"{type(method).__name__} looks one step ahead, which knows no clipping; got clip {clip}")
         self.checkpoints = checkpoints
         self.checkpoint_every = checkpoint_every
         self.reporter = reporter or Silent()
@@ -281,8 +286,8 @@ class Trainer:
     def _half_step(self, train: Batch, meta: Batch, ranks: Ranks) -> HalfStep:
         training = self.model, self.optimizer, self.method
         if self.accumulate > 1:
-            return accumulated_step(*training, train, self.accumulate, self.loss, ranks)
-        return half_step(*training, train, meta, self.progress.batch, self.loss, ranks)
+            return accumulated_step(*training, train, self.accumulate, self.loss, ranks, self.clip)
+        return half_step(*training, train, meta, self.progress.batch, self.loss, ranks, self.clip)
 
     def _taught(self, inputs: Tensor) -> Tensor | None:
         """Return what the teacher says of a loaded batch, whose augmented images it sees as the network does."""
@@ -316,6 +321,7 @@ class Trainer:
         with self.stop.at_once() if alone else nullcontext(), self._kept(), uncompiled():
             accuracies = self.evaluate()
         row = {"epoch": progress.epoch + 1, "iteration": progress.iteration, **self.meters.means()}
+        row["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
         row |= _by_exit(accuracies)
         progress.history.append(row)
         progress.epoch, progress.batch = progress.epoch + 1, 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from exitwise.shapes import Bool
+from exitwise.shapes import Bool, Float
 
 
 def all_finite(*tensors: Tensor) -> Bool[Tensor, ""]:
@@ -19,9 +19,16 @@ def all_finite(*tensors: Tensor) -> Bool[Tensor, ""]:
     return torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all()
 
 
-def finite_gradients(params: Iterable[Tensor]) -> Bool[Tensor, ""]:
-    """Return whether the gradients that parameters have are finite, by their norm."""
-    return torch.nn.utils.get_total_norm([param.grad for param in params if param.grad is not None]).isfinite()
+def gradient_norm(params: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """Return the norm of the gradients that parameters have; it is finite where all of them are."""
+    return torch.nn.utils.get_total_norm([param.grad for param in params if param.grad is not None])
+
+
+@torch.no_grad()
+def clip_gradients(params: Iterable[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
+    """Scale gradients of a norm down to the largest one, if it is larger."""
+    gradients = [param.grad for param in params if param.grad is not None]
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1))
 
 
 def step_if(ok: Bool[Tensor, ""], optimizer: Optimizer) -> None:

@@ -32,9 +32,11 @@ from exitwise.runs.teacher import Teacher, find_teacher
 from exitwise.settings.schema import Settings
 from exitwise.shown import Shown, percent
 from exitwise.storage.lock import check_unlocked, locked
+from exitwise.tracking import Tracking
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler
 from exitwise.training.flags import training_flags
+from exitwise.training.meters import Meters
 from exitwise.training.trainer import Batches, Reporter, Silent, Trainer
 from exitwise.workflows.frozen import refit, run_once
 
@@ -103,6 +105,7 @@ def train(
     if settings.compile:
         check_compiler(device)
     settings.options.check(settings.surroundings(processes=launched()[1]))
+    tracking = Tracking(settings.track or ())
     with joined(device, settings.process_timeout, together=settings.allocation == "global") as ranks:
         _check_same(settings, ranks)
         with first(ranks):
@@ -111,8 +114,8 @@ def train(
                 check_unlocked(out)
             splits = splits or build.load_splits(settings, max_broken=settings.max_broken)
             teacher = None if settings.distil_from is None else find_teacher(settings, out, splits, device)
-        with training_flags(tf32=settings.precision == "tf32", compiled=settings.compile):
-            return _train(settings, out, reporter, splits, teacher, resume, device, ranks)
+        with training_flags(tf32=settings.precision == "tf32", compiled=settings.compile), tracking:
+            return _train(settings, out, reporter, splits, teacher, resume, device, ranks, tracking)
 
 
 def _train(
@@ -124,6 +127,7 @@ def _train(
     resume: Resume,
     device: torch.device,
     ranks: Ranks,
+    tracking: Tracking,
 ) -> TrainingResult:
     parts = build.build(as_built(settings, out), splits, device, ranks)
     network: StagedModel = parts.model
@@ -142,7 +146,11 @@ def _train(
             if teacher is not None:
                 TEACHER.write(out, teacher.record)
 
-        reporter = _MetricsWriter(run, reporter) if ranks.rank == 0 else Silent()
+        if ranks.rank == 0:
+            tracking.start(out, settings.stated())
+            reporter = _MetricsWriter(run, reporter, tracking)
+        else:
+            reporter = Silent()
         collected: Callable[[], Outputs] = partial(
             collect_together, network, splits.calibration, device, settings.workers, ranks
         )
@@ -177,6 +185,7 @@ def _train(
             sync_batchnorm=settings.sync_batchnorm,
             accumulate=settings.accumulate,
             ema=settings.ema,
+            clip=settings.clip,
         )
         resumed = trainer.resume()
         history = trainer.fit()
@@ -212,11 +221,12 @@ def _told(content: Any, ranks: Ranks) -> list[Any]:
 
 
 class _MetricsWriter:
-    """Passes reports on and keeps metrics.csv up to date."""
+    """Passes reports on, to trackers too, and keeps metrics.csv up to date."""
 
-    def __init__(self, run: Run, reporter: Reporter | None) -> None:
+    def __init__(self, run: Run, reporter: Reporter | None, tracking: Tracking) -> None:
         self.run = run
         self.reporter = reporter
+        self.tracking = tracking
 
     def on_start(self, data: str) -> None:
         if self.reporter is not None:
@@ -226,11 +236,13 @@ class _MetricsWriter:
         if self.reporter is not None:
             self.reporter.on_keep(done, total)
 
-    def on_step(self, iteration: int, total: int, meters: Any) -> None:
+    def on_step(self, iteration: int, total: int, meters: Meters) -> None:
+        self.tracking.step(iteration, meters.means)
         if self.reporter is not None:
             self.reporter.on_step(iteration, total, meters)
 
     def on_epoch(self, history: list[dict[str, float]]) -> None:
         self.run.write_metrics(history)
+        self.tracking.epoch(history[-1])
         if self.reporter is not None:
             self.reporter.on_epoch(history)
