@@ -13,9 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+import serving_loopback as loopback
 from common import Bar, finish, parser
 
 from exitwise.deploy.chain import Answer, Inside
@@ -70,13 +74,14 @@ class Timers:
 class AtEntrance:
     """The same stages behind one queue: a batch is made once, and samples that leave are dropped from it."""
 
-    def __init__(self, stages: Any, *, max_batch: int, **_: Any) -> None:
-        self.stages, self.max_batch = stages, max_batch
+    def __init__(self, stages: Any, *, max_batch: int, max_inside: int, **_: Any) -> None:
+        self.stages, self.max_batch, self.max_inside = stages, max_batch, max_inside
+        self.inside = self.refused = 0  # nothing is refused
         self.waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
-    def submit(self, inside: Inside, thresholds: Sequence[float | None], _: None = None) -> list[Future[Left]]:
+    def submit(self, inside: Inside, thresholds: Sequence[float | None], _: Any = None) -> list[Future[Left]]:
         """Take a sample in."""
         future: Future[Left] = Future()
         self.waiting.put((inside, tuple(thresholds), future))
@@ -101,9 +106,10 @@ class AtEntrance:
                 batch = [each for each, gone in zip(batch, leaving, strict=True) if not gone]
                 inside = inside.rows(~leaving)
 
-    def close(self, _: float | None = None) -> None:
+    def close(self, _: float | None = None) -> bool:
         """Stop."""
         self.waiting.put(None)
+        return True
 
 
 class Load(NamedTuple):
@@ -222,13 +228,64 @@ def goodput_of_timers(seconds: float) -> tuple[dict[str, Any], list[Bar]]:
     ]
 
 
+def capacity_of_resnet(seconds: float, rounds: int) -> tuple[dict[str, Any], list[Bar]]:
+    """Return figures and bars of servers on loopback that keep a client's 32 requests under way."""
+    files = loopback.pictures()
+    systems = {
+        "ours, 8": ("ours", 8),
+        "ours, 16": ("ours", 16),
+        **{f"entrance, {size}": ("entrance", size) for size in (4, 8, 16, 32)},
+        "full, 8": ("full", 8),
+        "full, 16": ("full", 16),
+        **({"litserve, 8": ("litserve", 8)} if find_spec("litserve") else {}),
+    }
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        loopback.write_bundles(folder, files)
+        stages, whole = loopback.stage_seconds(folder, files, 8)
+        stay = 1 - np.cumsum((0.0, *LEAVING[:-1]))
+        promised = whole / float(np.dot(stay, stages))
+        print(f"stages: {', '.join(f'{1000 * each:.1f}' for each in stages)} ms an image, full {1000 * whole:.1f} ms")
+        rates: dict[str, list[float]] = {name: [] for name in systems}
+        servers = {name: loopback.Server(system, folder, size) for name, (system, size) in systems.items()}
+        for turn, (name, server) in itertools.product(range(rounds + 1), servers.items()):
+            answers = loopback.closed(server.port, files, 32, seconds if turn else 1.0)
+            if turn:  # the first wakes it
+                load = measured(32, answers.latencies, seconds)
+                rates[name].append(load.rate)
+                print(f"  {name:14} {load}  {dict(answers.statuses)}", flush=True)
+        for server in servers.values():
+            server.close()
+    medians = {name: float(np.median(each)) for name, each in rates.items()}
+
+    def most(system: str) -> float:
+        return max(rate for name, rate in medians.items() if name.startswith(system))
+
+    figures = {"stages": stages, "full": whole, "promised": promised, "rates": rates}
+    gain = most("ours") / most("full")
+    print(f"over the full network: {gain:.2f} times; the stages' own times promise {promised:.2f}")
+    return figures, [
+        Bar("capacity over the entrance's", most("ours") / most("entrance"), 0.97, at_most=False),
+        Bar("gain over the full network, of what stages promise", gain / promised, 0.9, at_most=False),
+    ]
+
+
 def main() -> None:
     """Measure."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    arguments.add_argument("--rounds", type=int, default=3, help="of the servers on loopback")
+    arguments.add_argument("--only", choices=("timers", "resnet"))
     options = arguments.parse_args()
-    figures, bars = goodput_of_timers(options.seconds)
-    finish(options, {"timers": figures}, bars)
+    figures: dict[str, Any] = {}
+    bars: list[Bar] = []
+    if options.only != "resnet":
+        figures["timers"], found = goodput_of_timers(options.seconds)
+        bars += found
+    if options.only != "timers":
+        figures["resnet"], found = capacity_of_resnet(options.seconds, options.rounds)
+        bars += found
+    finish(options, figures, bars)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from exitwise.settings.compose import compose
 torch.set_num_threads(1)
 shape_checks.switch_on()
 
-pytest_plugins = ["flowers", "hostile_runs", "two_processes"]
+pytest_plugins = ["browsers", "flowers", "hostile_runs", "two_processes"]
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,7 @@ at("ask").addEventListener("click", () => {
   latest = { body: at("text").value, kind: "text/plain;charset=utf-8" };
   ask();
 });
+at("tokens").addEventListener("submit", (event) => event.preventDefault());
 at("token").addEventListener("change", async () => dialled(await call("/budget")));
 for (const kind of ["dragover", "drop"]) {
   document.addEventListener(kind, (event) => event.preventDefault());
