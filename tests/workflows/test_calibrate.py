@@ -345,6 +345,11 @@ def test_what_is_lost_is_said_for_each_class_and_group(run, tmp_path, capsys):
         assert part.paired == Paired.of((left.predictions == targets)[mine], (standard == targets)[mine])
         assert part.cost(found.exit_macs).mean == pytest.approx(np.array(found.exit_macs)[left.exits[mine]].mean())
     assert "By class, in %" in str(evaluation)
+    (figures,) = gather([run.run.path], "cpu", splits=splits).runs
+    assert sorted(part.name for part in figures.groups) == ["even", "odd"]
+    assert figures.lines == evaluation.lines
+    ew.calibrate(run.run.path, budget=0.8, splits=splits)
+    assert gather([run.run.path], "cpu", splits=splits).runs[0].groups == [], "those are of other thresholds"
     before = (run.run.path / "calibration.json").read_bytes()
     table.write_text("image,group\n" + "".join(f"{name},{name}\n" for name in named))
     with pytest.raises(SystemExit) as stop:

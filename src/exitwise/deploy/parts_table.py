@@ -32,11 +32,11 @@ def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Seq
     title = f"By {what}, in %, with 95 % intervals; points against {yardstick}"
     if len(shown) < len(parts):
         title += f"; those of {len(parts)} that lose most"
-    table = Table(title=title)
-    table.add_column(what, overflow="fold")
+    table = Table(title=title, box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column(what, overflow="fold", min_width=12)
     abstains = any(part.answers is not None for part in parts)
     for name in ("images", "accuracy", "points", "of MACs", *(["answered"] if abstains else [])):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for part in shown:
         low, high = part.paired.interval()
         table.add_row(
@@ -44,12 +44,12 @@ def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Seq
             str(part.samples),
             _percents(part.accuracy),
             f"{signed(part.paired.difference)} [{signed(low)}, {signed(high)}]",
-            _percents(Estimate(*(cost / full for cost in part.cost(exit_macs))), 0),
-            *([] if part.answers is None else [_percents(part.answers.share, 0)]),
+            _percents(Estimate(*(cost / full for cost in part.cost(exit_macs)))),
+            *([] if part.answers is None else [f"{100 * part.answers.share.mean:.1f}"]),
         )
     return table
 
 
-def _percents(estimate: Estimate, digits: int = 1) -> str:
-    mean, low, high = (f"{100 * share:.{digits}f}" for share in estimate)
-    return f"{mean} [{low}, {high}]"
+def _percents(estimate: Estimate) -> str:
+    mean, low, high = (100 * share for share in estimate)
+    return f"{mean:.1f} [{low:.0f}, {high:.0f}]"

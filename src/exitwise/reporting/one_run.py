@@ -117,14 +117,16 @@ class _Tested(NamedTuple):
         paired = Paired.of(left.predictions == targets, self.standard == targets)
         return Budget(tuple(policy.thresholds), point, mean, paired, command, share)
 
-    def lines(self, classes: Sequence[str]) -> list[str]:
-        """Return what the calibration does, in words."""
+    def lines(self, classes: Sequence[str], groups: Sequence[Part] = ()) -> list[str]:
+        """Return what the calibration does, in words; ``groups`` are those of its evaluation."""
         calibration, targets = self.calibration, self.outputs.targets
         left, yardstick = self.outputs.under(calibration.policy), yardstick_of(calibration)
         tolerance = calibration.tolerance
         outcome = Outcome.of(left, targets, self.own, self.standard, yardstick, classes, tolerance=tolerance)
         point = operate(self.outputs, calibration.policy, calibration.exit_macs)
-        return outcome.lines(calibration.intro, point, calibration.full_macs, "test images")
+        return outcome._replace(groups=tuple(groups)).lines(
+            calibration.intro, point, calibration.full_macs, "test images"
+        )
 
 
 def figures_of(
@@ -138,7 +140,8 @@ def figures_of(
 ) -> RunFigures:
     calibration, evaluation, weights, bench, metrics = record
     policy, tested = calibration.policy, _Tested.by(calibration, test, seconds)
-    left = tested.outputs.under(policy)
+    left, calibrated = tested.outputs.under(policy), tested.budget(policy)
+    groups = _groups(evaluation, calibrated)
     budgets = [
         tested.budget(line.policy, budget_command(run, line.budget, calibration), line.budget)
         for line in evaluation.budgets
@@ -147,15 +150,15 @@ def figures_of(
         name,
         _shown(settings_of(run)),
         calibration,
-        tested.lines(run.classes),
+        tested.lines(run.classes, groups),
         yardstick_of(calibration).name(policy.exits),
-        tested.budget(policy),
+        calibrated,
         _cheapest(run, calibration, test, seconds),
         changes(test.split, left, tested.standard, pictures.changed),
         _rivals(bench, evaluation),
         sorted(budgets, key=lambda budget: budget.point.macs),
         _exit_figures(evaluation, test, seconds),
-        _groups(evaluation),
+        groups,
         class_figures(test.split, left, tested.standard, evaluation.exit_macs, pictures.per_class),
         spread_out([row for row in weights or [] if row["losses"]]),
         learning(metrics, policy.exits),
@@ -163,9 +166,11 @@ def figures_of(
     )
 
 
-def _groups(evaluation: Evaluation) -> list[Part]:
-    parts = () if evaluation.outcome is None else evaluation.outcome.groups
-    return sorted(parts, key=lambda part: part.paired.difference)
+def _groups(evaluation: Evaluation, calibrated: Budget) -> list[Part]:
+    """Return the groups of an evaluation, the largest loss first; none where it is of other thresholds than these."""
+    if evaluation.outcome is None or evaluation.calibrated != calibrated.point:
+        return []
+    return sorted(evaluation.outcome.groups, key=lambda part: part.paired.difference)
 
 
 def _cheapest(run: Run, calibration: Calibration, test: Said, seconds: Sequence[float]) -> Cheapest | None:
