@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.deploy.predictions import Broken, Prediction, Predictions, Written
     from exitwise.deploy.recalibrating import calibrate_bundle
     from exitwise.deploy.sessions import share_threads
+    from exitwise.deploy.split import DeviceHalf, ServerHalf, Split, SplitClient, split
     from exitwise.deploy.texts import Texts
     from exitwise.errors import DataError, ExitwiseWarning, UserError
     from exitwise.evaluation.outputs import collect_logits, collect_outputs

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exitwise.deploy.bundle import read_bundle
-from exitwise.deploy.chain import Chain, logarithms
+from exitwise.deploy.chain import Chain, Inside, logarithms
 from exitwise.deploy.inputs import check_inputs, read_input
 from exitwise.deploy.manifest import TOKENIZER, Manifest
 from exitwise.deploy.monitor import Monitor, Reference
@@ -193,13 +193,28 @@ class OnnxRunner:
             _, inside = self.chain.run(k, inside)
 
     def _by_stages(self, given: dict[str, npt.NDArray[Any]], thresholds: Thresholds) -> OnnxResult:
-        n = _size(given)
-        prediction, exit = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        return self.through(self.chain.enter(given), thresholds)[0]
+
+    def through(
+        self, inside: Inside, thresholds: Thresholds, first: int = 0, end: int | None = None
+    ) -> tuple[OnnxResult, npt.NDArray[np.int64], Inside]:
+        """Run samples through some stages, and drop those that leave.
+
+        Args:
+            inside: samples before the first of them.
+            thresholds: they leave by.
+            first, end: stages from and before which, 0-based; all that follow by default.
+
+        Returns:
+            the fates of those that leave (of others an exit of -1), the places of the others, and these before the next
+            stage.
+        """
+        n = inside.samples
+        prediction, exit = np.zeros(n, np.int64), np.full(n, -1)
         confidence = np.zeros(n, np.float32)
         logits = None
         places = np.arange(n)
-        inside = self.chain.enter(given)
-        for k in range(len(self.chain)):
+        for k in range(first, len(self.chain) if end is None else end):
             answer, inside = self.chain.step(k, inside)
             leaving = leaves(answer.confidence, k, thresholds)
             go = places[leaving]
@@ -208,11 +223,10 @@ class OnnxRunner:
                 if logits is None:
                     logits = np.zeros((n, answer.logits.shape[-1]), np.float32)
                 logits[go] = answer.logits[leaving]
+            places, inside = places[~leaving], inside.rows(~leaving) if leaving.any() else inside
             if leaving.all():
                 break
-            if leaving.any():
-                places, inside = places[~leaving], inside.rows(~leaving)
-        return self._result(prediction, exit, confidence, logits)
+        return self._result(prediction, exit, confidence, logits), places, inside
 
     def _result(self, prediction: Any, exit: Any, confidence: Any, logits: Any) -> OnnxResult:
         answered = self.calibration.policy.answered(confidence)

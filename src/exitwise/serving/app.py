@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -18,12 +18,13 @@ from starlette.requests import ClientDisconnect
 
 from exitwise.deploy.chain import Inside
 from exitwise.deploy.sessions import allowed_cores
+from exitwise.deploy.split import STATE_TYPE
 from exitwise.errors import UserError, in_a_line
 from exitwise.serving.access import Access, DeniedError
 from exitwise.serving.bodies import Asked, MediaTypeError, SlowError, arrays_of, asked, read_body
 from exitwise.serving.metrics import Metrics
 from exitwise.serving.scheduler import FullError, Left, RefusedError
-from exitwise.serving.service import Live, NoAnswerError, Service, TooLargeError
+from exitwise.serving.service import Dial, Live, NoAnswerError, Service, TooLargeError
 from exitwise.version import __version__
 
 RETRY_SECONDS = 1
@@ -80,6 +81,7 @@ def create_app(service: Service, access: Access | None = None, limits: Limits | 
     app.state.server = server
     for path, method, endpoint in (
         ("/predict", "POST", server.predict),
+        ("/continue", "POST", server.go_on),
         ("/budget", "GET", server.get_budget),
         ("/budget", "PUT", server.put_budget),
         ("/reload", "POST", server.reload),
@@ -157,13 +159,25 @@ class _Server:
         wish = asked.wish
         seconds = None if wish.deadline_ms is None else wish.deadline_ms / 1000 - time.perf_counter() + start
         dial, futures = self.service.submit(live, inside, wish.budget, seconds)
-        try:
-            fates: list[Left] = await asyncio.gather(*map(asyncio.wrap_future, futures))
-        finally:
-            for future in futures:
-                future.cancel()
+        fates = await _fates(futures)
         live.note(fates, time.perf_counter() - start)
         return JSONResponse({"answers": [live.says(each, dial, wish.top) for each in fates]})
+
+    async def go_on(self, request: Request) -> Response:
+        """Answer samples whose first stages a device has run."""
+        self.access.check(request)
+        live = self.service.live
+        live.users += 1
+        try:
+            if request.headers.get("content-type", "") != STATE_TYPE:
+                raise MediaTypeError(f"expected {STATE_TYPE}; got another type")
+            body = await read_body(request, self.limits.max_body, self.limits.body_seconds)
+            inside, stage, thresholds = await asyncio.to_thread(live.continued.unpack, body)
+            fates = await _fates(live.scheduler.submit(inside, thresholds, None, stage))
+            dial = Dial(None, thresholds)
+            return JSONResponse({"answers": [live.says(each, dial) for each in fates]})
+        finally:
+            live.users -= 1
 
     async def get_budget(self, request: Request) -> dict[str, Any]:
         """Return the dial, and the budgets that there are."""
@@ -212,6 +226,15 @@ class _Server:
         name = request.url.path.strip("/") or "page.html"
         content = files("exitwise.serving").joinpath("page", name).read_bytes()
         return Response(content, media_type=PAGE[name], headers={"content-security-policy": POLICY})
+
+
+async def _fates(futures: Sequence[Future[Left]]) -> list[Left]:
+    """Return the fates of a request's samples; where one has none, the others are given up."""
+    try:
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def _read(live: Live, asked: Asked) -> Inside:

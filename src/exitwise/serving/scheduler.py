@@ -181,13 +181,16 @@ class Scheduler:
         with self._lock:
             return self._queues.waiting()
 
-    def submit(self, inside: Inside, thresholds: Thresholds, seconds: float | None = None) -> list[Future[Left]]:
+    def submit(
+        self, inside: Inside, thresholds: Thresholds, seconds: float | None = None, stage: int = 0
+    ) -> list[Future[Left]]:
         """Take samples in, all or none.
 
         Args:
-            inside: before the first stage.
+            inside: before a stage.
             thresholds: they leave by.
             seconds: until each is answered with the best exit reached.
+            stage: that they are before, 0-based.
 
         Raises:
             FullError: if they are too many with those inside, or it is closed.
@@ -212,7 +215,7 @@ class Scheduler:
                 )
             self.inside += size
             for sample in samples:
-                self._queues.put(0, sample, shapes)
+                self._queues.put(stage, sample, shapes)
                 if deadline is not None:
                     heapq.heappush(self._deadlines, (deadline, next(self._number), sample))
             self._work.notify()

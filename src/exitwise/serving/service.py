@@ -17,15 +17,13 @@ from exitwise.deploy.chain import Inside
 from exitwise.deploy.manifest import TEXT
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner, Tensors
+from exitwise.deploy.split import TOKENS, ServerHalf
 from exitwise.errors import DataError, UserError
 from exitwise.exiting.arrays import softmax
 from exitwise.exiting.rule import Thresholds
 from exitwise.exiting.table import line_for
 from exitwise.serving.scheduler import Left, Scheduler
 from exitwise.storage.images import read_header
-
-TOKENS = 16
-"""Texts are filled up to multiples of so many tokens, so that more of them make a batch."""
 
 SHED_FROM = 0.5
 """Share of the places taken from which the budget falls, where that is wished; it is the least when all are taken."""
@@ -58,6 +56,7 @@ class Live:
         limits: of :class:`~exitwise.serving.scheduler.Scheduler`.
 
     Attributes:
+        continued: reads what devices send that have run its first stages.
         users: requests that are using it; who uses it counts.
 
     Raises:
@@ -69,22 +68,10 @@ class Live:
     ) -> None:
         self.runner = OnnxRunner(folder, threads, provider=provider)
         self.max_pixels = max_pixels
-        self._try()
+        self.continued = ServerHalf(self.runner)  # runs each stage once: what cannot run is not served
         self.scheduler = Scheduler(self.runner.chain, **limits)
         self.monitor = Monitor(len(self.runner.chain), self.runner.reference)
         self.users = 0
-
-    def _try(self) -> None:
-        """Run each stage once, on an input of zeros (ones, of whole numbers), so that what cannot run is not served."""
-        arrays = {}
-        for each in self.runner.inputs:
-            shape = tuple(
-                1 if i == 0 else size if isinstance(size, int) else TOKENS for i, size in enumerate(each.shape)
-            )
-            arrays[each.name] = (np.ones if "int" in each.type else np.zeros)(shape, each.type)
-        inside = self.runner.chain.enter(self.runner.check_inputs(arrays))
-        for k in range(len(self.runner.chain)):
-            _, inside = self.runner.chain.step(k, inside)
 
     @property
     def takes_texts(self) -> bool:

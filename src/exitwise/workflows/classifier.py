@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple
 from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.calibration import CALIBRATION
-from exitwise.deploy.manifest import MANIFEST
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner
+from exitwise.deploy.states import bundle_digest, digest_of
 from exitwise.errors import UserError
 from exitwise.storage.images import ImageLike
 
@@ -64,8 +63,7 @@ def _by_bundle(folder: Path, provider: str, threads: int | None, images: int, to
     def classify(chunk: Sequence[Any]) -> Any:
         return runner({name: np.stack([each[name] for each in chunk]) for name in chunk[0]})
 
-    said = (folder / MANIFEST, folder / CALIBRATION.file)
-    return Classifier(runner.read, classify, runner.classes, runner.full_macs, _digest(said))
+    return Classifier(runner.read, classify, runner.classes, runner.full_macs, bundle_digest(folder))
 
 
 def _by_run(folder: Path, device: str, images: int, name: str | None) -> Classifier:
@@ -92,9 +90,5 @@ def _by_run(folder: Path, device: str, images: int, name: str | None) -> Classif
         lambda chunk: runner(torch.stack(list(chunk)).to(place)),
         run.classes,
         calibration.full_macs,
-        _digest([CALIBRATION.called(name).path(folder)]),
+        digest_of(CALIBRATION.called(name).path(folder)),
     )
-
-
-def _digest(files: Sequence[Path]) -> str:
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()

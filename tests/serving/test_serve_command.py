@@ -1,4 +1,4 @@
-"""The page in a real browser: an image is chosen and dropped, its exit is shown, the dial is moved."""
+"""The command as a process: its page in a real browser, devices that go on there, and its end."""
 
 import base64
 import json
@@ -10,9 +10,12 @@ import sys
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 
+import exitwise as ew
 from exitwise import OnnxRunner
+from exitwise.errors import UserError
 from flowers import CLASSES, pngs
 
 pytest.importorskip("fastapi")
@@ -58,7 +61,7 @@ def test_an_image_is_dropped_and_the_dial_is_moved(browser, server, flowers_bund
 
     def shown():
         WebDriverWait(browser, 10).until(lambda _: text("class") and text("exits"))
-        return text("class"), browser.find_element("css selector", "#exits .here").text
+        return text("class"), browser.execute_script("return document.querySelector('#exits .here')?.textContent")
 
     browser.execute_script(DROP, base64.b64encode(late).decode())
     wanted = CLASSES[int(runner.by_stages(runner.read_image(late)[None]).prediction[0])]
@@ -117,3 +120,25 @@ main(sys.argv[1:])
     assert process.wait(20) == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
+
+
+def test_a_device_answers_what_leaves_and_the_server_the_rest(server, flowers_bundle):
+    files = pngs(30, seed=31)
+    runner = OnnxRunner(flowers_bundle, 1)
+    as_calibrated = urllib.request.Request(f"{server}/budget", b'{"budget": null}', method="PUT")
+    urllib.request.urlopen(as_calibrated).close()
+    with urllib.request.urlopen(f"{server}/budget") as answer:
+        runner.thresholds = json.load(answer)["thresholds"]
+    for precision, kinds in (("float32", {"files"}), ("int8", {"states", "files"})):
+        client = ew.SplitClient(flowers_bundle, 1, server, precision)
+        client.device.runner.thresholds = runner.thresholds
+        wanted = runner.by_stages(np.stack([runner.read_image(file) for file in files]))
+        answers = client(files)
+        assert [each["where"] for each in answers] == ["server" if exit else "device" for exit in wanted.exit]
+        if precision == "float32":
+            assert [each["exit"] - 1 for each in answers] == wanted.exit.tolist()
+        assert {kind for kind, size in client.sent.items() if size} <= kinds
+    elsewhere = ew.SplitClient(flowers_bundle, 1, "http://127.0.0.1:9", seconds=1)
+    elsewhere.device.runner.thresholds = (None, None)
+    with pytest.raises(UserError, match="expected an answer of the server at"):
+        elsewhere(files[:1])
