@@ -21,7 +21,7 @@ from exitwise.reporting.content import Comparison, Report, RunFigures
 from exitwise.reporting.lines import group_runs, line_of
 from exitwise.reporting.made import machine, now
 from exitwise.reporting.one_run import Pictures, Record, Said, figures_of, settings_of
-from exitwise.runs.build import pick_device
+from exitwise.runs.build import pick_device, reads_alike
 from exitwise.runs.folder import Run, check_same_data, run_names
 from exitwise.version import __version__
 
@@ -62,12 +62,17 @@ def gather(
     pictures = Pictures(CHANGED, pictures_per_class(len(runs[0].classes), len(runs)))
     times: dict[tuple[Any, ...], tuple[float, ...]] = {}
     figures = []
+    reader: Run | None = None
     for run, name, record in zip(runs, names, records, strict=True):
         model = run.model(place)
+        if splits is None or (reader is not None and not reads_alike(run.settings, reader.settings)):
+            reader, splits = run, run.splits()
+        elif reader is not None:
+            run.follow(splits.ledger)
         key = _network_key(run)
         if key not in times:
             times[key] = measure_exit_seconds(model)
-        test = Said.collect(run, model, splits or run.splits(), place)
+        test = Said.collect(run, model, splits, place)
         figures.append(figures_of(run, name, record, test, times[key], pictures, seen))
     return Report(
         figures,

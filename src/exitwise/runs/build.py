@@ -96,16 +96,24 @@ def preprocessing_of(settings: Settings) -> Preprocessing:
 def load_splits(settings: Settings, *, max_broken: float = 1.0) -> Splits:
     """Return the data that the settings name; training limits the share of broken images, what comes after it does
     not."""
-    return load(
-        settings.data,
-        preprocessing_of(settings),
-        root=settings.data_root,
-        calibration_fraction=settings.calibration_fraction,
-        test_fraction=settings.test_fraction,
-        seed=settings.split_seed,
-        max_broken=max_broken,
-        imbalance=settings.imbalance,
-    )
+    return load(**_asked(settings), max_broken=max_broken)
+
+
+def reads_alike(one: Settings, other: Settings) -> bool:
+    """Return whether two settings name the same data, split and prepared in the same way."""
+    return _asked(one) == _asked(other)
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    return {
+        "name_or_path": settings.data,
+        "preprocessing": preprocessing_of(settings),
+        "root": settings.data_root,
+        "calibration_fraction": settings.calibration_fraction,
+        "test_fraction": settings.test_fraction,
+        "seed": settings.split_seed,
+        "imbalance": settings.imbalance,
+    }
 
 
 def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -> StagedModel:
