@@ -59,6 +59,23 @@ def test_an_earlier_exit_that_is_better_is_said_first(answers):
     assert Outcome.of(at(own, 0), targets, own[:, :2], own[:, 1], Yardstick(1), CLASSES).better is None
 
 
+def test_an_exit_that_is_cheaper_and_better_is_said(answers):
+    """Half leave where it is bad, the others at the end: all at the middle cost less and are right more often."""
+    targets, own = answers
+    exits = np.arange(300) % 2 * 2
+    left = Left(own[np.arange(300), exits], exits, np.ones(300))
+    asked = (left, targets, own, own[:, 2], Yardstick(2), CLASSES)
+    outcome = Outcome.of(*asked, exit_costs=(1, 5, 10))
+    number, paired = outcome.cheaper
+    assert (number, paired) == (2, Paired.of(own[:, 1] == targets, left.predictions == targets))
+    lines = outcome.lines("within 60 % of MACs", OperatingPoint(0.5, 5.5, (0.5, 0, 0.5)), 10, "test images")
+    said = f"Exit 2 alone costs no more and is more accurate than this policy, by {paired}: "
+    assert any(line.startswith(said) for line in lines)
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+    assert Outcome.of(*asked, exit_costs=(1, 6, 10)).cheaper is None, "it costs more than the policy"
+    assert Outcome.of(*asked).cheaper is None, "costs are not known"
+
+
 def test_the_class_that_loses_most_and_the_one_never_named_are_said():
     targets = np.array([0] * 90 + [1] * 8 + [2] * 2)
     full = targets.copy()

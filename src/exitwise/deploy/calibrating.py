@@ -219,7 +219,7 @@ def calibrated(
         ),
         full_macs=costs.full_macs,
         network=network,
-        outcome=Outcome.of(left, targets, own, standard, yardstick, classes, held.groups, tolerance),
+        outcome=Outcome.of(left, targets, own, standard, yardstick, classes, held.groups, tolerance, costs.exit_macs),
         thresholding=asked.thresholds,
     )
 

@@ -79,6 +79,8 @@ class Outcome(NamedTuple):
         groups: of the samples, where they are known.
         tolerance: loss of a class or group that is not worth a word.
         answers: what is answered; None where all is.
+        cheaper: a single exit that costs no more than the policy and is beyond noise more accurate: the best such one,
+            1-based, and it beside the policy; None where none is, or costs are not known.
     """
 
     yardstick: Yardstick
@@ -90,6 +92,7 @@ class Outcome(NamedTuple):
     groups: tuple[Part, ...] = ()
     tolerance: float = TOLERANCE
     answers: Answers | None = None
+    cheaper: tuple[int, Paired] | None = None
 
     @property
     def worst(self) -> Part | None:
@@ -107,6 +110,7 @@ class Outcome(NamedTuple):
         classes: Sequence[str],
         groups: Sequence[str] | None = None,
         tolerance: float = TOLERANCE,
+        exit_costs: Sequence[float] | None = None,
     ) -> Self:
         """Return it for the answers of a policy.
 
@@ -119,6 +123,7 @@ class Outcome(NamedTuple):
             classes: names, by class index.
             groups: that of each sample.
             tolerance: loss of a class or group that is not worth a word.
+            exit_costs: of leaving at each exit.
         """
         answers = left.predictions
         targets, own, standard = map(as_numpy, (targets, own, standard))
@@ -141,6 +146,7 @@ class Outcome(NamedTuple):
             of_groups,
             tolerance,
             Answers.of(left.answered, right),
+            None if exit_costs is None else _cheaper_exit(own == targets[:, None], right, left.exits, exit_costs),
         )
 
     def lines(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> list[str]:
@@ -162,6 +168,12 @@ class Outcome(NamedTuple):
             )
         if exits > 1:
             lines.append(self._sentence(intro, point, full_macs, images))
+        if self.cheaper is not None:
+            number, paired = self.cheaper
+            lines.append(
+                f"Exit {number} alone costs no more and is more accurate than this policy, by {paired}: let all leave "
+                f"there (--max-accuracy-drop finds that), or try temperatures or another measure."
+            )
         if self.answers is not None:
             lines.append(self.answers.said(images))
         for what, parts in (("classes", self.classes), ("groups", self.groups)):
@@ -199,6 +211,7 @@ class Outcome(NamedTuple):
             "groups": [part.to_json() for part in self.groups],
             "unnamed": list(self.unnamed),
             "answers": self.answers and self.answers._asdict(),
+            "cheaper": self.cheaper and {"exit": self.cheaper[0], **self.cheaper[1]._asdict()},
             "better": self.better and {"exit": self.better[0], **self.better[1]._asdict()},
         }
 
@@ -206,7 +219,7 @@ class Outcome(NamedTuple):
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Return it from :meth:`to_json`."""
 
-        better, worst = content["better"], content.get("worst")
+        better, worst, cheaper = (content.get(name) for name in ("better", "worst", "cheaper"))
         classes = map(Part.from_json, content.get("classes", ()))
         return cls(
             Yardstick(int(content["yardstick"]["exit"]), bool(content["yardstick"]["own"])),
@@ -218,6 +231,7 @@ class Outcome(NamedTuple):
             tuple(map(Part.from_json, content.get("groups", ()))),
             float(content.get("tolerance", TOLERANCE)),
             Answers.from_json(content.get("answers")),
+            cheaper and (int(cheaper["exit"]), Paired.from_json(cheaper)),
         )
 
 
@@ -240,4 +254,16 @@ def _better_exit(right: Any) -> tuple[int, Paired] | None:
         return None
     best = int(early.argmax())
     paired = Paired.of(right[:, best], right[:, -1])
+    return (best + 1, paired) if paired.difference > 0 and not paired.is_noise else None
+
+
+def _cheaper_exit(alone: Any, right: Any, exits: Any, costs: Sequence[float]) -> tuple[int, Paired] | None:
+    """Return the most accurate exit, 1-based, of those that cost no more than the exits taken, beside these, if it is
+    better beyond noise."""
+    each = np.asarray(costs, dtype=np.float64)
+    affordable = np.flatnonzero(each <= each[exits].mean() * (1 + 1e-9))
+    if len(affordable) == 0:
+        return None
+    best = int(affordable[alone[:, affordable].sum(axis=0).argmax()])
+    paired = Paired.of(alone[:, best], right)
     return (best + 1, paired) if paired.difference > 0 and not paired.is_noise else None

@@ -121,8 +121,8 @@ class _Tested(NamedTuple):
         """Return what the calibration does, in words; ``groups`` are those of its evaluation."""
         calibration, targets = self.calibration, self.outputs.targets
         left, yardstick = self.outputs.under(calibration.policy), yardstick_of(calibration)
-        tolerance = calibration.tolerance
-        outcome = Outcome.of(left, targets, self.own, self.standard, yardstick, classes, tolerance=tolerance)
+        how: dict[str, Any] = {"tolerance": calibration.tolerance, "exit_costs": calibration.exit_macs}
+        outcome = Outcome.of(left, targets, self.own, self.standard, yardstick, classes, **how)
         point = operate(self.outputs, calibration.policy, calibration.exit_macs)
         return outcome._replace(groups=tuple(groups)).lines(
             calibration.intro, point, calibration.full_macs, "test images"

@@ -161,5 +161,15 @@ def _evaluated(calibration: Calibration, tested: Recorded, costs: tuple[int, ...
         tuple(anytime(outputs)) if policy.measure.mixes(logits[:1, 0]) else (),
         full_macs,
         calibration.intro,
-        Outcome.of(outputs.under(policy), targets, own, standard, yardstick, classes, groups, calibration.tolerance),
+        Outcome.of(
+            outputs.under(policy),
+            targets,
+            own,
+            standard,
+            yardstick,
+            classes,
+            groups,
+            tolerance=calibration.tolerance,
+            exit_costs=costs,
+        ),
     )

@@ -73,13 +73,14 @@
       ...band,
       ...seeds,
       { x: line.x, y: line.y, mode: "lines", line: { color: shade, dash: dash(number), width: 2.2 }, hovertemplate },
-      { ...line.exits, mode: "markers", marker: cross, hovertemplate },
+      { ...line.exits, mode: "markers", cliponaxis: false, marker: cross, hovertemplate },
     ];
   }
 
   function point(id, place, symbol, size, name) {
     return {
-      x: [place[id] ?? null], y: [place.accuracy ?? null], mode: "markers", hovertemplate: `%{y:.1f} %<extra>${plain(name)}</extra>`,
+      x: [place[id] ?? null], y: [place.accuracy ?? null], mode: "markers", cliponaxis: false,
+      hovertemplate: `%{y:.1f} %<extra>${plain(name)}</extra>`,
       marker: { symbol, size, color: theme().ink, line: { width: symbol.endsWith("open") ? 3 : 0 } },
     };
   }
@@ -113,7 +114,7 @@
   }
 
   const bins = ({ x, y, share }, name, symbol, shade) => ({
-    x, y, mode: "markers",
+    x, y, mode: "markers", cliponaxis: false,
     marker: { symbol, size: share.map((part) => 4 + 14 * Math.sqrt(part)), color: shade, opacity: 0.8, line: { width: 0 } },
     text: share.map((part) => `${(100 * part).toFixed(1)} % of the images`),
     hovertemplate: `right %{y:.0f} % at confidence %{x:.0f} %, %{text}<extra>${name}</extra>`,
