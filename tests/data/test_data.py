@@ -113,7 +113,7 @@ def test_images_in_memory_and_images_read_one_by_one_make_the_same_batches(tmp_p
         return TrainingBatches(load(str(tmp_path), preprocessing).train, 8, seed=3)
 
     resident = batches()
-    monkeypatch.setattr("exitwise.data.sources.folder.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("exitwise.data.sources.files.IN_MEMORY_BYTES", 0)
     lazy = batches()
     assert str(resident) == "27 images, decoded once and kept on cpu (0 MiB)"
     assert str(lazy) == "27 images, read one by one by the training process"
@@ -225,7 +225,7 @@ BAD = {
     bad_sizes: r"expected images of 8x8 pixels .*zz.png has 9x8 .*augment 'resize' takes any size",
     bad_only_train: "expected a folder test or val beside .*train; found neither",
     bad_one_class: "expected at least two class folders with images in .*; found only 'alone'",
-    bad_no_train: "expected a folder train beside val or test in .*; found none",
+    bad_no_train: "expected a folder train beside test, val in .*; found none",
     bad_shared_files: "expected held-out images that are not trained on; .* is in both",
     bad_unknown_test_class: "expected the classes of the training images in .*; got the unknown 'night'",
 }

@@ -86,7 +86,7 @@ def by_hand(split, broken):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_training_image_is_replaced_by_the_next_of_its_class(workers, damaged, monkeypatch):
-    monkeypatch.setattr("exitwise.data.sources.folder.IN_MEMORY_BYTES", 0)  # so that no random crop hides what is read
+    monkeypatch.setattr("exitwise.data.sources.files.IN_MEMORY_BYTES", 0)  # so that no random crop hides what is read
     root, broken = damaged
     split = load(str(root), EQUAL_SIZES).train
     chosen = by_hand(split, broken)

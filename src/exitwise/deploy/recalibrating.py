@@ -23,7 +23,7 @@ from exitwise.deploy.groups import Groups, groups_of
 from exitwise.deploy.monitor import DriftWarning
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.errors import DataError, UserError
-from exitwise.storage.files import image_files
+from exitwise.storage.folders import image_files, sub_folders
 
 BATCH = 64
 """Images read and run at a time."""
@@ -86,7 +86,7 @@ def labelled_images(data: Path, classes: Sequence[str]) -> Iterator[tuple[Path, 
     Raises:
         DataError: for a folder of no such class, or without images.
     """
-    names = sorted(each.name for each in data.iterdir() if each.is_dir()) if data.is_dir() else []
+    names = [folder.name for folder in sub_folders(data)] if data.is_dir() else []
     if not names:
         raise DataError(f"expected a folder per class with images at {data}; found none")
     unknown = [name for name in names if name not in classes]

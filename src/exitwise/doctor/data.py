@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from exitwise.catalogue.sources import SOURCES
 from exitwise.data.ledger import ImageLedger, Skipped
-from exitwise.data.sources import class_folders
+from exitwise.data.sources.layout import class_folders, layout_of
 from exitwise.doctor import Finding
 from exitwise.errors import DataError
 from exitwise.runs.build import load_splits
 from exitwise.settings.checks import check_data
 from exitwise.settings.compose import compose
-from exitwise.storage.files import IMAGE_SUFFIXES, image_files
+from exitwise.storage.folders import IMAGE_SUFFIXES, image_files
 from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 
 FEW_IMAGES = 10
@@ -88,12 +88,16 @@ def examine_data(
 
 def _listed(root: Path) -> list[Image]:
     """Return the image files of each part and class."""
-    parts = [name for name in ("train", "val", "test") if (root / name).is_dir()] if (root / "train").is_dir() else [""]
+    try:
+        layout = layout_of(root)
+    except DataError:  # which is a finding of its own
+        layout = None
+    parts = {"": root} if layout is None else layout.parts()
     return [
         Image(part, name, path)
-        for part in parts
-        for name in class_folders(root / part)
-        for path in image_files(root / part / name)
+        for part, folder in parts.items()
+        for name in class_folders(folder)
+        for path in image_files(folder / name)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Files: images by path, and text and JSON that are written whole or not at all. Needs no torch."""
+"""Files: text and JSON that are written whole or not at all. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from exitwise.errors import ExitwiseWarning, UserError
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files below a folder, by their suffix, sorted."""
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def check_output(path: Path, overwrite: bool) -> None:

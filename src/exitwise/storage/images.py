@@ -6,7 +6,7 @@ It knows neither data sets nor what becomes of a file that is refused; docs/data
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from exitwise.errors import DataError
+from exitwise.storage.jpeg import with_end
+from exitwise.storage.png import without_long_texts
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may contain, whatever its name; formats whose readers start other programs are not among them."""
@@ -26,6 +28,17 @@ MOST_PIXELS = 178_956_970
 
 MOST_ELONGATED = 100
 """The longest side over the shortest; resizing the shortest of a longer image would make a bomb of it."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its orientation in EXIF (JEITA CP-3451)."""
 
 _EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
 
@@ -78,7 +91,7 @@ def read_pixels(image: ImageLike, channels: int) -> Image.Image:
         return _from_array(image).convert("L" if channels == 1 else "RGB")
     with _opened(image) as opened:
         is_transparent = opened.has_transparency_data
-        upright: Image.Image = ImageOps.exif_transpose(opened)
+        upright = _upright(_whole(opened))
         if upright.mode.startswith("I"):
             pixels = np.asarray(upright, dtype=np.float64) / 257
             upright = Image.fromarray(np.rint(pixels).astype(np.uint8))
@@ -97,13 +110,50 @@ def _opened(source: str | PathLike[str] | bytes | BinaryIO) -> Iterator[ImageFil
             file = BytesIO(source if isinstance(source, bytes) else source.read())
         if (len(file.getbuffer()) if isinstance(file, BytesIO) else file.stat().st_size) == 0:
             raise BrokenImageError(path, "empty", "the file is empty")
-        with Image.open(file, formats=FORMATS) as image:
+        with _as_pillow_takes_it(file) as content, Image.open(content, formats=FORMATS) as image:
             _check(path, image)
             yield image
     except BrokenImageError:
         raise
     except Exception as error:  # a decoder may raise anything at a damaged file
         raise BrokenImageError(path, *_diagnosis(error)) from error
+
+
+@contextmanager
+def _as_pillow_takes_it(file: Path | BytesIO) -> Iterator[BinaryIO]:
+    """Yield the content of a file: of a PNG without texts that are too long, of a TIFF from memory, as Pillow turns no
+    TIFF upright that is mapped there."""
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
+        if content.read(4) in (b"II*\0", b"MM\0*"):
+            content.seek(0)
+            yield BytesIO(content.read())
+        else:
+            yield without_long_texts(content) or content
+
+
+def _whole(image: ImageFile.ImageFile) -> Image.Image:
+    """Decode an image; a JPEG may lack its end mark."""
+    file = image.fp
+    try:
+        image.load()
+    except OSError:
+        if image.format != "JPEG" or file is None:
+            raise
+        file.seek(0)
+        ended = with_end(file.read())
+        if ended is None:
+            raise
+        return ended
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF data says, as far as that can be read."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a reader of tags may raise anything at odd ones
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_array(pixels: npt.NDArray[Any]) -> Image.Image:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exitwise.errors import DataError, UserError
-from exitwise.storage.files import IMAGE_SUFFIXES, image_files
+from exitwise.storage.folders import IMAGE_SUFFIXES, image_files
 from exitwise.storage.images import ImageLike
 
 COLUMNS = ("file", "path", "image", "filename")

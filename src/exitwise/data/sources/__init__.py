@@ -7,16 +7,17 @@ from pathlib import Path
 from exitwise.catalogue.sources import FOLDER, SOURCES
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import ArraySource, Request, Source, Sources
-from exitwise.data.sources.folder import FolderSource, class_folders, read_image
+from exitwise.data.sources.files import FileSource, read_image
+from exitwise.data.sources.folder import FolderSource
 from exitwise.settings.checks import check_data, check_shape
 
 __all__ = [
     "ArraySource",
+    "FileSource",
     "FolderSource",
     "Request",
     "Source",
     "Sources",
-    "class_folders",
     "open_source",
     "read_image",
 ]
@@ -32,8 +33,9 @@ def open_source(
     """Find a data set.
 
     Args:
-        name_or_path: a name in ``catalogue/sources.py``, or a folder: either ``train`` and ``val`` or
-            ``test`` (each with a folder per class, as in ImageNet's layout) or a folder per class.
+        name_or_path: a name in ``catalogue/sources.py``, or a folder: either folders of parts
+            (``train`` and ``val`` or ``test``, each with a folder per class, as in ImageNet's layout; spelled in other
+            ways too) or a folder per class.
         root: where CIFAR lies or is downloaded to.
         channels: 1 or 3.
         image_size: the side that all images must have; None for any size.

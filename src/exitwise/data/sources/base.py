@@ -24,6 +24,7 @@ class Source(Protocol):
         names: a name for each image, unique within the source.
         paths: the file of each image; empty for data that does not come from files.
         ledger: the account of its files, shared by all parts of a data set.
+        groups: what each image is of, such as a patient, where images of one are to stay together; None if unknown.
     """
 
     paths: list[Path]
@@ -31,6 +32,7 @@ class Source(Protocol):
     classes: list[str]
     targets: Tensor
     names: list[str]
+    groups: list[str] | None
 
     def read(self, index: int) -> Tensor:
         """Return the image as uint8 (channels, height, width).
@@ -81,6 +83,7 @@ class ArraySource:
         names: one per image; by default their numbers.
         paths: the files they were decoded from, if any.
         ledger: the account of these files.
+        groups: see :class:`Source`.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class ArraySource:
         names: Sequence[str] | None = None,
         paths: Sequence[Path] = (),
         ledger: ImageLedger | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.images = images
         self.targets = targets.long()
@@ -98,6 +102,7 @@ class ArraySource:
         self.names = list(names) if names is not None else [str(i) for i in range(len(images))]
         self.paths = list(paths)
         self.ledger = ledger or ImageLedger()
+        self.groups = None if groups is None else list(groups)
 
     def read(self, index: int) -> Tensor:
         return self.images[index]

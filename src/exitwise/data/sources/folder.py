@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
-
-from exitwise.data.ledger import ImageLedger, Skipped
-from exitwise.data.sources.base import ArraySource, Request, Source, Sources
-from exitwise.errors import DataError
-from exitwise.storage.files import IMAGE_SUFFIXES, image_files
-from exitwise.storage.images import BrokenImageError, ImageLike, read_header, read_pixels
-
-IN_MEMORY_BYTES = 2**30
-"""Folders of equally sized images whose pixels fit into this are decoded once and kept."""
+from exitwise.data.ledger import ImageLedger
+from exitwise.data.sources.base import Request, Source, Sources
+from exitwise.data.sources.files import FileSource, Labelled, kept_or_read
+from exitwise.data.sources.layout import check_classes, class_folders, layout_of
+from exitwise.errors import DataError, ExitwiseWarning
+from exitwise.storage.folders import entries_below, image_files, sub_folders
 
 
-class FolderSource:
+class FolderSource(FileSource):
     """Images in one folder per class, read from disk when asked for.
-
-    Files that cannot be used, as far as their headers tell, are left out and entered in the ledger.
 
     Args:
         root: the folder that holds one folder per class.
@@ -43,97 +37,57 @@ class FolderSource:
         classes: Sequence[str] | None = None,
         ledger: ImageLedger | None = None,
     ) -> None:
-        self.channels = channels
-        self.ledger = ledger or ImageLedger()
         found = class_folders(root)
-        if not found:
+        if classes is None:
+            check_classes(root, found)
+        elif not found:
             raise DataError(f"expected a folder per class with images in {root}; found none")
-        if classes is None and len(found) < 2:
-            raise DataError(f"expected at least two class folders with images in {root}; found only {found[0]!r}")
-        self.classes = list(classes) if classes is not None else found
-        unknown = sorted(set(found) - set(self.classes))
+        names = list(classes) if classes is not None else found
+        unknown = sorted(set(found) - set(names))
         if unknown:
             raise DataError(f"expected the classes of the training images in {root}; got the unknown {unknown[0]!r}")
-        files = [(path, target) for target, name in enumerate(self.classes) for path in image_files(root / name)]
-        if not files:
-            raise DataError(f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {root}; found none")
-        self.ledger.images += len(files)
-        usable = [(path, target) for path, target in files if self._look_at(path, image_size)]
-        self.paths = [path for path, _ in usable]
-        self.targets = torch.tensor([target for _, target in usable], dtype=torch.int64)
-        self.names = [path.relative_to(root).as_posix() for path in self.paths]
-
-    def _look_at(self, path: Path, image_size: int | None) -> bool:
-        """Enter an image in the ledger by its header; says whether it can be used."""
-        try:
-            (width, height), conversions = read_header(path)
-        except BrokenImageError as error:
-            self.ledger.skip([Skipped.of(error)])
-            return False
-        if image_size is not None and (width, height) != (image_size, image_size):
-            raise DataError(
-                f"expected images of {image_size}x{image_size} pixels (image_size); {path} has "
-                f"{width}x{height} (augment 'resize' takes any size)"
-            )
-        if conversions:
-            self.ledger.conversions[str(path)] = conversions
-        return True
-
-    def read(self, index: int) -> Tensor:
-        return read_image(self.paths[index], self.channels)
-
-    def stamp(self, index: int) -> str:
-        return str(self.paths[index].stat().st_size)
-
-    def in_memory(self) -> ArraySource:
-        """Return the same images, decoded once; they must be of one size. Those that cannot be decoded are left out."""
-        images, kept = [], []
-        for index in range(len(self.paths)):
-            try:
-                images.append(self.read(index))
-                kept.append(index)
-            except BrokenImageError as error:
-                self.ledger.skip([Skipped.of(error)])
-        pixels = torch.stack(images) if images else torch.empty(0, self.channels, 1, 1, dtype=torch.uint8)
-        names, paths = [self.names[index] for index in kept], [self.paths[index] for index in kept]
-        return ArraySource(pixels, self.targets[kept], self.classes, names, paths, self.ledger)
+        images = [
+            Labelled(path, target, path.relative_to(root).as_posix())
+            for target, name in enumerate(names)
+            for path in image_files(root / name)
+        ]
+        super().__init__(images, names, channels, image_size, ledger)
 
 
 def open_folder(request: Request) -> Sources:
-    """Return the images of a folder: either ``train`` and ``val`` or ``test``, or a folder per class.
+    """Return the images of a folder: either folders of parts, such as ``train``, ``val`` and ``test``, or a folder per
+    class.
 
     Raises:
         DataError: if there is nothing in it, or images are of another size.
     """
-    path, channels, image_size = Path(request.data), request.channels, request.image_size
+    root = Path(request.data)
 
-    def source(root: Path, classes: Sequence[str] | None = None) -> Source:
-        found = FolderSource(root, channels, image_size, classes, request.ledger)
-        fits = image_size is not None and len(found.paths) * channels * image_size**2 <= IN_MEMORY_BYTES
-        return found.in_memory() if fits else found
+    def source(folder: Path, classes: Sequence[str] | None = None) -> Source:
+        found = FolderSource(folder, request.channels, request.image_size, classes, request.ledger)
+        for name, kinds in without_images(folder).items():
+            warnings.warn(
+                f"{folder / name} holds no image that can be read, and is no class: {kinds}",
+                ExitwiseWarning,
+                stacklevel=5,
+            )
+        return kept_or_read(found, request.image_size)
 
-    if not (path / "train").is_dir():
-        if {"val", "test"} & set(class_folders(path)):
-            raise DataError(f"expected a folder train beside val or test in {path}; found none")
-        return Sources(source(path), None, None)
-    held_out = [name for name in ("val", "test") if (path / name).is_dir()]
-    if not held_out:
-        raise DataError(f"expected a folder test or val beside {path / 'train'}; found neither")
-    train = source(path / "train")
-    others = [source(path / name, train.classes) for name in held_out]
+    layout = layout_of(root)
+    if layout is None:
+        return Sources(source(root), None, None)
+    train = source(layout.train)
+    val, test = (None if part is None else source(part, train.classes) for part in (layout.val, layout.test))
     # With val alone, as in ImageNet's layout, its images are what everyone tests on.
-    return Sources(train, others[0] if len(others) == 2 else None, others[-1])
+    return Sources(train, val if test else None, test or val)
 
 
-def class_folders(root: Path) -> list[str]:
-    """Return the names of the sub-folders that hold images, sorted."""
-    return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith(".") and image_files(e))
-
-
-def read_image(image: ImageLike, channels: int) -> Tensor:
-    """Decode an image to uint8 (channels, height, width); see :func:`~exitwise.storage.images.read_pixels`.
-
-    Raises:
-        BrokenImageError: if it cannot be used.
-    """
-    return pil_to_tensor(read_pixels(image, channels))
+def without_images(root: Path) -> dict[str, str]:
+    """Return, of each sub-folder that holds files but no image, by name, how many of which kind: ``20 .heic``."""
+    found = {}
+    for folder in sub_folders(root):
+        entries = [entry for entry in entries_below(folder) if not entry.is_folder and not entry.is_passed_over]
+        if entries and not any(entry.is_image for entry in entries):
+            kinds = Counter(entry.path.suffix.lower() or "no suffix" for entry in entries)
+            found[folder.name] = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return found
