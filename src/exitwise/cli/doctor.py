@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
 from rich.table import Table
 
 from exitwise.cli.progress import counting, plain_console
 from exitwise.errors import UserError
+from exitwise.settings.compose import compose
+from exitwise.settings.fields import Fields
 from exitwise.settings.schema import check_values
+from exitwise.settings.yaml import read_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,27 +25,36 @@ if TYPE_CHECKING:
 MOST_ROWS, MOST_FILES = 40, 20
 
 
-def doctor(*, data: str | None = None, workers: int = 2, max_broken: float = 0.01) -> None:
+def doctor(
+    *,
+    recipe: str | None = None,
+    config: Path | None = None,
+    settings: Annotated[Fields | None, Parameter(name="*", show_default=False, consume_multiple=True)] = None,
+) -> None:
     """Check a data set and this machine before training, and say what to mend.
 
-    Decodes every image. Exit code 0: fine, or warnings only; 2: training would stop.
+    Takes what `exitwise train` takes, and asks what training, calibration and evaluation will ask. Decodes every image.
+    Exit code 0: fine, or warnings only; 2: training would stop.
 
     Examples:
 
         exitwise doctor
         exitwise doctor --data ./photos
-        exitwise doctor --data ./photos --workers 8 --max-broken 0.05
+        exitwise doctor --data ./photos --model timm/resnet18 --exits 3 --workers 8 --max-broken 0.05
 
     Parameters
     ----------
-    data
-        digits, cifar10, cifar100, or a folder of images.
-    workers
-        Processes that are to read images in training; as many images are decoded at once here.
-    max_broken
-        Share of the images that may be broken.
+    recipe
+        Named settings to start from, as for `exitwise train`.
+    config
+        YAML file of settings that override the recipe's.
+    settings
+        Settings that override recipe and file; as many images are decoded at once as there are workers, 2 if unset.
     """
-    check_values({"workers": workers, "max_broken": max_broken})
+    flags = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
+    content = read_yaml(config) if config is not None else {}
+    check_values(flags)
+    data, workers = flags.get("data", content.get("data")), flags.get("workers", content.get("workers", 2))
 
     from exitwise.doctor.data import examine_data
     from exitwise.doctor.machine import examine_machine
@@ -50,8 +63,9 @@ def doctor(*, data: str | None = None, workers: int = 2, max_broken: float = 0.0
     findings = list(examine_machine(workers, Path("runs")))
     print_findings(console, findings)
     if data is not None:
+        resolved = compose(recipe, content, flags)
         with counting(console, "images") as progress:
-            examination = examine_data(data, max_broken, max(workers, 1), progress)
+            examination = examine_data(resolved, max(workers, 1), progress)
         if examination.images:
             console.print(classes_table(examination.images))
             print_broken(console, examination.images)

@@ -48,9 +48,19 @@ class Split:
 
     def readable(self) -> list[str]:
         """Return path or, without files, name of each image that is not known to be broken, in order."""
-        paths = self.source.paths
-        found = [str(paths[i]) if paths else self.source.names[i] for i in self.indices.tolist()]
-        return [image for image in found if image not in self.source.ledger.skipped]
+        return [self._called(index) for index in self._readable_indices()]
+
+    def readable_targets(self) -> Tensor:
+        """Return class index of each image that is not known to be broken, int64."""
+        return self.source.targets[self._readable_indices()]
+
+    def _readable_indices(self) -> list[int]:
+        skipped = self.source.ledger.skipped
+        return [index for index in self.indices.tolist() if not skipped or self._called(index) not in skipped]
+
+    def _called(self, index: int) -> str:
+        """Return path or, without files, name of an image of the source."""
+        return str(self.source.paths[index]) if self.source.paths else self.source.names[index]
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""

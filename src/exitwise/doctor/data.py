@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,21 +11,31 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from exitwise.catalogue.sources import SOURCES
 from exitwise.data.ledger import ImageLedger, Skipped
+from exitwise.data.sources.folder import without_images
 from exitwise.data.sources.layout import class_folders, layout_of
 from exitwise.doctor import Finding
-from exitwise.errors import DataError
+from exitwise.doctor.alike import alike, thumbnail
+from exitwise.errors import DataError, ExitwiseWarning
 from exitwise.runs.build import load_splits
+from exitwise.runs.enough import check_enough
 from exitwise.settings.checks import check_data
-from exitwise.settings.compose import compose
-from exitwise.storage.folders import IMAGE_SUFFIXES, image_files
+from exitwise.settings.schema import Settings
+from exitwise.storage.folders import entries_below, image_files
 from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 
 FEW_IMAGES = 10
 """Fewer readable images of a class than this are worth a warning: few are left to calibrate and to test."""
 
+IMBALANCED = 10
+"""A class with so many times the images of another is worth a warning."""
+
 SHOWN = 5
+NOTHING = np.empty(0, dtype=np.uint8)
 
 
 class Image(NamedTuple):
@@ -37,6 +48,7 @@ class Image(NamedTuple):
         sha256: of its content; empty if broken.
         size: (width, height); zeros if broken.
         conversions: see :func:`~exitwise.storage.images.read_header`.
+        thumbnail: see :func:`~exitwise.doctor.alike.thumbnail`; empty if broken.
         fault: what is wrong with it, if it is broken.
     """
 
@@ -46,6 +58,7 @@ class Image(NamedTuple):
     sha256: str = ""
     size: tuple[int, int] = (0, 0)
     conversions: tuple[str, ...] = ()
+    thumbnail: NDArray[np.uint8] = NOTHING
     fault: Skipped | None = None
 
 
@@ -57,30 +70,32 @@ class Examination(NamedTuple):
 
 
 def examine_data(
-    data: str, max_broken: float, threads: int = 1, progress: Callable[[int, int], None] = lambda done, total: None
+    settings: Settings, threads: int = 1, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Examination:
-    """Look over a data set as ``exitwise train --data`` would use it.
+    """Look over a data set as a training with these settings would use it, calibration and evaluation included.
 
     Args:
-        data: a data set's name or a folder.
-        max_broken: share of the images that may be broken.
+        settings: of the training.
         threads: how many images to decode at once.
         progress: called with the numbers of images done and in all.
     """
+    data = settings.data
     try:
         check_data(data)
     except DataError as error:
         return Examination([Finding("problem", str(error))], [])
     if data in SOURCES:
-        return Examination([_as_training_sees_it(data)], [])
+        return Examination([_as_training_sees_it(settings, [])], [])
     images = list(_decoded(_listed(Path(data)), threads, progress))
     whole = [image for image in images if image.fault is None]
     findings = [
-        _as_training_sees_it(data),
-        _broken(images, max_broken),
+        _as_training_sees_it(settings, [image.fault for image in images if image.fault is not None]),
+        _broken(images, settings.max_broken),
         *_odd(whole),
         *_small_classes(images),
+        *_imbalance(whole),
         *_twins(whole),
+        *_alike(whole),
         *_never_read(Path(data)),
     ]
     return Examination(findings, images)
@@ -88,17 +103,21 @@ def examine_data(
 
 def _listed(root: Path) -> list[Image]:
     """Return the image files of each part and class."""
+    return [
+        Image(part, name, path)
+        for part, folder in _parts(root).items()
+        for name in class_folders(folder)
+        for path in image_files(folder / name)
+    ]
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """Return the folder of each part; of a folder per class, or of parts that cannot be used, the whole."""
     try:
         layout = layout_of(root)
     except DataError:  # which is a finding of its own
         layout = None
-    parts = {"": root} if layout is None else layout.parts()
-    return [
-        Image(part, name, path)
-        for part, folder in parts.items()
-        for name in class_folders(folder)
-        for path in image_files(folder / name)
-    ]
+    return {"": root} if layout is None else layout.parts()
 
 
 def _decoded(listed: list[Image], threads: int, progress: Callable[[int, int], None]) -> Iterator[Image]:
@@ -110,19 +129,23 @@ def _decoded(listed: list[Image], threads: int, progress: Callable[[int, int], N
 
 def _decode(image: Image) -> Image:
     try:
-        read_pixels(image.path, 3)
+        small = thumbnail(read_pixels(image.path, 3))
         size, conversions = read_header(image.path)
     except BrokenImageError as error:
         return image._replace(fault=Skipped.of(error))
     with image.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return image._replace(sha256=digest, size=size, conversions=conversions)
+    return image._replace(sha256=digest, size=size, conversions=conversions, thumbnail=small)
 
 
-def _as_training_sees_it(data: str) -> Finding:
-    """Return whether the images can be found, divided and held out."""
+def _as_training_sees_it(settings: Settings, broken: Iterable[Skipped]) -> Finding:
+    """Return whether the images can be found, divided and held out, as many as training and what follows need."""
     try:
-        splits = load_splits(compose(None, flags={"data": data}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExitwiseWarning)  # of folders without images, which is a finding of its own
+            splits = load_splits(settings)
+        splits.ledger.skip(broken)
+        check_enough(splits, settings)
     except DataError as error:
         return Finding("problem", str(error))
     sizes = ", ".join(f"{count} {name}" for name, count in splits.summary()["sizes"].items())
@@ -170,6 +193,17 @@ def _small_classes(images: list[Image]) -> Iterator[Finding]:
             yield Finding("warning", f"class {name!r}{where} has {count} readable images", "add some")
 
 
+def _imbalance(whole: list[Image]) -> Iterator[Finding]:
+    """Classes that a network can be right without."""
+    counts = Counter(image.name for image in whole if image.part in ("", "train"))
+    if not counts:
+        return
+    (often, most), (rarely, least) = counts.most_common()[0], counts.most_common()[-1]
+    if most >= IMBALANCED * least:
+        text = f"class {rarely!r} has {least} images to {most} of {often!r}: a network can be right without it"
+        yield Finding("warning", text, "add some, or train with --loss logit-adjusted")
+
+
 def _twins(whole: list[Image]) -> Iterator[Finding]:
     """Files of equal content: in several parts, of several classes, or more than once in one folder."""
     groups: dict[str, list[Image]] = defaultdict(list)
@@ -190,19 +224,45 @@ def _twins(whole: list[Image]) -> Iterator[Finding]:
         yield Finding("warning", text, "leave each in its class")
 
 
+def _alike(whole: list[Image]) -> Iterator[Finding]:
+    """Images that look the same and are not: saved anew, or in another size."""
+    found = ([whole[k] for k in pair] for pair in alike([image.thumbnail for image in whole]))
+    pairs = [
+        pair
+        for pair in found
+        if pair[0].sha256 != pair[1].sha256 and (pair[0].part != pair[1].part or not pair[0].part)
+    ]
+    if pairs:
+        text = f"{len(pairs)} images look like another one that may judge them: {_shown(pairs)}"
+        yield Finding("warning", text, "if they are the same picture, results are too good: leave one of them")
+
+
 def _shown(groups: Iterable[list[Image]]) -> str:
     pairs = [" = ".join(str(image.path) for image in group[:2]) for group in groups]
     return "; ".join(pairs[:SHOWN]) + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")
 
 
 def _never_read(root: Path) -> Iterator[Finding]:
-    """Files below the classes that no suffix marks as images, and links that lead nowhere."""
-    others = (path for path in root.rglob("*") if not path.name.startswith(".") and not path.is_dir())
+    """Folders that are linked, or passed over; files that no suffix marks as images, and links that lead nowhere."""
+    entries = list(entries_below(root))
+    linked = [entry.path for entry in entries if entry.is_folder and entry.path.is_symlink()]
+    if linked:
+        yield Finding("fine", f"linked folders, which are followed: {_first(linked)}")
+    passed = [entry.path for entry in entries if entry.is_folder and entry.is_passed_over]
+    if passed:
+        yield Finding("fine", f"folders of systems and tools, and hidden ones, are passed over: {_first(passed)}")
+    for folder in _parts(root).values():
+        for name, files in without_images(folder).items():
+            yield Finding("warning", f"{folder / name} holds no image that can be read, and is no class: {files}")
+    others = (entry for entry in entries if not (entry.is_folder or entry.is_image or entry.is_passed_over))
     kinds = Counter(
-        "link without a target" if path.is_symlink() and not path.exists() else path.suffix.lower() or "no suffix"
-        for path in others
-        if not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES
+        entry.path.suffix.lower() or "no suffix" if entry.is_there else "link without a target" for entry in others
     )
     if kinds:
         text = f"files that are never read: {', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}"
         yield Finding("warning", text, "convert them if they are images")
+
+
+def _first(paths: list[Path]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return f"{', '.join(map(str, paths[:SHOWN]))}{more}"

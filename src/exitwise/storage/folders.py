@@ -22,10 +22,11 @@ TOOL_FOLDERS = frozenset(
 
 
 class Entry(NamedTuple):
-    """A folder or a file below a folder."""
+    """A folder or a file below a folder, or a link that leads nowhere, which is not ``there``."""
 
     path: Path
     is_folder: bool
+    is_there: bool = True
 
     @property
     def is_passed_over(self) -> bool:
@@ -35,7 +36,7 @@ class Entry(NamedTuple):
     @property
     def is_image(self) -> bool:
         """Whether it is a file whose suffix says so."""
-        return not self.is_folder and self.path.suffix.lower() in IMAGE_SUFFIXES
+        return self.is_there and not self.is_folder and self.path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
@@ -80,8 +81,8 @@ def _below(folder: Path, read: set[Path]) -> Iterator[Entry]:
     for entry in entries:
         path = Path(entry.path)
         if not entry.is_dir():
-            if entry.is_file():
-                yield Entry(path, False)
+            if entry.is_file() or entry.is_symlink():
+                yield Entry(path, False, entry.is_file())
             continue
         yield Entry(path, True)
         real = path.resolve()

@@ -26,6 +26,7 @@ from exitwise.processes.distributed import first, joined, launched, own_device
 from exitwise.processes.ranks import Ranks
 from exitwise.runs import build
 from exitwise.runs.build import pick_device
+from exitwise.runs.enough import check_enough
 from exitwise.runs.folder import Resume, Run, as_built, check_vacant
 from exitwise.runs.records.teacher import TEACHER
 from exitwise.runs.teacher import Teacher, find_teacher
@@ -113,6 +114,7 @@ def train(
                 check_vacant(out, settings, resume)
                 check_unlocked(out)
             splits = splits or build.load_splits(settings, max_broken=settings.max_broken)
+            check_enough(splits, settings)
             teacher = None if settings.distil_from is None else find_teacher(settings, out, splits, device)
         with training_flags(tf32=settings.precision == "tf32", compiled=settings.compile), tracking:
             return _train(settings, out, reporter, splits, teacher, resume, device, ranks, tracking)

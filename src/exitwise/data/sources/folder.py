@@ -86,7 +86,11 @@ def without_images(root: Path) -> dict[str, str]:
     """Return, of each sub-folder that holds files but no image, by name, how many of which kind: ``20 .heic``."""
     found = {}
     for folder in sub_folders(root):
-        entries = [entry for entry in entries_below(folder) if not entry.is_folder and not entry.is_passed_over]
+        entries = [
+            entry
+            for entry in entries_below(folder)
+            if not entry.is_folder and not entry.is_passed_over and entry.is_there
+        ]
         if entries and not any(entry.is_image for entry in entries):
             kinds = Counter(entry.path.suffix.lower() or "no suffix" for entry in entries)
             found[folder.name] = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
