@@ -170,7 +170,11 @@ def test_a_run_folder_is_not_overwritten(photos, trained, tmp_path, capsys):
     code, _, errors = call(
         capsys, "train", "--data", photos, "--out", trained, *TINY, "--recipe", "digits", "--epochs", "9"
     )
-    assert_refused(code, errors, r"holds a run with other settings: epochs 2 \(now 9\); choose another --out")
+    assert_refused(
+        code,
+        errors,
+        r"holds a run with other settings: epochs 2 \(now 9\) \(more epochs: --extend-to\); choose another --out",
+    )
     assert snapshot(trained) == before
     (tmp_path / "thesis.txt").write_text("precious")
     code, _, errors = call(capsys, "train", "--data", photos, "--out", tmp_path, *TINY_RUN)

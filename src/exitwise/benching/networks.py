@@ -204,7 +204,9 @@ def _alone(model: StagedModel) -> dict[Network, int]:
     return {Network(whole, "full"): last, **cut}
 
 
-def beside_run(source: str, run: Run, samples: int, place: torch.device) -> Subject | Exported:
+def beside_run(
+    source: str, run: Run, samples: int, place: torch.device, data: str | Path | None = None
+) -> Subject | Exported:
     """Return what stands beside a run: another run, a bundle, or a network of which only the time is known.
 
     Args:
@@ -212,13 +214,14 @@ def beside_run(source: str, run: Run, samples: int, place: torch.device) -> Subj
         run: the one that is compared with it.
         samples: how many test images are to be timed.
         place: where.
+        data: where another run's images lie now, if they have moved.
 
     Raises:
         UserError: for another run or bundle with other classes or test images, or an unknown name.
     """
     path = Path(source)
     if (path / "config.yaml").is_file():
-        other = Run(path)
+        other = Run(path).at(data)
         _check_same(other.classes, run.classes, source)
         if other.splits().test.fingerprint() != run.splits().test.fingerprint():
             raise UserError(f"expected a run with the test images of this one at {source}; got one with others")

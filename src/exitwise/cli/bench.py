@@ -21,6 +21,7 @@ def bench(
     batch_sizes: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     budgets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     seconds: float = 60.0,
+    data: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Time a run on this machine: in full, leaving early, cut at one exit, and others beside it; say what to use.
@@ -48,6 +49,8 @@ def bench(
         Shares of the full network's MACs; by default 0.3, 0.5 and 0.7.
     seconds
         About how long to measure, besides compiling and exporting.
+    data
+        Where the run's images lie now, if they have moved.
     device
         auto, cpu, cuda, ...
     """
@@ -68,6 +71,7 @@ def bench(
         batch_sizes=[int(size) for size in sizes],
         budgets=shares,
         seconds=seconds,
+        data=data,
         device=device,
         tell=console.print,
     )

@@ -101,7 +101,8 @@ def calibrate(
     compare
         Compare all measures on the held-out images, say which to take, and store nothing.
     data
-        Other images than the run's own held-out ones, in a folder per class. What differs is said.
+        Where the run's images lie now, if they have moved; or other images, in a folder per class: what differs from
+        the run's own is said. Images are known by what they are.
     groups
         Say for each group of images, such as sites or cameras, what is lost: a CSV file with the columns image and
         group. Images are named by their paths, or the ends of them.

@@ -14,6 +14,7 @@ def report(
     calibration: str | None = None,
     monitor: Path | None = None,
     figures: Path | None = None,
+    data: Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
 ) -> None:
@@ -39,6 +40,8 @@ def report(
         Of one run: what deployed inputs looked like (ew.write_monitored), to be shown beside the calibration.
     figures
         Folder for PNG and SVG figures of the same, for papers.
+    data
+        Where the runs' images lie now, if they have moved.
     overwrite
         Replace that file if it exists, and figures in that folder.
     device
@@ -48,6 +51,13 @@ def report(
 
     plain_console().print(
         ew.report(
-            runs, out, calibration=calibration, monitor=monitor, figures=figures, overwrite=overwrite, device=device
+            runs,
+            out,
+            calibration=calibration,
+            monitor=monitor,
+            figures=figures,
+            data=data,
+            overwrite=overwrite,
+            device=device,
         )
     )

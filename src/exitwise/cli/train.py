@@ -8,10 +8,18 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from exitwise.cli.progress import RichReporter, plain_console
-from exitwise.settings.checks import check_data, check_run_folder, check_weights, is_of_signals
-from exitwise.settings.compose import compose
+from exitwise.errors import UserError
+from exitwise.settings.checks import (
+    check_data,
+    check_not_moved,
+    check_run_folder,
+    check_weights,
+    is_of_signals,
+    is_run_folder,
+)
+from exitwise.settings.compose import compose, continued
 from exitwise.settings.fields import Fields
-from exitwise.settings.schema import Settings, is_backbone
+from exitwise.settings.schema import Settings, check_values, is_backbone, resolve
 from exitwise.settings.yaml import read_yaml, to_yaml
 
 ACCURACY_DROP = 0.01
@@ -24,16 +32,20 @@ def train(
     config: Path | None = None,
     out: Path | None = None,
     resume: Literal["auto", "never"] = "auto",
+    extend_to: int | None = None,
     print_config: bool = False,
     settings: Annotated[Fields | None, Parameter(name="*", show_default=False, consume_multiple=True)] = None,
 ) -> None:
     """Train a network with exits. The same command continues an interrupted run.
+
+    So does --out RUN alone, by the run's own settings.
 
     Examples:
 
         exitwise train
         exitwise train --data ./photos --model timm/resnet18 --exits 3
         exitwise train --data ./photos --out runs/photos
+        exitwise train --out runs/photos --extend-to 30
         exitwise train --data ./photos --model timm/resnet10t --exits 1 --distil-from runs/photos
         exitwise train --recipe cifar10_msdnet5 --data ./cifar10 --method uniform --batch-size 256
 
@@ -46,7 +58,9 @@ def train(
     out
         Run folder; by default runs/RECIPE-METHOD-SEED.
     resume
-        auto: continue the run that is in the run folder, if any; never: refuse to.
+        auto: continue the run that is in the run folder, if any, by its own settings; never: refuse to.
+    extend_to
+        Continue the run for that many epochs in all, by the schedule of the longer training. Its other settings stay.
     print_config
         Print the resolved settings as YAML and stop.
     settings
@@ -54,12 +68,25 @@ def train(
     """
     flags = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
     content = read_yaml(config) if config is not None else {}
-    resolved = compose(recipe, content, flags)
+    its_own = out is not None and is_run_folder(out) and recipe is None and config is None and resume == "auto"
+    if extend_to is not None:
+        if out is None or not its_own:
+            raise UserError("--extend-to goes with --out RUN, a run that is there, and neither recipe nor config")
+        check_values({"epochs": extend_to})
+        flags["epochs"] = extend_to
+    resolved = (
+        continued(resolve(read_yaml(out / "config.yaml")), flags)
+        if out is not None and its_own
+        else compose(recipe, content, flags)
+    )
     if print_config:
         print(to_yaml(resolved), end="")
         return
-    check_data(resolved.data)
-    check_weights(resolved.pretrained)
+    if out is not None and its_own:
+        check_not_moved(out, resolved.data)
+    else:
+        check_data(resolved.data)
+        check_weights(resolved.pretrained)
     if resolved.distil_from is not None:
         check_run_folder(Path(resolved.distil_from))
 
@@ -76,7 +103,7 @@ def train(
         describe_settings(resolved) + (f", {processes} processes" if processes > 1 else ""),
     ]
     with RichReporter(console, header) as reporter:
-        result = ew.train(resolved, out, reporter, resume=resume)
+        result = ew.train(resolved, out, reporter, resume="extend" if extend_to else resume)
     if rank > 0:
         return
     console.print(result)

@@ -35,6 +35,7 @@ def gather(
     *,
     calibration: str | None = None,
     monitor: str | Path | None = None,
+    data: str | Path | None = None,
     splits: Splits | None = None,
 ) -> Report:
     """Gather a report from run folders.
@@ -44,6 +45,7 @@ def gather(
         device: where to run the networks and measure times.
         calibration: name of one that all of them keep.
         monitor: record of a monitor of the one run.
+        data: where the runs' images lie now, if they have moved.
         splits: the runs' data, where it is loaded already.
 
     Raises:
@@ -51,7 +53,7 @@ def gather(
     """
     if not paths:
         raise UserError("expected one or more run folders; got none")
-    runs = [Run(path).under(calibration) for path in paths]
+    runs = [Run(path).under(calibration).at(data) for path in paths]
     _check_different(runs)
     names = run_names(runs)
     check_same_data(runs, names)

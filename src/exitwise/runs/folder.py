@@ -5,6 +5,7 @@
     RUN/
       config.yaml         resolved settings            environment.json   versions, device, command
       data.json           classes, split sizes and fingerprints
+      images.csv.gz       each image file by part and name; only for files
       metrics.csv         one row per epoch            checkpoints/       last-*, best-*
       weights.json        a few samples' losses and weights at each exit, per epoch
       images.json         image files by what became   skipped_images.csv the broken ones; both only for folders
@@ -20,12 +21,13 @@ Each JSON file states its schema and version (:mod:`exitwise.runs.records`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from exitwise.catalogue.sources import SOURCES
 from exitwise.data import Splits
 from exitwise.data.ledger import ImageLedger
 from exitwise.deploy.calibration import CALIBRATION, Calibration
@@ -37,12 +39,13 @@ from exitwise.runs.records.cascade import CASCADE, Members
 from exitwise.runs.records.data import DATA, IMAGES
 from exitwise.runs.records.environment import ENVIRONMENT, environment
 from exitwise.runs.records.evaluation import EVALUATION, Evaluation
+from exitwise.runs.records.identity import KNOWN, changes, write_known
 from exitwise.runs.records.metrics import METRICS, write_metrics
 from exitwise.runs.records.network import NETWORK
 from exitwise.runs.records.skipped import SKIPPED, read_skipped, write_skipped
 from exitwise.runs.records.teacher import TEACHER
 from exitwise.runs.records.weights import WEIGHTS
-from exitwise.settings.checks import check_run_folder
+from exitwise.settings.checks import check_not_moved, check_run_folder
 from exitwise.settings.schema import MAY_CHANGE_ON_RESUME, Settings, resolve
 from exitwise.settings.yaml import read_yaml, to_yaml
 from exitwise.storage.files import write_text
@@ -50,8 +53,8 @@ from exitwise.storage.lock import LOCK
 from exitwise.training.checkpoint import CheckpointError, load_checkpoint
 from exitwise.training.checkpoint_folder import CheckpointFolder
 
-Resume = Literal["auto", "never"]
-"""Whether to continue a run that is there already, or to refuse."""
+Resume = Literal["auto", "never", "extend"]
+"""Whether to continue a run that is there already, to refuse, or to continue it for more epochs than it was to have."""
 
 
 class Run:
@@ -77,6 +80,24 @@ class Run:
         CALIBRATION.called(name)
         run = copy.copy(self)
         run.name = name
+        return run
+
+    def at(self, data: str | Path | None) -> Run:
+        """Return the run with its images where they lie now: at ``data``, whatever its settings say; None: there.
+
+        They are known by what they are, not by where they lie.
+
+        Raises:
+            UserError: if nothing is there.
+        """
+        if data is None:
+            return self
+        if not Path(data).exists():
+            raise UserError(f"expected the images of {self.path} at {data}; found nothing")
+        run = copy.copy(self)
+        place = str(Path(data).resolve())
+        moved = {"data_root": place} if self.settings.data in SOURCES else {"data": place}
+        run.settings = self.settings.model_copy(update=moved)
         return run
 
     def option(self, name: str = "--calibration") -> str:
@@ -145,11 +166,14 @@ class Run:
         if (path / "config.yaml").is_file():
             run = cls(path)
             if run.data == record:
-                return run
+                if run.settings != settings:  # where its images lie, how long it trains, what is computed alike
+                    write_text(path / "config.yaml", to_yaml(settings))
+                return cls(path)
             if run.checkpoints.latest("last") is not None:
-                raise UserError(f"expected the data that {path} was trained on; the images have changed")
+                raise UserError(f"expected the data that {path} was trained on; {changes(path, splits)}")
         (path / SKIPPED).unlink(missing_ok=True)
         DATA.write(path, record)
+        write_known(path, splits)
         ENVIRONMENT.write(path, environment(command))
         write_text(path / "config.yaml", to_yaml(settings))
         return cls(path)
@@ -170,9 +194,10 @@ class Run:
         Raises:
             UserError: if the data has changed since.
         """
+        check_not_moved(self.path, self.settings.data)
         splits = build.load_splits(self.settings)
         if splits.summary() != self.data:
-            raise UserError(f"expected the data that {self.path} was trained on; the images have changed")
+            raise UserError(f"expected the data that {self.path} was trained on; {changes(self.path, splits)}")
         return splits
 
     def follow(self, ledger: ImageLedger) -> None:
@@ -335,7 +360,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 def _tidy(path: Path) -> None:
     """Remove what a killed training was writing, the calibration at its end included."""
     records = (DATA, ENVIRONMENT, NETWORK, CASCADE, TEACHER, CALIBRATION, WEIGHTS, IMAGES)
-    for name in ("config.yaml", METRICS, SKIPPED, *(record.file for record in records)):
+    for name in ("config.yaml", METRICS, SKIPPED, KNOWN, *(record.file for record in records)):
         for temporary in path.glob(f".{name}.*"):
             temporary.unlink()
     CheckpointFolder(path / "checkpoints").tidy()
@@ -362,17 +387,48 @@ def check_vacant(path: Path, settings: Settings, resume: Resume = "auto") -> Non
             raise UserError(
                 f"{path} holds a cascade, whose networks are trained before, each by itself: choose another --out"
             )
-        old, new = Run(path).settings.model_dump(), settings.model_dump()
-        changed = [key for key in new if old[key] != new[key] and key not in MAY_CHANGE_ON_RESUME]
-        if changed:
-            difference = ", ".join(f"{key} {old[key]!r} (now {new[key]!r})" for key in changed)
-            raise UserError(f"{path} holds a run with other settings: {difference}; choose another --out")
+        former = Run(path).settings
+        if resume == "extend":
+            check_extended(path, former, settings.epochs)
+            former = former.model_copy(update={"epochs": settings.epochs})
+        check_same_settings(path, former, settings.model_dump())
+    elif resume == "extend":
+        raise UserError(f"expected a run to extend at {path}; found none")
     elif path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _hardly_begun(path))):
         raise UserError(f"expected a run folder, an empty folder or nothing at {path}; it holds something else")
+
+
+def check_same_settings(path: Path, former: Settings, values: Mapping[str, Any]) -> None:
+    """Raise UserError if these settings change what a run computes. Its images may lie elsewhere: what they are is
+    looked at later."""
+    changed = [
+        key
+        for key, value in values.items()
+        if getattr(former, key) != value and key not in {*MAY_CHANGE_ON_RESUME, "data"}
+    ]
+    if changed:
+        difference = ", ".join(f"{key} {getattr(former, key)!r} (now {values[key]!r})" for key in changed)
+        hint = " (more epochs: --extend-to)" if changed == ["epochs"] else ""
+        raise UserError(f"{path} holds a run with other settings: {difference}{hint}; choose another --out")
+
+
+def check_extended(path: Path, former: Settings, epochs: int) -> None:
+    """Raise UserError unless a run can be trained on for that many epochs in all."""
+    if epochs <= former.epochs:
+        raise UserError(f"expected more epochs than the {former.epochs} of {path} to extend it; got {epochs}")
+    if former.max_iterations is not None:
+        raise UserError(f"{path} ends by max_iterations {former.max_iterations}, not by epochs: it is not extended")
+    longer = former.model_copy(update={"epochs": epochs})
+    if (former.regime == "heads" or former.refit_heads) and longer.kept_passes != former.kept_passes:
+        raise UserError(
+            f"{path} keeps features of {former.kept_passes} passes, {longer.kept_passes} then: it is not extended"
+        )
 
 
 def _hardly_begun(path: Path) -> bool:
     """Return whether a folder holds nothing but what a training wrote that was killed before its config.yaml was
     there."""
     names = {each.name for each in path.iterdir()}
-    return LOCK in names and all(name.startswith(".") or name in ("data.json", "environment.json") for name in names)
+    return LOCK in names and all(
+        name.startswith(".") or name in ("data.json", KNOWN, "environment.json") for name in names
+    )

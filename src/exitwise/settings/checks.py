@@ -48,6 +48,12 @@ def check_data(name_or_path: str) -> None:
     raise DataError(f"expected a data set's name or a folder of images; there is no {name_or_path or repr('')}{hint}")
 
 
+def check_not_moved(run: Path, data: str) -> None:
+    """Raise UserError unless a run's data has a name, or is still where it lay."""
+    if data not in SOURCES and not Path(data).exists():
+        raise UserError(f"the images of {run} lay at {data}, where nothing is now: say with --data where they lie")
+
+
 def is_of_signals(data: str) -> bool:
     """Return whether a data set has signals in place of images."""
     return data in SOURCES and SOURCES[data].signals

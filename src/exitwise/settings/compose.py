@@ -41,8 +41,7 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
     for key, value in (("recipe", named), ("data", data), ("model", model)):
         if not isinstance(value, str | None):
             raise UserError(f"setting {key}: input should be a name; got {value!r}")
-    if data and data not in SOURCES and Path(data).is_dir():
-        overrides["data"] = str(Path(data).resolve())  # so that the run can be used from any folder
+    overrides |= _in_full(data)
     chosen = recipe or named or recipe_for(data, model, overrides.get("regime"))
     base = _recipe(chosen)
     if not (recipe or named) and data in SOURCES and chosen == SOURCES[data].recipe:
@@ -65,6 +64,16 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
     if "lr" not in overrides and settings.batch_size != base["batch_size"]:
         settings = resolve(base, overrides, {"lr": base["lr"] * settings.batch_size / base["batch_size"]})
     return settings if settings.method in METHODS else _completed(settings)
+
+
+def continued(former: Settings, flags: Layer) -> Settings:
+    """Return the settings of a run with those that were given anew, which may be of where and how it goes on."""
+    return former.model_copy(update={**flags, **_in_full(flags.get("data"))})
+
+
+def _in_full(data: str | None) -> dict[str, str]:
+    """Return the whole path of data that are no name's, so that the run can be used from any folder."""
+    return {"data": str(Path(data).resolve())} if data and data not in SOURCES and Path(data).exists() else {}
 
 
 def _completed(settings: Settings) -> Settings:

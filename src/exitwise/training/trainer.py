@@ -198,7 +198,8 @@ class Trainer:
         Raises:
             Interrupted: after SIGTERM or SIGINT, once the step at hand is done and saved; a second one acts at once.
         """
-        self.reporter.on_start(str(self.batches))
+        done = self.progress.iteration
+        self.reporter.on_start(f"{self.batches}{f'; continued at step {done} of {self.total}' if done else ''}")
         with self.stop:
             try:
                 while not self.done:

@@ -54,7 +54,7 @@ from exitwise.runs.folder import Run
 from exitwise.runs.records.bench import BENCH, Bench, FormName, Network, Row
 from exitwise.shown import say
 from exitwise.storage.files import store, warn_of
-from exitwise.workflows.arguments import check_network_call, check_run_call
+from exitwise.workflows.arguments import check_network_call, check_no_place, check_run_call
 
 BUDGETS, BATCH_SIZES = (0.3, 0.5, 0.7), (1, 8, 64)
 
@@ -70,6 +70,7 @@ def bench(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     budgets: Sequence[float] = BUDGETS,
     seconds: float = 60.0,
+    data: str | Path | None = None,
     device: str = "auto",
     tell: Callable[[str], object] = say,
 ) -> Bench:
@@ -94,6 +95,7 @@ def bench(
         batch_sizes: samples per call.
         budgets: shares of the full network's MACs; those out of reach are left out, and named.
         seconds: about how long to measure, compiling and exporting aside.
+        data: of a run, and of those beside it: where their images lie now, if they have moved.
         device: where to time a run's network; a network itself is timed where it lies. ONNX runs on the CPU.
         tell: is told what is done next; by default it is printed on standard error.
 
@@ -116,6 +118,7 @@ def bench(
     samples = max(*batch_sizes, MOST_BATCHES)
     run: Run | None = None
     if isinstance(source, nn.Module):
+        check_no_place(data)
         check_network_call(source, calibration, test, "timed by bench(network, calibration, test)")
         assert isinstance(calibration, Calibration)
         assert test is not None
@@ -126,9 +129,9 @@ def bench(
         if isinstance(beside, Mapping):
             raise UserError("beside a run stand other runs, bundles, or models by name; got networks")
         assert not isinstance(calibration, Calibration)
-        run, place = Run(source).under(calibration), pick_device(device)
+        run, place = Run(source).under(calibration).at(data), pick_device(device)
         writable = warn_of(run.path)
-        others = [beside_run(str(each), run, samples, place) for each in beside]
+        others = [beside_run(str(each), run, samples, place, data) for each in beside]
         subjects = [subject_of_run(run, budgets, samples, place), *others]
     if "onnx" not in known and any(isinstance(each, Exported) for each in subjects):
         raise UserError(f"a bundle is timed in the form onnx; got {', '.join(known)}")

@@ -43,8 +43,8 @@ def calibrate(
             guarantee and nothing could be guaranteed; or a network.
         held_out: of a network, batches that it was neither trained on nor will be tested on, as (inputs, targets, ...)
             or mappings with an image and a label.
-        data: of a run, other images than its own, in a folder per class; a warning says how they differ from those that
-            it was calibrated on.
+        data: of a run: where its images lie now, if they have moved, which is known by what they are; or other images,
+            in a folder per class: a warning says how they differ from those that it was calibrated on.
         groups: of the images, such as sites or cameras, for each of which it says what is lost: a CSV file with the
             columns image and group, or a mapping; images by their paths or the ends of them. Of a network's held-out
             samples: one each, in order.
@@ -66,7 +66,7 @@ def calibrate(
     model = found.model
     folder = None if found.folder is None else found.folder.under(name)
     former = folder if folder is not None and folder.is_calibrated else None
-    if data is not None and former and (drift := drift_of(former.read_calibration(model), found.recorded)):
+    if found.is_other and former and (drift := drift_of(former.read_calibration(model), found.recorded)):
         warnings.warn(drift, DriftWarning, stacklevel=2)
     seconds = measure_exit_seconds(model) if "latency" in wished.wish else None
     costs = Costs(count_cost(model).macs, model.full_macs, seconds)

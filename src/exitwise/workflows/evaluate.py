@@ -31,7 +31,7 @@ from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
 from exitwise.runs.records.evaluation import EVALUATION, BudgetPoint, Evaluation
 from exitwise.storage.files import store, warn_of
-from exitwise.workflows.arguments import check_network_call, check_run_call
+from exitwise.workflows.arguments import check_network_call, check_no_place, check_run_call
 from exitwise.workflows.held_out import class_numbers, groups_in, groups_in_order
 
 
@@ -40,6 +40,7 @@ def evaluate(
     calibration: Calibration | str | None = None,
     test: Iterable[Any] | None = None,
     *,
+    data: str | Path | None = None,
     groups: Groups | Sequence[str] | None = None,
     device: str = "auto",
     splits: Splits | None = None,
@@ -53,6 +54,7 @@ def evaluate(
         calibration: of a network; of a run the name of one that it keeps.
         test: of a network, batches that it has not seen, as (inputs, targets, ...) or mappings with an image and a
             label.
+        data: of a run: where its images lie now, if they have moved.
         groups: of the test images, as for :func:`exitwise.calibrate`; without them those of a run with long-tailed
             training images are classes with many, medium and few of these (a third of the classes each).
         device: where to run a run's network; a network itself is used where it lies.
@@ -62,13 +64,14 @@ def evaluate(
         ValueError: for a network without calibration or test samples, or a run with, or unsuitable samples.
     """
     if isinstance(run, nn.Module):
+        check_no_place(data)
         check_network_call(run, calibration, test, "evaluated by evaluate(network, calibration, test)")
         assert isinstance(calibration, Calibration)
         assert test is not None
         return _of_network(run, calibration, test, groups)
     check_run_call(run, calibration, test)
     assert not isinstance(calibration, Calibration)
-    return _of_run(Run(run).under(calibration), device, splits, groups)
+    return _of_run(Run(run).under(calibration).at(data), device, splits, groups)
 
 
 def _of_network(

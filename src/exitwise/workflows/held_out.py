@@ -13,27 +13,31 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from exitwise.catalogue.sources import SOURCES
 from exitwise.data import Splits
-from exitwise.data.fingerprints import noted, unused
+from exitwise.data.fingerprints import MOST_KNOWN, noted, unused
 from exitwise.data.loaders import pairs_of
+from exitwise.data.sources.files import kept_or_read
 from exitwise.data.sources.folder import FolderSource
 from exitwise.data.splits import Split
 from exitwise.deploy.calibrating import Recorded, check_samples
 from exitwise.deploy.groups import Groups, check_groups, groups_of
-from exitwise.errors import ExitwiseWarning, UserError
+from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel, check_staged
 from exitwise.runs.build import pick_device, preprocessing_of
 from exitwise.runs.folder import Run
+from exitwise.runs.records.identity import trained_on
 
 
 class HeldOut(NamedTuple):
     """A network and what its exits said of held-out samples: logits (N, K, C), targets (N), names of classes.
 
     ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee; ``samples`` are
-    fingerprints of a loader's samples; ``folder`` is the run; ``groups`` that of each sample, where they are known.
+    fingerprints of a loader's samples; ``folder`` is the run; ``groups`` that of each sample, where they are known;
+    ``is_other`` says whether they are no images of the run's own.
     """
 
     model: StagedModel
@@ -45,6 +49,7 @@ class HeldOut(NamedTuple):
     samples: frozenset[int] = frozenset()
     folder: Run | None = None
     groups: Sequence[str] | None = None
+    is_other: bool = False
 
     @property
     def recorded(self) -> Recorded:
@@ -73,8 +78,9 @@ def held_out_of(
     data: str | Path | None = None,
     groups: Groups | Sequence[str] | None = None,
 ) -> HeldOut:
-    """Return what the exits of a run say of its calibration images, or of those at ``data``, a folder per class; or
-    those of a network of held-out samples. ``groups`` are of a run's images by name, of samples in order.
+    """Return what the exits of a run say of its calibration images, which may lie at ``data`` now, or of others there,
+    in a folder per class; or those of a network of held-out samples. ``groups`` are of a run's images by name, of
+    samples in order.
 
     Raises:
         UserError: for a network without held-out samples, or a run with.
@@ -98,13 +104,16 @@ def _of_run(
 ) -> HeldOut:
     place = pick_device(device)
     model = run.model(place)
-    split = (splits or run.splits()).calibration if data is None else images_at(Path(data), run)
+    others = None if data is None or _has_moved_to(data, run) else images_at(Path(data), run)
+    split = (splits or run.at(data).splits()).calibration if others is None else others
     check_samples(split.targets.numpy(), run.classes, model.exits)
     groups_in(groups, split)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     parts = groups_in(groups, split)
     best, seed = run.best().name, run.settings.split_seed
-    found = HeldOut(model, logits, targets, best, seed, run.classes, folder=run, groups=parts)
+    found = HeldOut(
+        model, logits, targets, best, seed, run.classes, folder=run, groups=parts, is_other=others is not None
+    )
     found.recorded.check()
     return found
 
@@ -132,16 +141,34 @@ def _of_network(
     return found
 
 
+def _has_moved_to(data: str | Path, run: Run) -> bool:
+    """Return whether the images that a run was made with lie in a folder."""
+    if run.settings.data in SOURCES:
+        return False
+    try:
+        run.at(data).look_up_splits()
+    except UserError:
+        return False
+    return True
+
+
 def images_at(data: Path, run: Run) -> Split:
     """Return all images of a folder per class, as a run sees its own.
 
     Raises:
-        DataError: for classes that the run has not, or no images.
+        DataError: for classes that the run has not, no images, or many that it was trained on.
     """
     preprocessing = preprocessing_of(run.settings)
     size = None if preprocessing.any_size else preprocessing.image_size
-    source = FolderSource(data, preprocessing.channels, size, run.classes)
-    return Split(source, torch.arange(len(source.targets)), preprocessing)
+    source = kept_or_read(FolderSource(data, preprocessing.channels, size, run.classes), size)
+    split = Split(source, torch.arange(len(source.targets)), preprocessing)
+    known = trained_on(run.path, split)
+    if len(known) > MOST_KNOWN * len(split):
+        raise DataError(
+            f"expected the run's images as they were, or others that it was not trained on, in {data}; it was trained "
+            f"on {len(known)} of {len(split)} there, such as {known[0]}"
+        )
+    return split
 
 
 def groups_in(groups: Groups | Sequence[str] | None, split: Split) -> list[str] | None:

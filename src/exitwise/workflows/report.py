@@ -41,6 +41,7 @@ def report(
     calibration: str | None = None,
     monitor: str | Path | None = None,
     figures: str | Path | None = None,
+    data: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
 ) -> WrittenReport:
@@ -56,6 +57,7 @@ def report(
         monitor: of one run: what deployed inputs looked like (:func:`~exitwise.write_monitored`), to be shown beside
             the calibration.
         figures: folder for PNG and SVG figures of what is shown of runs.
+        data: of runs: where their images lie now, if they have moved.
         overwrite: whether that file, and figures in that folder, may be replaced.
         device: where to run the networks of runs and measure their times.
 
@@ -98,7 +100,7 @@ def report(
     elif study:
         page = render_study(STUDY.read(paths[0]))
     else:
-        gathered = gather(paths, device, calibration=calibration, monitor=monitor)
+        gathered = gather(paths, device, calibration=calibration, monitor=monitor, data=data)
         page = render(gathered)
         if folder is not None:
             files = _figures(gathered, folder)

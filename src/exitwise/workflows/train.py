@@ -90,7 +90,8 @@ def train(
         out: the run folder.
         reporter: who watches.
         splits: the data that the settings name, where it is loaded already.
-        resume: ``auto``: continue the run that is there, if any; ``never``: refuse to.
+        resume: ``auto``: continue the run that is there, if any; ``never``: refuse to; ``extend``: continue the run
+            that is there for more epochs than it was to have.
 
     Raises:
         ValueError: for unsuitable settings or data, or a folder that holds something else or that another process
