@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,11 @@ def printable(text: str) -> str:
     """Return a text without what steers a terminal, as a name of a file may have: escaped in its place."""
     text = text.encode(errors="backslashreplace").decode()
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def pasteable(*words: object) -> str:
+    """Return a command that a shell takes as it is, whatever is in its words."""
+    return printable(shlex.join(map(str, words)))
 
 
 def macs(value: float) -> str:

@@ -13,6 +13,7 @@ import exitwise as ew
 from exitwise import ExitPolicy, OnnxRunner
 from exitwise.data import Preprocessing
 from exitwise.deploy.calibration import Calibration
+from exitwise.errors import DataError
 from exitwise.exiting.measures import create_measure
 from exitwise.exiting.table import budget_table
 from exitwise.models.staged import Stage, StagedModel
@@ -306,3 +307,10 @@ def test_an_image_is_read_for_each_input_by_its_own_preprocessing(tmp_path):
             size,
             size,
         )
+
+
+def test_samples_without_a_finite_answer_are_named(flowers_bundle):
+    images = np.zeros((3, 1, 8, 8), np.float32)
+    images[1] = np.nan
+    with pytest.raises(DataError, match="gives none to number 2 of them"):
+        OnnxRunner(flowers_bundle, 1)(images)

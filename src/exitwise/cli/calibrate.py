@@ -17,6 +17,7 @@ from exitwise.deploy.calibration import CALIBRATION
 from exitwise.errors import UserError
 from exitwise.exiting.wish import DropFrom, Each
 from exitwise.settings.checks import check_device, check_run_folder
+from exitwise.shown import pasteable
 
 
 def calibrate(
@@ -154,8 +155,8 @@ def calibrate(
     if calibration.guarantee is not None and not calibration.is_kept_promise:
         raise UserError(f"{calibration.promise(calibration.guarantee)}: nothing was stored")
     console.print(calibration)
-    more = "" if name is None else f" --calibration {name}"
-    following = f"exitwise predict {run}" if bundle else f"exitwise evaluate {run}{more}"
+    more = [] if name is None else ["--calibration", name]
+    following = pasteable("exitwise", *(["predict", run] if bundle else ["evaluate", run, *more]))
     console.print(f"stored in {CALIBRATION.called(name).path(run)}; next: {following}")
 
 

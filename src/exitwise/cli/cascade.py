@@ -45,7 +45,7 @@ def cascade(
 
     import exitwise as ew
     from exitwise.models.cascade import Cascade
-    from exitwise.shown import macs, percent
+    from exitwise.shown import macs, pasteable, percent
 
     made = ew.cascade(*runs, out=out, sizes=sides, exits=exits)
     model, members, console = made.model(), made.cascade, plain_console()
@@ -58,7 +58,8 @@ def cascade(
         console.print(
             f"{name}: leaving at exit {end + 1} costs {macs(costs[end])} MACs, {share} of the last network alone"
         )
-    console.print(f"written to {out}; next: exitwise calibrate {out} --max-accuracy-drop 0.01")
+    following = pasteable("exitwise", "calibrate", out, "--max-accuracy-drop", 0.01)
+    console.print(f"written to {out}; next: {following}")
 
 
 def _whole(number: float) -> int:

@@ -13,6 +13,7 @@ from exitwise.cli.progress import plain_console
 from exitwise.deploy.bundle import check_out
 from exitwise.errors import UserError
 from exitwise.settings.checks import check_run_folder
+from exitwise.shown import pasteable
 
 if TYPE_CHECKING:
     Format = str
@@ -71,4 +72,4 @@ def export(
     console = plain_console()
     console.print(ew.export(run, out, calibration=calibration, format=format, int8=int8, overwrite=overwrite))
     if format == "onnx":
-        console.print(f"next: exitwise predict {out} IMAGE")
+        console.print(f"next: {pasteable('exitwise', 'predict', out, 'IMAGE')}")

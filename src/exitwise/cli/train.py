@@ -92,7 +92,7 @@ def train(
 
     import exitwise as ew
     from exitwise.processes.distributed import launched
-    from exitwise.shown import percent
+    from exitwise.shown import pasteable, percent
 
     name = recipe or content.get("recipe") or Path(resolved.data).name
     out = out or Path("runs") / f"{name}-{resolved.method}-{resolved.seed}"
@@ -110,14 +110,15 @@ def train(
     if ledger := str(result.splits.ledger):
         console.print(f"of {result.splits.ledger.images} image files {ledger}; see {out / 'images.json'}")
     calibration = ew.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)
+    evaluate = pasteable("exitwise", "evaluate", out)
     if resolved.exit_count == 1:
-        console.print(f"next: exitwise evaluate {out}")
+        console.print(f"next: {evaluate}")
         return
     console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")
     console.print(calibration)
     saved = 1 - calibration.expected["macs"] / calibration.exit_macs[-1]
     console.print(f"saves {percent(saved)} of the full network's MACs")
-    console.print(f"next: exitwise evaluate {out}; for another budget: exitwise calibrate {out} --budget 0.5")
+    console.print(f"next: {evaluate}; for another budget: {pasteable('exitwise', 'calibrate', out, '--budget', 0.5)}")
 
 
 def describe_settings(settings: Settings) -> str:

@@ -21,7 +21,7 @@ from exitwise.deploy.monitor import Monitor, Reference
 from exitwise.deploy.names import LOGITS, PROBABILITIES
 from exitwise.deploy.sessions import open_session, run_session
 from exitwise.deploy.texts import TextReader, are_texts
-from exitwise.errors import UserError
+from exitwise.errors import DataError, UserError
 from exitwise.exiting.arrays import softmax
 from exitwise.exiting.rule import Thresholds, finite_thresholds, leaves
 from exitwise.storage.images import ImageLike
@@ -229,6 +229,9 @@ class OnnxRunner:
         return self._result(prediction, exit, confidence, logits), places, inside
 
     def _result(self, prediction: Any, exit: Any, confidence: Any, logits: Any) -> OnnxResult:
+        if not np.isfinite(confidence).all():
+            which = ", ".join(str(i + 1) for i in np.flatnonzero(~np.isfinite(confidence))[:5])
+            raise DataError(f"expected samples with a finite answer; the network gives none to number {which} of them")
         answered = self.calibration.policy.answered(confidence)
         return OnnxResult(prediction, exit, confidence, self.exit_macs[exit], logits, answered)
 

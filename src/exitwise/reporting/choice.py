@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from exitwise.errors import UserError
 from exitwise.exiting.measures import Measure
 from exitwise.exiting.outcome import TOLERANCE
 from exitwise.runs.folder import Run
+from exitwise.shown import pasteable
 
 
 def budget_command(run: Run, budget: float, calibration: Calibration) -> str:
@@ -32,7 +32,7 @@ def drop_command(run: Run, calibration: Calibration) -> str:
 def _command(run: Run, option: str, value: float, calibration: Calibration) -> str:
     name = [] if run.name is None else ["--name", run.name]
     words = ["exitwise", "calibrate", str(run.path), option, f"{value:.6g}", *_flags(calibration), *name]
-    return " ".join(map(shlex.quote, words))
+    return pasteable(*words)
 
 
 def _flags(calibration: Calibration) -> Sequence[str]:
