@@ -22,6 +22,9 @@ from exitwise.workflows.classifier import Classifier, open_classifier
 BATCH = 64
 """Images at a time."""
 
+AT_ONCE = 8
+"""Images that a thread reads before it is given others."""
+
 
 def predict(
     source: str | PathLike[str],
@@ -130,25 +133,24 @@ def _answers(
         yield _answered(classifier, chunk, top, strict)
 
 
-def _read_ahead(read: Callable[[ImageLike], Any], images: Iterable[Listed]) -> Iterator[tuple[str, Any]]:
+def _read_ahead(read: Callable[[ImageLike], Any], images: Sequence[Listed]) -> Iterator[tuple[str, Any]]:
     """Yield names with inputs, or what is wrong with an image, in order; a batch of them is read meanwhile."""
 
-    def of(each: Listed) -> Any:
+    def of(each: Listed) -> tuple[str, Any]:
         try:
-            return read(each.content())
+            return each.name, read(each.content())
         except BrokenImageError as error:
-            return error
+            return each.name, error
 
-    waiting: deque[tuple[str, Future[Any]]] = deque()
+    waiting: deque[Future[list[tuple[str, Any]]]] = deque()
     with ThreadPoolExecutor(allowed_cores()) as pool:
         try:
-            for each in images:
-                waiting.append((each.name, pool.submit(of, each)))
-                if len(waiting) > BATCH:
-                    name, future = waiting.popleft()
-                    yield name, future.result()
-            for name, future in waiting:
-                yield name, future.result()
+            for start in range(0, len(images), AT_ONCE):
+                waiting.append(pool.submit(lambda some: [of(each) for each in some], images[start : start + AT_ONCE]))
+                if len(waiting) > BATCH // AT_ONCE:
+                    yield from waiting.popleft().result()
+            for future in waiting:
+                yield from future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
