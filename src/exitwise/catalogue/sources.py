@@ -1,9 +1,10 @@
-"""Where labelled images and signals come from: data sets that have a name, and folders of images."""
+"""Where labelled images and signals come from: data sets that have a name, and paths."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from exitwise.catalogue.entry import Entry
@@ -69,10 +70,38 @@ SOURCES = by_name(
     ),
 )
 
-FOLDER = Entry("folder", "a folder of images per class", "exitwise.data.sources.folder:open_folder")
-"""What a path names."""
+
+@dataclass(frozen=True)
+class PathData(Entry):
+    """Data that lie at a path. The code is called as that of :class:`NamedData`.
+
+    Attributes:
+        suffixes: of its files, in small letters; none for a folder.
+    """
+
+    suffixes: tuple[str, ...] = ()
+
+    def is_at(self, path: Path) -> bool:
+        """Return whether there is such data at a path."""
+        return path.is_file() and path.suffix.lower() in self.suffixes if self.suffixes else path.is_dir()
+
+
+FOLDER = PathData("folder", "a folder of images per class", "exitwise.data.sources.folder:open_folder")
+MANIFEST = PathData(
+    "manifest",
+    "a CSV or Parquet table of images and labels",
+    "exitwise.data.sources.manifest:open_manifest",
+    (".csv", ".tsv", ".parquet"),
+)
+PATHS = by_name(FOLDER, MANIFEST)
+"""What a path may name."""
+
+
+def path_data(data: str) -> PathData | None:
+    """Return what kind of data lie at a path; None if there are none."""
+    return next((kind for kind in PATHS.values() if data and kind.is_at(Path(data))), None)
 
 
 def data_names() -> str:
-    """Return what may be given as data, in words: ``digits, ..., cifar100, or a folder of images``."""
-    return f"{', '.join(SOURCES)}, or a folder of images"
+    """Return what may be given as data, in words."""
+    return f"{', '.join(SOURCES)}, a folder of images, or a CSV or Parquet table of images and labels"

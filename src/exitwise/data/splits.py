@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from exitwise.data.grouped import hold_out_groups
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.reading import ImagesInOrder, Reading, collate, end_quietly, start
 from exitwise.data.sampling import derive_seed
@@ -49,6 +50,11 @@ class Split:
     def readable(self) -> list[str]:
         """Return path or, without files, name of each image that is not known to be broken, in order."""
         return [self._called(index) for index in self._readable_indices()]
+
+    def readable_groups(self) -> list[str] | None:
+        """Return the group of each image that is not known to be broken; None if groups are not known."""
+        groups = self.source.groups
+        return None if groups is None else [groups[index] for index in self._readable_indices()]
 
     def readable_targets(self) -> Tensor:
         """Return class index of each image that is not known to be broken, int64."""
@@ -143,7 +149,7 @@ def load(
     or where all images are decoded now, else when they are read.
 
     Where the data set has no calibration (or test) images of its own, they are held out of the training
-    images: per class, at random, the given fraction and at least one.
+    images (whole groups of them, where these are known): per class, at random, the given fraction and at least one.
 
     Args:
         name_or_path: see :func:`~exitwise.data.sources.open_source`.
@@ -183,6 +189,8 @@ def load(
 
 
 def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
+    if source.groups is not None and fractions:
+        return hold_out_groups(source, fractions, seed)
     generator = torch.Generator().manual_seed(derive_seed(seed))
     parts: dict[str, list[Tensor]] = {name: [] for name in (*fractions, "train")}
     for target, name in enumerate(source.classes):

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exitwise.catalogue.sources import SOURCES
+from exitwise.catalogue.sources import MANIFEST, SOURCES
 from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources.folder import without_images
 from exitwise.data.sources.layout import class_folders, layout_of
+from exitwise.data.sources.manifest import read_manifest
 from exitwise.doctor import Finding
 from exitwise.doctor.alike import alike, thumbnail
 from exitwise.errors import DataError, ExitwiseWarning
@@ -103,6 +104,12 @@ def examine_data(
 
 def _listed(root: Path) -> list[Image]:
     """Return the image files of each part and class."""
+    if MANIFEST.is_at(root):
+        try:
+            classes, found = read_manifest(root)
+        except DataError:  # which is a finding of its own
+            return []
+        return [Image(part, classes[image.target], image.path) for part, images in found.items() for image in images]
     return [
         Image(part, name, path)
         for part, folder in _parts(root).items()
@@ -244,6 +251,8 @@ def _shown(groups: Iterable[list[Image]]) -> str:
 
 def _never_read(root: Path) -> Iterator[Finding]:
     """Folders that are linked, or passed over; files that no suffix marks as images, and links that lead nowhere."""
+    if not root.is_dir():
+        return
     entries = list(entries_below(root))
     linked = [entry.path for entry in entries if entry.is_folder and entry.path.is_symlink()]
     if linked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exitwise.catalogue.sources import SOURCES
+from exitwise.catalogue.sources import MANIFEST, SOURCES
 from exitwise.data import Splits
 from exitwise.data.fingerprints import MOST_KNOWN, noted, unused
 from exitwise.data.loaders import pairs_of
-from exitwise.data.sources.files import kept_or_read
+from exitwise.data.sources.files import FileSource, kept_or_read
 from exitwise.data.sources.folder import FolderSource
+from exitwise.data.sources.manifest import read_manifest
 from exitwise.data.splits import Split
 from exitwise.deploy.calibrating import Recorded, check_samples
 from exitwise.deploy.groups import Groups, check_groups, groups_of
@@ -153,14 +155,18 @@ def _has_moved_to(data: str | Path, run: Run) -> bool:
 
 
 def images_at(data: Path, run: Run) -> Split:
-    """Return all images of a folder per class, as a run sees its own.
+    """Return all images of a folder per class, or a table, as a run sees its own.
 
     Raises:
         DataError: for classes that the run has not, no images, or many that it was trained on.
     """
     preprocessing = preprocessing_of(run.settings)
     size = None if preprocessing.any_size else preprocessing.image_size
-    source = kept_or_read(FolderSource(data, preprocessing.channels, size, run.classes), size)
+    if MANIFEST.is_at(data):
+        labelled = [image for part in read_manifest(data, run.classes).parts.values() for image in part]
+        source = kept_or_read(FileSource(labelled, run.classes, preprocessing.channels, size), size)
+    else:
+        source = kept_or_read(FolderSource(data, preprocessing.channels, size, run.classes), size)
     split = Split(source, torch.arange(len(source.targets)), preprocessing)
     known = trained_on(run.path, split)
     if len(known) > MOST_KNOWN * len(split):
@@ -172,13 +178,15 @@ def images_at(data: Path, run: Run) -> Split:
 
 
 def groups_in(groups: Groups | Sequence[str] | None, split: Split) -> list[str] | None:
-    """Return the group of each image of a split that is not known to be broken; None without groups.
+    """Return the group of each image of a split that is not known to be broken: as given, else as the data says, unless
+    there is a group of a single image; None without groups.
 
     Raises:
         DataError: if they do not fit; see :func:`~exitwise.deploy.groups.groups_of`.
     """
     if groups is None:
-        return None
+        own = split.readable_groups()
+        return own if own and min(Counter(own).values()) > 1 else None
     if not isinstance(groups, (str, PathLike, Mapping)):
         raise UserError(f"expected a CSV file, or groups by image, for a run; got {type(groups).__name__}")
     return groups_of(groups, split.readable())

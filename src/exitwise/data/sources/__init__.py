@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exitwise.catalogue.sources import FOLDER, SOURCES
+from exitwise.catalogue.sources import FOLDER, SOURCES, path_data
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import ArraySource, Request, Source, Sources
 from exitwise.data.sources.files import FileSource, read_image
@@ -35,7 +35,7 @@ def open_source(
     Args:
         name_or_path: a name in ``catalogue/sources.py``, or a folder: either folders of parts
             (``train`` and ``val`` or ``test``, each with a folder per class, as in ImageNet's layout; spelled in other
-            ways too) or a folder per class.
+            ways too) or a folder per class; or a CSV or Parquet table of images and labels.
         root: where CIFAR lies or is downloaded to.
         channels: 1 or 3.
         image_size: the side that all images must have; None for any size.
@@ -48,6 +48,6 @@ def open_source(
     place = Path(root) if root else Path.home() / ".cache" / "exitwise"
     request = Request(name_or_path, place, channels, image_size, ledger or ImageLedger())
     if name_or_path not in SOURCES:
-        return FOLDER.load()(request)
+        return (path_data(name_or_path) or FOLDER).load()(request)
     check_shape(name_or_path, channels, image_size)
     return SOURCES[name_or_path].load()(request)
