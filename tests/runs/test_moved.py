@@ -1,5 +1,6 @@
 """A run knows its images by what they are: it goes on where they lie now, and says which have changed."""
 
+import io
 import shutil
 
 import pytest
@@ -104,3 +105,21 @@ def test_a_run_is_extended(trained, tmp_path, capsys):
         code, _, errors = command(capsys, "train", *tokens)
         assert (code, errors.count("\n")) == (2, 1)
         assert said in errors
+
+
+def test_names_that_no_console_and_no_page_knows(tmp_path, capsys, monkeypatch):
+    """A class whose name is not UTF-8 had no report; one that a console's encoding lacks ended `evaluate`."""
+    root = make_folder(tmp_path / "photos", count=20)
+    (root / "grey").rename(root / "caf\udce9")
+    (root / "dark").rename(root / "猫")
+    run = ew.train(compose(None, flags={**TINY, "data": str(root)}), tmp_path / "run").run
+    ew.calibrate(run, budget=0.6)
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", console)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(run.path)])
+    assert stop.value.code == 0
+    console.flush()
+    assert rb"caf\udce9" in console.buffer.getvalue()
+    assert ew.report(run, figures=tmp_path / "figures").figures
+    assert r"caf\udce9" in (run.path / "report.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -49,6 +50,9 @@ def main(tokens: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # from importing torchvision
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files, which are refused or read all the same
     keep_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the console's encoding does not know
     tokens = sys.argv[1:] if tokens is None else tokens
     called = next(iter(tokens), "")
     with _warnings_in_one_line(), nullcontext() if called == "train" else _unwound_by_sigterm():

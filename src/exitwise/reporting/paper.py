@@ -14,6 +14,7 @@ from exitwise.reporting.charts import Cost, accuracy_range
 from exitwise.reporting.content import Budget, Comparison, Report, RunFigures
 from exitwise.reporting.figures import COLOURS, macs_unit
 from exitwise.reporting.lines import Line
+from exitwise.shown import printable
 
 MOST_CLASSES = 30
 """Classes in a figure at most, those that lose most."""
@@ -96,7 +97,7 @@ def _classes(run: RunFigures) -> Figure:
         axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.2)
         axes.plot(100 * paired.difference, place, "o", color=COLOURS[0], markersize=4)
     axes.axvline(0, color="0.5", linewidth=0.8)
-    axes.set_yticks(range(len(known)), [_plain(name) for name, _ in known])
+    axes.set_yticks(range(len(known)), [_plain(printable(name)) for name, _ in known])
     axes.invert_yaxis()
     axes.set(xlabel=f"points of accuracy against {run.yardstick}, with 95 % intervals")
     return figure

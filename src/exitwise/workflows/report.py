@@ -104,6 +104,7 @@ def report(
         page = render(gathered)
         if folder is not None:
             files = _figures(gathered, folder)
+    page = page.encode(errors="backslashreplace").decode()  # names of files and classes that are not UTF-8
     write_text(file, page)
     for path, content in files.items():
         write_bytes(path, content)
