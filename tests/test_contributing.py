@@ -60,8 +60,8 @@ def add(section, package):
 
 
 def with_entry(catalogue, code):
-    """Return a catalogue's file with entries at the end of its list, and what else is in ``code`` before that."""
-    (entries,) = (
+    """Return a catalogue's file with entries at the end of its first list, and what else is in ``code`` before that."""
+    entries = next(
         node.value
         for node in ast.parse(catalogue).body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and node.value.func.id == "by_name"
