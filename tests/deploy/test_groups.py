@@ -32,7 +32,10 @@ def test_images_are_found_by_the_ends_of_their_paths(names, tmp_path):
         ("", "expected the columns image and group in .*; image is missing"),
         ("image,group\nrose/1.jpg,\n", "expected an image and its group in line 2 of .*; got"),
         ("image,group\nrose/1.jpg,a\nrose/1.jpg,b\n", "expected a group for rose/1.jpg in .*; got two, a and b"),
-        ("image,group\nrose/1.jpg,a\n", "expected the group of each of 4 images; there is none of /data/rose/2.jpg"),
+        (
+            "image,group\nrose/1.jpg,a\n",
+            "of each of 4 images; there is none of 3, such as /data/rose/2.jpg",
+        ),
         (
             "image,group\n1.jpg,a\n2.jpg,a\n3.jpg,a\n",
             "expected 1.jpg to be one image; got /data/rose/1.jpg and /data/tulip/1.jpg: give more of the path",

@@ -90,7 +90,7 @@ def test_the_class_that_loses_most_and_the_one_never_named_are_said():
     lines = outcome.lines("at p = 1", OperatingPoint(0.9, 10, (1, 0)), 20, "test images")
     assert lines[0].endswith("Worst class: tulip, -100.0 points [-100.0, -42.8].")
     assert lines[1:] == [
-        "1 of 3 classes lose more than 1 point, beyond chance: tulip, -100.0 points [-100.0, -42.8].",
+        "1 of 3 classes lose more than 1 point here, and lose beyond chance: tulip, -100.0 points [-100.0, -42.8].",
         "No image is given the class tulip, weed, though some are of it.",
         "No better than to answer always with the commonest class, which 90.0 % are of.",
     ]
@@ -145,7 +145,7 @@ def test_a_group_that_pays_for_the_others_is_said():
     assert north.paired == Paired(20, 0, 200)
     lines = outcome.lines("at p = 1", OperatingPoint(0.95, 10, (1, 0)), 20, "test images")
     assert lines[0].endswith(f" Worst group: south, {south.paired}.")
-    assert lines[1] == f"1 of 2 groups lose more than 2 points, beyond chance: south, {south.paired}."
+    assert lines[1] == f"1 of 2 groups lose more than 2 points here, and lose beyond chance: south, {south.paired}."
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
 
 
@@ -175,3 +175,11 @@ def test_a_wish_that_is_missed_is_said_with_what_may_help():
     shares = missed({"proportions": [0.25] * 4}, [0.25] * 4, point, 400, 100)
     assert shares.startswith("25.0 % were to leave at exit 1, and 94.0 % do: ")
     assert missed({"max_accuracy_drop": 0.3}, (), point, 400, 100) is None
+
+
+def test_a_budget_that_is_exceeded_is_said():
+    point = OperatingPoint(0.9, 55.0, (0.5, 0.5))
+    said = missed({"budget": 0.5}, (), point, 1000, 100.0)
+    assert said is not None
+    assert said.startswith("50.0 % of MACs were asked for and 55.0 % are spent: thresholds were found on a part of")
+    assert missed({"budget": 0.5}, (), point._replace(macs=50.5), 1000, 100.0) is None

@@ -12,21 +12,11 @@ import numpy as np
 import pytest
 
 from flowers import pngs
+from slow_stages import slowed_by
 
 pytest.importorskip("fastapi")
 pytestmark = pytest.mark.slow
 
-SLOW = """
-import sys, time
-from exitwise.deploy.chain import Chain
-step = Chain.step
-def slow(self, k, inside):
-    time.sleep(0.02)
-    return step(self, k, inside)
-Chain.step = slow
-from exitwise.cli import main
-main(sys.argv[1:])
-"""
 STAGE_SECONDS, STAGES, MAX_BATCH, MAX_QUEUE = 0.02, 3, 2, 32
 CARRIED = MAX_BATCH / (STAGE_SECONDS * STAGES)
 """Requests per second, where all go to the last exit."""
@@ -39,7 +29,9 @@ LIMIT = MAX_QUEUE / CARRIED
 def server(flowers_bundle):
     words = ["serve", flowers_bundle, "--port", 0, "--threads", 1, "--timeout", 2]
     words += ["--max-batch", MAX_BATCH, "--max-queue", MAX_QUEUE]
-    process = subprocess.Popen([sys.executable, "-c", SLOW, *map(str, words)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", slowed_by(STAGE_SECONDS), *map(str, words)], stdout=subprocess.PIPE, text=True
+    )
     port = int(process.stdout.readline().rsplit(":", 1)[1])
     yield port, process.pid
     process.terminate()

@@ -17,6 +17,7 @@ import exitwise as ew
 from exitwise import OnnxRunner
 from exitwise.errors import UserError
 from flowers import CLASSES, pngs
+from slow_stages import slowed_by
 
 pytest.importorskip("fastapi")
 
@@ -95,18 +96,7 @@ def test_it_ends_gracefully(flowers_bundle):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = """
-import sys, time
-from exitwise.deploy.chain import Chain
-step = Chain.step
-def slow(self, k, inside):
-    time.sleep(0.3)
-    return step(self, k, inside)
-Chain.step = slow
-from exitwise.cli import main
-main(sys.argv[1:])
-"""
-    words = [sys.executable, "-c", code, "serve", str(flowers_bundle), "--port", str(port), "--threads", "1"]
+    words = [sys.executable, "-c", slowed_by(0.3), "serve", str(flowers_bundle), "--port", str(port), "--threads", "1"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     body = pngs(1)[0]

@@ -317,7 +317,7 @@ def test_everything_is_read_as_it_was_calibrated(run):
     right = outputs.under(found.policy).predictions == targets
     standard = logits[:, found.outcome.yardstick.exit].argmax(-1) == targets
     assert evaluation.outcome.paired == Paired.of(right, standard)
-    assert evaluation.lines[-1].startswith("Within 60.0 % of MACs: ")
+    assert evaluation.lines[-1].startswith("Calibrated as within 60.0 % of MACs: ")
     assert f"on {len(targets)} test images" in evaluation.lines[-1]
     assert str(found).startswith("Within 60.0 % of MACs: ") or str(found).startswith("Exit ")
     assert Run(run.run.path).read_evaluation() == evaluation

@@ -35,7 +35,7 @@ from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.table import budget_table
 from exitwise.exiting.temperatures import bound_of
 from exitwise.exiting.wish import Each, missed
-from exitwise.shown import percent
+from exitwise.shown import percent, points
 
 FEW = 100
 """Calibration images, below which chance moves shares and accuracy by ten points."""
@@ -323,7 +323,7 @@ def _check_enough(asked: Asked, held: Recorded) -> None:
     if samples < least:
         images = f"held-out images of each {each}" if each else "held-out images"
         raise UserError(
-            f"expected at least {least} {images} for a guarantee of {100 * tolerance:g} points with probability "
+            f"expected at least {least} {images} for a guarantee of {points(tolerance)} with probability "
             f"{asked.guarantee:.12g}, and more where something is lost; got {samples}"
         )
 

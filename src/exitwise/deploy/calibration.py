@@ -148,7 +148,13 @@ class Calibration(Shown):
     @property
     def intro(self) -> str:
         """What it is for, in words."""
-        return worded(self.budget, self._yardstick) if self.budget else "by these thresholds"
+        if not self.budget:
+            return "by these thresholds"
+        said, promise = worded(self.budget, self._yardstick), self.guarantee or {}
+        if promise.get("holds") and promise["risk"] != "answers":
+            each = promise.get("each")
+            said += f", guaranteed {f'for each {each}' if each else 'on average'}"
+        return said
 
     @property
     def _yardstick(self) -> str:

@@ -55,7 +55,10 @@ def groups_of(groups: Groups, images: Sequence[str]) -> list[str]:
     for image in images:
         name = next((end for end in _ends(image) if end in known), None)
         if name is None:
-            raise DataError(f"expected the group of each of {len(images)} images; there is none of {image}")
+            without = sum(1 for each in images if not any(end in known for end in _ends(each)))
+            raise DataError(
+                f"expected the group of each of {len(images)} images; there is none of {without}, such as {image}"
+            )
         if fitting.setdefault(name, image) != image:
             raise DataError(f"expected {name} to be one image; got {fitting[name]} and {image}: give more of the path")
         found.append(known[name])

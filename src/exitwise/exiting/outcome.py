@@ -244,7 +244,8 @@ def _of_losing(found: Sequence[Part], count: int, what: str, tolerance: float) -
     """Return in words which parts lose more than a tolerance."""
     named = "; ".join(f"{part.name}, {part.paired}" for part in found[:NAMED])
     more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return f"{len(found)} of {count} {what} lose more than {points(tolerance)}, beyond chance: {named}{more}."
+    lose = f"lose more than {points(tolerance)} here, and lose beyond chance"
+    return f"{len(found)} of {count} {what} {lose}: {named}{more}."
 
 
 def _better_exit(right: Any) -> tuple[int, Paired] | None:

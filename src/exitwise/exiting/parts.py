@@ -67,7 +67,7 @@ class Answers(NamedTuple):
         """Return it in a sentence; ``images`` is what the samples are."""
         answered = f"{percent(self.share.mean)} of {self.samples} {images} are answered"
         if self.accuracy is None:
-            return f"{answered}."
+            return f"{answered}: all confidences lie below the limit."
         right, low, high = self.accuracy
         return f"{answered}, {percent(right)} of them rightly [{100 * low:.1f}, {100 * high:.1f}]."
 

@@ -23,6 +23,7 @@ from exitwise.exiting.paired import Paired
 from exitwise.exiting.parts import Part
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.temperatures import fit_temperatures
+from exitwise.exiting.wish import as_calibrated
 from exitwise.models.staged import StagedModel
 from exitwise.reporting.changes import changes
 from exitwise.reporting.choice import budget_command, cheapest, drop_command
@@ -125,7 +126,7 @@ class _Tested(NamedTuple):
         outcome = Outcome.of(left, targets, self.own, self.standard, yardstick, classes, **how)
         point = operate(self.outputs, calibration.policy, calibration.exit_macs)
         return outcome._replace(groups=tuple(groups)).lines(
-            calibration.intro, point, calibration.full_macs, "test images"
+            as_calibrated(calibration.intro), point, calibration.full_macs, "test images"
         )
 
 

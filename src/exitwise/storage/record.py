@@ -96,7 +96,10 @@ class Record(Generic[T]):
             schema, version = content.get("schema", self.schema), content.get("version", 1)
             if schema != self.schema:
                 raise UserError(f"expected {self.schema} in {path}; got {schema}")
-            if not isinstance(version, int) or not 1 <= version <= self.version:
+            known = isinstance(version, int) and 1 <= version <= self.version
+            if not known and "schema" not in content:
+                raise UserError(f"expected {self.schema} in {path}; it is something else")
+            if not known:
                 raise UserError(f"expected version 1 to {self.version} of {self.schema} in {path}; got {version!r}")
             return self.decode({key: value for key, value in content.items() if key not in _KEYS}, version)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:

@@ -11,6 +11,7 @@ from exitwise.exiting.measures import measure_from_json
 from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
+from exitwise.exiting.wish import as_calibrated
 from exitwise.shown import Shown, macs, percent, shares
 from exitwise.storage.record import Record
 
@@ -76,7 +77,7 @@ class Evaluation(Shown):
         """What the calibration does on the test images, in words, what matters most first."""
         if self.outcome is None or self.calibrated is None:
             return []
-        return self.outcome.lines(self.intro, self.calibrated, self.full, "test images")
+        return self.outcome.lines(as_calibrated(self.intro), self.calibrated, self.full, "test images")
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
