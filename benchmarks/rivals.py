@@ -45,6 +45,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+import exitwise as ew
 from exitwise.benching.timing import interleaved_seconds
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.folder import FolderSource
@@ -271,46 +272,67 @@ def times(options: argparse.Namespace) -> None:
     (options.out / "times.json").write_text(json.dumps({"times": found, "machine": machine()}, indent=1))
 
 
-POLICIES = ("lite2 with exits", "lite0, then lite2")
+POLICIES = ("lite2 with exits", "lite0, then lite2", "lite0, then lite2, int8", "lite0 at 96, then 160")
 """Chains that are timed as they run, by max-probability at the middle time."""
 
 
 def policies(options: argparse.Namespace) -> None:
     """Write seconds per photo of the first fold's policies, on its test photos, one by one and 64 at a time, in turn
     with the networks that they are made of."""
-    import exitwise as ew
-
     SOURCES.append(FolderSource(options.data, 3, 128, None, ImageLedger()).in_memory())
     splits = splits_of("flowers", SOURCES, settings_of(RIVALS["lite0"], options.data, options.weights, 0), 0)
-    photos = torch.cat([images for images, _ in splits.test.batches(EVALUATION_BATCH)]).numpy()
+    photos = torch.cat([images for images, _ in splits.test.batches(EVALUATION_BATCH)])
     timed = json.loads((options.out / "times.json").read_text())["times"]
     runners: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in POLICIES:
-            parts = CHAINS[name]
-            networks = [network_of(each, 0, options) for each in dict.fromkeys(part.name for part in parts)]
-            model = networks[0] if len(networks) == 1 else ew.cascade(*networks)
-            read = [logits_from(options.out, part, 0, "calibration") for part in parts]
-            logits, targets, costs = np.stack([each for each, _ in read], 1), read[0][1], seconds_to(parts, timed)
-            fitted = fit_and_read("max-probability", logits, targets, costs, temperature=True)
-            policy, _ = calibrate_macs(fitted.confidences, costs, min(middle_time(timed), costs[-1]))
-            calibration = ew.Calibration.of(policy.read_by(fitted.measure), model.exit_macs)
-            ew.export(model, calibration, Path(folder, name), classes=list(map(str, range(CLASSES))))
-            runners[name] = ew.OnnxRunner(Path(folder, name))
+            bundle = Path(folder, name)
+            side = _bundle_of(CHAINS[name], options, timed, splits.calibration, bundle)
+            runners[name] = (ew.OnnxRunner(bundle), resized(photos, side).numpy())
         for name in ("lite0", "lite2"):
             session = open_session(onnx_of_exit(network_of(name, 0, options), 0))
-            runners[name] = partial(_alone, session)
+            runners[name] = (partial(_alone, session), photos.numpy())
         found: dict[str, dict[str, float]] = {}
         for batch in (1, 64):
-            chunks = [photos[start : start + batch] for start in range(0, len(photos) - batch + 1, batch)]
-            calls = {what: _each_in_turn(runner, chunks) for what, runner in runners.items()}
-            for what, seconds in interleaved_seconds(calls, len(chunks)).items():
+            starts = range(0, len(photos) - batch + 1, batch)
+            calls = {
+                what: _each_in_turn(runner, [images[start : start + batch] for start in starts])
+                for what, (runner, images) in runners.items()
+            }
+            for what, seconds in interleaved_seconds(calls, len(starts)).items():
                 percentiles = [float(np.mean(seconds)), *np.percentile(seconds, [50, 95, 99]).tolist()]
                 names = (f"{each}/{batch}" for each in ("mean", "p50", "p95", "p99"))
                 found.setdefault(what, {}).update(zip(names, percentiles, strict=True))
     for what, each in found.items():
         print(what, {key: f"{1000 * value:.2f} ms" for key, value in each.items()})
     (options.out / "policies.json").write_text(json.dumps({"times": found, "machine": machine()}, indent=1))
+
+
+def _bundle_of(
+    parts: Sequence[Part],
+    options: argparse.Namespace,
+    seconds: Mapping[str, Mapping[str, float]],
+    held: Split,
+    to: Path,
+) -> int:
+    """Export the first fold's chain for the middle time; return the side of its photos."""
+    read = [logits_from(options.out, part, 0, "calibration") for part in parts]
+    logits, targets, costs = np.stack([each for each, _ in read], 1), read[0][1], seconds_to(parts, seconds)
+    fitted = fit_and_read("max-probability", logits, targets, costs, temperature=True)
+    policy, _ = calibrate_macs(fitted.confidences, costs, min(middle_time(seconds), costs[-1]))
+    names = list(dict.fromkeys(part.name.removesuffix(", int8") for part in parts))
+    networks = [network_of(name, 0, options) for name in names]
+    sizes = [part.size for part in parts] if len(names) == 1 and len({part.size for part in parts}) > 1 else None
+    model = networks[0] if len(networks) == 1 and sizes is None else ew.cascade(*networks, sizes=sizes)
+    calibration = ew.Calibration.of(policy.read_by(fitted.measure), model.exit_macs)
+    classes, side = list(map(str, range(CLASSES))), max(part.size for part in parts)
+    if parts[0].name.endswith(", int8"):
+        batches = [(resized(images, side), targets) for images, targets in held.batches(EVALUATION_BATCH)]
+        wish = float(np.array(model.exit_macs)[policy.exit_of(fitted.confidences)].mean())
+        ew.export(model, ew.calibrate(model, batches, macs=wish), to, classes=classes, int8="static", held_out=batches)
+    else:
+        ew.export(model, calibration, to, classes=classes)
+    return side
 
 
 def _alone(session: Any, photos: np.ndarray) -> Any:
