@@ -15,6 +15,7 @@ from exitwise.settings.compose import compose
 from exitwise.training.checkpoint import load_checkpoint
 from exitwise.training.trainer import Silent
 from images import make_folder
+from shards import shards_of_folder
 
 COLOURS = {"recipe": "digits", "mean": [0.5] * 3, "std": [0.5] * 3, "augment": "crop", "batch_size": 16}
 QUICK = {
@@ -40,7 +41,12 @@ def manifest(root):
     return root / "photos.csv"
 
 
-MADE = {"folder": folder, "manifest": manifest}
+def shards(root):
+    """25, 25 and 10 images."""
+    return shards_of_folder(folder(root.with_name("unpacked")), root / "shards", 25)
+
+
+MADE = {"folder": folder, "manifest": manifest, "shards": shards}
 
 
 class StopAt(Silent):

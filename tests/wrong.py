@@ -48,7 +48,10 @@ FLAGS = {
     "library": ("train --model tim/resnet18", "expected timm/NAME, torchvision/NAME or hf/NAME; got 'tim/resnet18'"),
     "data missing": ("train --data nowhere/at/all", "there is no nowhere/at/all"),
     "data's name": ("train --data cifar-10", "there is no cifar-10; did you mean 'cifar10'"),
-    "data a file": ("train --data {file}", "expected a folder of images or a table of them .*; .*file is a file"),
+    "data a file": (
+        "train --data {file}",
+        "expected a folder of images, a table or a shard of them .*; .*file is a file",
+    ),
     "config missing": ("train --config none.yaml", "expected a YAML file of settings; found none at none.yaml"),
     "config a folder": ("train --config {folder}", "expected a YAML file of settings; found none at"),
     "negative epochs": ("train --epochs=-1", "setting epochs: input should be greater than or equal to 1; got '-1'"),

@@ -219,7 +219,7 @@ def bad_unknown_test_class(root):
 BAD = {
     bad_missing: "expected a data set's name or a folder of images; there is no",
     bad_empty: "expected a folder per class with images in .*; found none",
-    bad_file: "expected a folder of images or a table of them .*; .* is a file",
+    bad_file: "expected a folder of images, a table or a shard of them .*; .* is a file",
     bad_no_images: "expected a folder per class with images in .*; found none",
     bad_single_image_class: "expected at least 3 images of class 'rare', one for each of calib.*, test, train; got 1",
     bad_sizes: r"expected images of 8x8 pixels .*zz.png has 9x8 .*augment 'resize' takes any size",

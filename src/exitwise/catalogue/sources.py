@@ -77,15 +77,40 @@ class PathData(Entry):
 
     Attributes:
         suffixes: of its files, in small letters; none for a folder.
+        in_folders: whether such files may lie in a folder, or in folders of it.
     """
 
     suffixes: tuple[str, ...] = ()
+    in_folders: bool = False
 
     def is_at(self, path: Path) -> bool:
         """Return whether there is such data at a path."""
-        return path.is_file() and path.suffix.lower() in self.suffixes if self.suffixes else path.is_dir()
+        if self.suffixes and path.is_file():
+            return path.suffix.lower() in self.suffixes
+        return path.is_dir() and (not self.suffixes or (self.in_folders and bool(self.files_at(path))))
+
+    def files_at(self, folder: Path) -> list[Path]:
+        """Return the files in a folder or, if it has folders, in these; none unless each of them has some."""
+        folders = sorted(each for each in _seen_in(folder) if each.is_dir())
+        found = [
+            sorted(each for each in _seen_in(place) if each.suffix.lower() in self.suffixes and each.is_file())
+            for place in folders or [folder]
+        ]
+        return [each for files in found for each in files] if all(found) else []
 
 
+def _seen_in(folder: Path) -> list[Path]:
+    """Return what is in a folder, but for what is hidden or a tool's."""
+    return [each for each in folder.iterdir() if each.name[0] not in ".@#$_"]
+
+
+SHARDS = PathData(
+    "shards",
+    "tar files of images and labels, as WebDataset has them, or a folder of such shards",
+    "exitwise.data.sources.shards:open_shards",
+    (".tar",),
+    in_folders=True,
+)
 FOLDER = PathData("folder", "a folder of images per class", "exitwise.data.sources.folder:open_folder")
 MANIFEST = PathData(
     "manifest",
@@ -93,8 +118,8 @@ MANIFEST = PathData(
     "exitwise.data.sources.manifest:open_manifest",
     (".csv", ".tsv", ".parquet"),
 )
-PATHS = by_name(FOLDER, MANIFEST)
-"""What a path may name."""
+PATHS = by_name(SHARDS, FOLDER, MANIFEST)
+"""What a path may name; of several kinds that are there, the first."""
 
 
 def path_data(data: str) -> PathData | None:
@@ -104,4 +129,4 @@ def path_data(data: str) -> PathData | None:
 
 def data_names() -> str:
     """Return what may be given as data, in words."""
-    return f"{', '.join(SOURCES)}, a folder of images, or a CSV or Parquet table of images and labels"
+    return f"{', '.join(SOURCES)}, a folder of images, a CSV or Parquet table of images and labels, or shards in tar"

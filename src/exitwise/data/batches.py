@@ -49,7 +49,10 @@ class TrainingBatches:
         ranks: int = 1,
         in_order: bool = False,
     ) -> None:
-        self.sampler = (InOrder if in_order else EpochBatches)(len(split), batch_size, seed, rank, ranks)
+        shards = split.source.shards
+        self.sampler = (InOrder if in_order else EpochBatches)(
+            len(split), batch_size, seed, rank, ranks, None if shards is None else shards[split.indices]
+        )
         self.device = torch.device(device)
         self.preprocessing = split.preprocessing
         self.to_float = split.preprocessing.to_float()
@@ -78,7 +81,8 @@ class TrainingBatches:
             size = self.images.numel() / 2**20
             return f"{len(self.images)} images, decoded once and kept on {self.device} ({size:.0f} MiB)"
         readers = f"{self.workers} workers" if self.workers else "the training process"
-        return f"{self.sampler.size} images, read one by one by {readers}"
+        shards = "" if self.sampler.shards is None else f" from {len(self.sampler.shards.unique())} shards"
+        return f"{self.sampler.size} images, read one by one{shards} by {readers}"
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         salt = derive_seed(self.sampler.seed, self.sampler.epoch)

@@ -15,6 +15,9 @@ Key = tuple[int, int]
 SMALLEST_BATCH = 4
 """Training halves a batch, and BatchNorm may need two samples in each half."""
 
+BUFFER = 8192
+"""Images through which those of shards are shuffled; a shard often holds a thousand."""
+
 
 def derive_seed(*numbers: int) -> int:
     """Return a well-mixed 63-bit seed for a generator."""
@@ -45,6 +48,29 @@ def _signed(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
+def streamed(shards: Tensor, generator: torch.Generator, buffer: int = BUFFER) -> Tensor:
+    """Return positions in a shuffled order in which they can be read nearly as they lie, int64 (N).
+
+    Shard follows shard in a random order; their images pass through a buffer, of which a random one is next each time.
+
+    Args:
+        shards: the number of each image's shard, int64 (N).
+        generator: of the random numbers.
+        buffer: images in it; as many as there are shuffle them evenly.
+    """
+    turns = torch.randperm(int(shards.max()) + 1, generator=generator)
+    stream = turns[shards].argsort(stable=True)
+    held, coming = stream[:buffer].tolist(), stream[buffer:]
+    order = []
+    for place, position in zip(
+        torch.randint(len(held), (len(coming),), generator=generator).tolist(), coming.tolist(), strict=True
+    ):
+        order.append(held[place])
+        held[place] = position
+    rest = torch.tensor(held)[torch.randperm(len(held), generator=generator)]
+    return torch.cat([torch.tensor(order, dtype=torch.int64), rest])
+
+
 class EpochBatches(Sampler[list[Key]]):
     """The batches of one epoch, shuffled anew in each; a last, smaller batch is kept.
 
@@ -59,6 +85,7 @@ class EpochBatches(Sampler[list[Key]]):
         batch_size: images per loaded batch, all processes together.
         seed: of the shuffles.
         rank, ranks: number of this process, from 0, and how many there are.
+        shards: of the images, which are then shuffled as :func:`streamed` has it; None: evenly.
 
     Attributes:
         epoch: the epoch to deliver next.
@@ -68,7 +95,9 @@ class EpochBatches(Sampler[list[Key]]):
         ValueError: for a batch size below 4 per process, or less than 4 images.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1, shards: Tensor | None = None
+    ) -> None:
         if batch_size < SMALLEST_BATCH * ranks:
             shared = f" by {ranks} processes" if ranks > 1 else ""
             raise ValueError(
@@ -82,6 +111,7 @@ class EpochBatches(Sampler[list[Key]]):
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
+        self.shards = shards
         self.epoch = 0
         self.start = 0
 
@@ -102,7 +132,10 @@ class EpochBatches(Sampler[list[Key]]):
     def positions(self) -> list[Tensor]:
         """Return the positions of this process's images of each batch from ``start`` on, int64."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        batches = torch.randperm(self.size, generator=generator).split(self.batch_size)
+        order = (
+            torch.randperm(self.size, generator=generator) if self.shards is None else streamed(self.shards, generator)
+        )
+        batches = order.split(self.batch_size)
         return [self._share(number, batches[number]) for number in range(self.start, self.batches_per_epoch)]
 
     def _share(self, number: int, batch: Tensor) -> Tensor:

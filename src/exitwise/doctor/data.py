@@ -7,6 +7,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -14,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exitwise.catalogue.sources import MANIFEST, SOURCES
+from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES
 from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources.folder import without_images
 from exitwise.data.sources.layout import class_folders, layout_of
 from exitwise.data.sources.manifest import read_manifest
+from exitwise.data.sources.shards import Member, read_shards
 from exitwise.doctor import Finding
 from exitwise.doctor.alike import alike, thumbnail
 from exitwise.errors import DataError, ExitwiseWarning
@@ -51,6 +53,7 @@ class Image(NamedTuple):
         conversions: see :func:`~exitwise.storage.images.read_header`.
         thumbnail: see :func:`~exitwise.doctor.alike.thumbnail`; empty if broken.
         fault: what is wrong with it, if it is broken.
+        inside: where it lies in a shard, if it does; ``path`` is its name then.
     """
 
     part: str
@@ -61,6 +64,7 @@ class Image(NamedTuple):
     conversions: tuple[str, ...] = ()
     thumbnail: NDArray[np.uint8] = NOTHING
     fault: Skipped | None = None
+    inside: Member | None = None
 
 
 class Examination(NamedTuple):
@@ -110,6 +114,16 @@ def _listed(root: Path) -> list[Image]:
         except DataError:  # which is a finding of its own
             return []
         return [Image(part, classes[image.target], image.path) for part, images in found.items() for image in images]
+    if SHARDS.is_at(root):
+        try:
+            parts = read_shards(root)
+        except DataError:
+            return []
+        return [
+            Image(part if len(parts) > 1 else "", each.label, each.image.path, inside=each.image)
+            for part, samples in parts.items()
+            for each in samples
+        ]
     return [
         Image(part, name, path)
         for part, folder in _parts(root).items()
@@ -136,11 +150,12 @@ def _decoded(listed: list[Image], threads: int, progress: Callable[[int, int], N
 
 def _decode(image: Image) -> Image:
     try:
-        small = thumbnail(read_pixels(image.path, 3))
-        size, conversions = read_header(image.path)
+        content = image.path if image.inside is None else image.inside.content()
+        small = thumbnail(read_pixels(content, 3))
+        size, conversions = read_header(content)
     except BrokenImageError as error:
-        return image._replace(fault=Skipped.of(error))
-    with image.path.open("rb") as file:
+        return image._replace(fault=Skipped.of(error)._replace(path=str(image.path)))
+    with image.path.open("rb") if isinstance(content, Path) else BytesIO(content) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return image._replace(sha256=digest, size=size, conversions=conversions, thumbnail=small)
 
@@ -251,7 +266,7 @@ def _shown(groups: Iterable[list[Image]]) -> str:
 
 def _never_read(root: Path) -> Iterator[Finding]:
     """Folders that are linked, or passed over; files that no suffix marks as images, and links that lead nowhere."""
-    if not root.is_dir():
+    if not root.is_dir() or SHARDS.is_at(root):
         return
     entries = list(entries_below(root))
     linked = [entry.path for entry in entries if entry.is_folder and entry.path.is_symlink()]

@@ -11,7 +11,7 @@ from pathlib import Path
 from exitwise.catalogue.backbones import LIBRARIES, check_defined
 from exitwise.catalogue.lookup import find
 from exitwise.catalogue.models import MODELS
-from exitwise.catalogue.sources import MANIFEST, SOURCES, path_data
+from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES, path_data
 from exitwise.errors import DataError, UserError, near_match
 
 
@@ -43,8 +43,8 @@ def check_data(name_or_path: str) -> None:
     if name_or_path in SOURCES or path_data(name_or_path):
         return
     if name_or_path and path.exists():
-        tables = ", ".join(MANIFEST.suffixes)
-        raise DataError(f"expected a folder of images or a table of them ({tables}); {path} is a file")
+        suffixes = ", ".join((*MANIFEST.suffixes, *SHARDS.suffixes))
+        raise DataError(f"expected a folder of images, a table or a shard of them ({suffixes}); {path} is a file")
     hint = f"; {near_match(name_or_path, SOURCES)}" if path.name == name_or_path else ""
     raise DataError(f"expected a data set's name or a folder of images; there is no {name_or_path or repr('')}{hint}")
 

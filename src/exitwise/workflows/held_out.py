@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exitwise.catalogue.sources import MANIFEST, SOURCES
+from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES
 from exitwise.data import Splits
 from exitwise.data.fingerprints import MOST_KNOWN, noted, unused
 from exitwise.data.loaders import pairs_of
 from exitwise.data.sources.files import FileSource, kept_or_read
 from exitwise.data.sources.folder import FolderSource
 from exitwise.data.sources.manifest import read_manifest
+from exitwise.data.sources.shards import shards_at
 from exitwise.data.splits import Split
 from exitwise.deploy.calibrating import Recorded, check_samples
 from exitwise.deploy.groups import Groups, check_groups, groups_of
@@ -155,7 +156,7 @@ def _has_moved_to(data: str | Path, run: Run) -> bool:
 
 
 def images_at(data: Path, run: Run) -> Split:
-    """Return all images of a folder per class, or a table, as a run sees its own.
+    """Return all images of a folder per class, a table, or shards, as a run sees its own.
 
     Raises:
         DataError: for classes that the run has not, no images, or many that it was trained on.
@@ -165,6 +166,8 @@ def images_at(data: Path, run: Run) -> Split:
     if MANIFEST.is_at(data):
         labelled = [image for part in read_manifest(data, run.classes).parts.values() for image in part]
         source = kept_or_read(FileSource(labelled, run.classes, preprocessing.channels, size), size)
+    elif SHARDS.is_at(data):
+        source = shards_at(data, run.classes, preprocessing.channels, size)
     else:
         source = kept_or_read(FolderSource(data, preprocessing.channels, size, run.classes), size)
     split = Split(source, torch.arange(len(source.targets)), preprocessing)

@@ -25,6 +25,8 @@ class Source(Protocol):
         paths: the file of each image; empty for data that does not come from files.
         ledger: the account of its files, shared by all parts of a data set.
         groups: what each image is of, such as a patient, where images of one are to stay together; None if unknown.
+        shards: the number of the file that holds each image, int64 (N), where a file holds many, in the order in which
+            they lie there: they are best read nearly in order; None where any order does.
     """
 
     paths: list[Path]
@@ -33,6 +35,7 @@ class Source(Protocol):
     targets: Tensor
     names: list[str]
     groups: list[str] | None
+    shards: Tensor | None
 
     def read(self, index: int) -> Tensor:
         """Return the image as uint8 (channels, height, width).
@@ -85,6 +88,8 @@ class ArraySource:
         ledger: the account of these files.
         groups: see :class:`Source`.
     """
+
+    shards: Tensor | None = None
 
     def __init__(
         self,

@@ -90,6 +90,12 @@ def check_classes(root: Path, found: Sequence[str]) -> None:
         raise DataError(f"expected at least two class folders with images in {root}; found only {found[0]!r}{hint}")
 
 
+def kind_of(name: str) -> str | None:
+    """Return which part a name says that a file or folder is of, ``train``, ``val`` or ``test``; None if none."""
+    found = _named(Path(name))
+    return None if found is None else found.kind
+
+
 def _named(folder: Path) -> _Named | None:
     """Return what kind of part a folder's name is of, and the rest of the name; None if it is of none."""
     name = _HUMP.sub("_", folder.name).casefold()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from exitwise.catalogue.extras import needing_extras
 from exitwise.data.sources.base import Request, Source, Sources
 from exitwise.data.sources.files import FileSource, Labelled, kept_or_read
+from exitwise.data.sources.labels import class_names, numbered
 from exitwise.data.sources.layout import KINDS
 from exitwise.errors import DataError
 
@@ -80,14 +81,8 @@ def read_manifest(path: Path, classes: Sequence[str] | None = None) -> Manifest:
     parts = {part: [row for row in rows if (row.split or "train") == part] for part in KINDS}
     if not parts["train"]:
         raise DataError(f"expected rows of split train in {path}; found none")
-    known = list(classes) if classes is not None else _classes(path, parts["train"])
-    if classes is None and len(known) < 2:
-        raise DataError(f"expected at least two labels in {path}; got only {known[0]!r}")
-    numbers = {name: number for number, name in enumerate(known)}
-    if unknown := next((row for row in rows if row.label not in numbers), None):
-        raise DataError(
-            f"expected the labels of the training images in {path}; got {unknown.label!r} (line {unknown.line})"
-        )
+    known = list(classes) if classes is not None else class_names(path, _places(parts["train"]))
+    numbers = numbered(path, _places(rows), known)
     return Manifest(
         known,
         {
@@ -162,17 +157,9 @@ def _text(value: Any) -> str | None:
     return str(value).strip()
 
 
-def _classes(path: Path, rows: Sequence[Row]) -> list[str]:
-    """Return the labels, numbers by their size."""
-    labels = {row.label: row for row in rows}
-    numbers = {label for label in labels if label.lstrip("-").isdecimal()}
-    if numbers and len(numbers) < len(labels):
-        first, other = labels[min(numbers)], labels[min(set(labels) - numbers)]
-        raise DataError(
-            f"expected labels of one kind in {path}; got the number {first.label} (line {first.line}) and the name "
-            f"{other.label!r} (line {other.line})"
-        )
-    return sorted(labels, key=int) if numbers else sorted(labels)
+def _places(rows: Sequence[Row]) -> dict[str, str]:
+    """Return where each label stands first."""
+    return {row.label: f"line {row.line}" for row in reversed(rows)}
 
 
 def _check_once(path: Path, rows: Sequence[Row]) -> None:

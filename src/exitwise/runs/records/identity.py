@@ -24,8 +24,8 @@ Rows = dict[tuple[str, str], tuple[str, str]]
 
 
 def write_known(folder: Path, splits: Splits) -> None:
-    """Write the list into a run folder; of images without files there is none."""
-    if not splits.train.source.paths:
+    """Write the list into a run folder; of images that come from no files of a user there is none."""
+    if not splits.ledger.images:
         (folder / KNOWN).unlink(missing_ok=True)
         return
     table = to_csv(FIELDS, ((*key, *value) for key, value in _rows(splits).items()))
@@ -53,7 +53,7 @@ def read_known(folder: Path) -> Rows:
 
 def changes(folder: Path, splits: Splits) -> str:
     """Return how images differ from those of a run: ``the images have changed: 2 gone (a/1.png, a/2.png)``."""
-    known, now = read_known(folder), _rows(splits) if splits.train.source.paths else {}
+    known, now = read_known(folder), _rows(splits) if splits.ledger.images else {}
     if not known or not now:
         return "the images have changed"
     before, after = ({name: each for (_, name), each in rows.items()} for rows in (known, now))
