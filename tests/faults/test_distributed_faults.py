@@ -16,6 +16,7 @@ from exitwise.processes.ranks import ALONE
 from exitwise.runs.folder import Run
 from exitwise.training.checkpoint import load_checkpoint
 from images import cut, encoded, make_folder, write_files
+from shards import shards_of_folder
 from two_processes import CASES, steps
 
 PROGRAM = str(Path(__file__).with_name("rank.py"))
@@ -62,6 +63,19 @@ def test_a_lost_process_ends_the_job(number, within, times, reference, tmp_path,
     name = "killed" if number == signal.SIGKILL else f"stopped, timeout {TIMEOUT} s"
     bound = f"job ends within {within} s, {MARGIN} more if busy (slowest {slowest:.1f})"
     report(f"process {name}; {bound}; bit-identical ends", wanted, survived)
+
+
+def test_a_process_is_killed_on_shards(tmp_path, count, report, dice):
+    """Mixed and averaged besides."""
+    data = shards_of_folder(make_folder(tmp_path / "photos", count=20), tmp_path / "shards", most=25)
+    flags = [*PHOTOS, "--mixup", "0.2", "--ema", "0.9", "--checkpoint-every", "2", "--data", data]
+    assert start(2, tmp_path / "whole", flags)[0] == 0, (tmp_path / "whole.log").read_text()
+    wanted, survived = count(4, 1), 0
+    for injection in range(wanted):
+        out = tmp_path / str(injection)
+        code, _ = start(2, out, flags, fault=(injection % 2, int(signal.SIGKILL), dice.randrange(1, 8)))
+        survived += code != 0 and start(2, out, flags)[0] == 0 and same(out, tmp_path / "whole")
+    report("process of two killed on shards, with mixup and EMA; bit-identical ends", wanted, survived)
 
 
 def test_from_one_process_to_two_and_back(tmp_path, report):

@@ -7,19 +7,26 @@ import pytest
 from children import DIGITS, FEW, SHARED, TINY, Child, newest, same
 
 from images import make_folder
+from shards import shards_of_folder
 
 PHOTOS = ["--mean", "0.5,0.5,0.5", "--std", "0.3,0.3,0.3", "--augment", "resize", "--workers", "1", "--lr", "0.05"]
 
 
+MIXED = ["--mixup", "0.2", "--cutmix", "1", "--ema", "0.9"]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Three kinds of training, and of each the folder of one that nobody disturbed, with the time it took."""
+    """Five kinds of training, and of each the folder of one that nobody disturbed, with the time it took."""
     root = tmp_path_factory.mktemp("runs")
     data = make_folder(root / "photos", size=(12, 10), count=20)
+    shards = shards_of_folder(data, root / "shards", most=25)
     kinds = {
         "exact": DIGITS,
         "shared, augmented": [*FEW, *SHARED, "--augment", "shift"],
         "shared, workers": [*TINY, *SHARED, *PHOTOS, "--data", str(data)],
+        "exact, mixed, averaged": [*DIGITS, *MIXED],
+        "shards, shared, mixed, averaged, workers": [*TINY, *SHARED, *PHOTOS, *MIXED, "--data", str(shards)],
     }
     references = {}
     for name, flags in kinds.items():
@@ -61,7 +68,7 @@ def test_kill_9(runs, tmp_path, count, report, dice):
         last = Child(out, *flags)
         injected += kills
         survived += kills * (last.end() == 0 and same(out, reference))
-    report("kill -9, a third of them while saving; bit-identical ends", injected, survived)
+    report("kill -9, a third while saving; mixup, EMA and shards among it; bit-identical ends", injected, survived)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from exitwise.catalogue.lookup import by_name
 from exitwise.catalogue.options import Options, Surroundings, option
@@ -43,6 +43,8 @@ class DistilRunOptions(DistilOptions):
 class MarginOptions(Options):
     """Options of ``margin``."""
 
+    one_class: ClassVar[bool] = True
+
     margin: float = option(0.3, "By how much right answers are to be surer than wrong ones, on average.", ge=0, le=1)
     margin_weight: float = option(0.1, "What it counts beside the labels when they are not.", ge=0)
 
@@ -50,6 +52,8 @@ class MarginOptions(Options):
 @dataclass(frozen=True)
 class ClassBalancedOptions(Options):
     """Options of ``class-balanced``."""
+
+    one_class: ClassVar[bool] = True
 
     overlap: float = option(0.999, "How much images of a class repeat one another (beta); 0: no weights.", ge=0, lt=1)
 

@@ -111,6 +111,7 @@ class CapabilityGatedOptions(Options):
     """Options of ``capability-gated``."""
 
     weighs_alone: ClassVar[bool] = True
+    one_class: ClassVar[bool] = True
 
     gate: Literal["hard", "soft"] = option(
         "hard", "hard: an exit that is right and sure keeps a sample from later ones; soft: as far as it is sure."

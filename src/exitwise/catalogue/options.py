@@ -43,11 +43,13 @@ class Options:
     Attributes:
         weighs_alone: each sample's weights depend on nothing but that sample, and nothing is learned from a meta half,
             so that a half batch may be weighed part by part (``accumulate``).
+        one_class: it asks for the class of each sample, which mixed ones have not.
         looks_ahead: it differentiates the optimizer's update, which must be what the look-ahead takes it for.
     """
 
     weighs_alone: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
+    one_class: ClassVar[bool] = False
 
     def check(self, around: Surroundings) -> None:
         """Raise ValueError if the options do not suit a run."""

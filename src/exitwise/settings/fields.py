@@ -48,6 +48,12 @@ class _DataAndModel(BaseModel):
     erase: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.0, description="Share of the training images of which a random part is erased."
     )
+    mixup: NotNegative = Field(
+        0.0, description="Above 0: mix the images of a half batch in pairs, in shares from Beta(mixup, mixup)."
+    )
+    cutmix: NotNegative = Field(
+        0.0, description="Above 0: put a part of one image into another, of a share from Beta(cutmix, cutmix)."
+    )
     mean: Numbers[Finite] = Field([0.5], description="Mean per channel (one or three) of pixels in [0, 1].")
     std: Numbers[Positive] = Field([0.5], description="Standard deviation per channel.")
     interpolation: Literal["bilinear", "bicubic", "nearest"] = Field("bilinear", description="How images are resized.")

@@ -122,6 +122,8 @@ class Settings(Fields):
             raise ValueError("accumulate and sync_batchnorm exclude one another; got both")
         if self.flow != "plain":
             self._check_flow()
+        if self.mixup or self.cutmix:
+            self._check_mixing("mixup" if self.mixup else "cutmix")
         if self.handed_on != "nothing" and (self.regime == "heads" or self.refit_heads):
             other = "regime heads" if self.regime == "heads" else "refit_heads"
             raise ValueError(f"handed_on {self.handed_on} and {other}, which fits each head alone, exclude one another")
@@ -160,6 +162,18 @@ class Settings(Fields):
             raise ValueError(f"{name} is for images; {self.data} has signals (leave it out)")
         check_shape(self.data, len(self.mean), None if self.augment == "resize" else self.image_size)
         return self
+
+    def _check_mixing(self, name: str) -> None:
+        if self.distil_from is not None:
+            raise ValueError(f"{name} and distil_from exclude one another: the teacher answers images, not mixed ones")
+        if self.regime == "heads":
+            raise ValueError(f"{name} goes with other regimes; regime heads keeps features of images by themselves")
+        if is_of_signals(self.data):
+            raise ValueError(f"{name} is for images; {self.data} has signals (leave it out)")
+        for axis in AXES:
+            chosen = getattr(self, axis)
+            if chosen in AXES[axis].parts and AXES[axis].parts[chosen].options.one_class:
+                raise ValueError(f"{axis} {chosen} asks for the one class of each sample, which {name} leaves none")
 
     def _check_flow(self) -> None:
         others = "other flows than plain"

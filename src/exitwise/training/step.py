@@ -15,7 +15,7 @@ from exitwise.methods.base import Method, Weighting
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.weighting.gradient import Batch, TrainPass, train_pass, with_teacher
 from exitwise.weighting.guard import all_finite, clip_gradients, gradient_norm, restore_unless, step_if
-from exitwise.weighting.losses import Loss
+from exitwise.weighting.losses import Loss, classes_of
 
 
 class HalfStep(NamedTuple):
@@ -27,7 +27,7 @@ class HalfStep(NamedTuple):
         loss: the weighted training loss, a detached scalar; like all that follows, over all processes' shares.
         meta_loss: a detached scalar, or None.
         deviation: mean distance of the weights from 1.
-        correct: right answers of each exit on the train half, (K).
+        correct: right answers of each exit on the train half, (K); of mixed images, those that they show most of.
         losses: mean loss of each exit there, without weights, (K).
         gradient: norm of its gradient, before any clipping, a scalar.
         images: how many images that half has.
@@ -182,13 +182,14 @@ def _add_up(model: nn.Module, forward: TrainPass, weighting: Weighting, loss: Te
     """
     ranks = forward.ranks
     copies = 1 if ranks.dealt else ranks.size
+    labels = classes_of(forward.targets)
     figures = [
         loss.detach(),
         torch.zeros_like(loss) if weighting.meta_loss is None else weighting.meta_loss / ranks.scope.size,
         (weighting.weights - 1).abs().mean() * forward.share,
         forward.losses.detach().mean(dim=0) * forward.share,
-        (forward.logits.detach().argmax(dim=-1) == forward.targets[:, None]).sum(dim=0),
-        torch.full_like(forward.targets[0], len(forward.targets)),
+        (forward.logits.detach().argmax(dim=-1) == labels[:, None]).sum(dim=0),
+        torch.full_like(labels[0], len(labels)),
     ]
     if ranks.size == 1:
         return figures

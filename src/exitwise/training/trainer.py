@@ -27,6 +27,7 @@ from exitwise.training.average import WeightAverage
 from exitwise.training.checkpoint import CheckpointError, random_state, restore_random_state
 from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.meters import MOST_SKIPPED, Meters, SkippedRow
+from exitwise.training.mixing import Mixing
 from exitwise.training.samples import WeightSamples
 from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
 from exitwise.weighting.gradient import Batch
@@ -122,6 +123,7 @@ class Trainer:
         ema: above 0: evaluate and keep a running average of the weights, of which each loaded batch keeps that share
             (:class:`~exitwise.training.average.WeightAverage`).
         clip: the largest norm of gradients; larger ones are scaled down. Not for methods that look ahead.
+        mixing: mixes the samples of each train half; meta halves stay as they are. Not with a teacher.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Trainer:
         accumulate: int = 1,
         ema: float = 0.0,
         clip: float | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         check_optimizer(optimizer)
         method.check(model.exits)
@@ -166,6 +169,7 @@ class Trainer:
         self.teacher = teacher
         self.accumulate = accumulate
         self.clip = clip
+        self.mixing = mixing
         if clip is not None and method.options.looks_ahead:
             raise UserError(f"{type(method).__name__} looks one step ahead, which knows no clipping; got clip {clip}")
         self.checkpoints = checkpoints
@@ -270,7 +274,9 @@ class Trainer:
             self.model.flow.progress = share
         inputs = inputs.contiguous(memory_format=self.format)
         ranks = self.ranks if self.batches.sampler.dealt(progress.batch) else self.ranks.repeated()
-        for train, meta in half_batches(inputs, targets, self._taught(inputs)):
+        for half, (train, meta) in enumerate(half_batches(inputs, targets, self._taught(inputs))):
+            if self.mixing is not None:
+                train = self.mixing(train, progress.epoch, progress.batch, half)
             with self._precision(), self._norm(ranks):
                 step = self._half_step(train, meta, ranks)
             self.meters.add(step)

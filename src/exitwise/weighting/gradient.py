@@ -29,16 +29,16 @@ from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.shapes import Float, Int, Shaped
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
 from exitwise.weighting.lookahead import look_ahead
-from exitwise.weighting.losses import Loss
+from exitwise.weighting.losses import Loss, Targets
 from exitwise.weighting.normalize import weighted_loss
 from exitwise.weighting.replay import RandomState, check_repeats
 
 GradientMode = Literal["forward", "double-backward", "finite-difference"]
 Batch = (
-    tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"]]
+    tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"] | Float[Tensor, "meta classes"]]
     | tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"], Float[Tensor, "meta classes"]]
 )
-"""Inputs and class indices; where a teacher is learned from, its logits too."""
+"""Inputs and class indices, or probabilities of classes; where a teacher is learned from, its logits too."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainPass:
     """One forward pass of a network over a half batch, with its autograd graph.
 
     Attributes:
-        inputs, targets: the half batch, with class indices.
+        inputs, targets: the half batch, with class indices or probabilities of classes.
         logits: with graph.
         losses: of each sample at each exit, with graph; see :meth:`~exitwise.weighting.losses.Loss.of`.
         confidences: max softmax of each sample at each exit, detached.
@@ -63,7 +63,7 @@ class TrainPass:
     """
 
     inputs: Shaped[Tensor, "batch ..."]
-    targets: Int[Tensor, "batch"]
+    targets: Targets
     logits: Float[Tensor, "batch exits classes"]
     losses: Float[Tensor, "batch exits"]
     confidences: Float[Tensor, "batch exits"]
@@ -101,7 +101,7 @@ class MetaGradient(NamedTuple):
 def train_pass(
     model: nn.Module,
     inputs: Shaped[Tensor, "batch ..."],
-    targets: Int[Tensor, "batch"],
+    targets: Targets,
     loss: Loss | None = None,
     *,
     keep: bool = False,
@@ -113,7 +113,7 @@ def train_pass(
     Args:
         model: maps ``inputs`` to a sequence of logits (batch, classes), one per exit.
         inputs: of the samples.
-        targets: class indices.
+        targets: class indices, or probabilities of classes.
         loss: what exits learn from; None: the labels.
         teacher: a teacher's logits for the samples, where ``loss`` takes them.
         keep: keep what its layers compute; that makes forward mode over this pass cheaper.

@@ -12,6 +12,9 @@ from torch import Tensor
 from exitwise.catalogue.options import Options
 from exitwise.shapes import Float, Int
 
+Targets = Int[Tensor, "batch"] | Float[Tensor, "batch classes"]
+"""Class indices or, of samples that are mixed, a probability of each class."""
+
 
 class Loss:
     """Cross-entropy with the labels. Parts of the axis of losses override :meth:`of` or :meth:`extra`.
@@ -42,37 +45,40 @@ class Loss:
     def of(
         self,
         logits: Float[Tensor, "batch exits classes"],
-        targets: Int[Tensor, "batch"],
+        targets: Targets,
         teacher: Float[Tensor, "batch classes"] | None = None,
     ) -> Float[Tensor, "batch exits"]:
         """Return the loss of each sample at each exit, unreduced, which weights multiply and the meta loss is made of.
 
         Args:
             logits: of all exits.
-            targets: class indices.
+            targets: class indices, or probabilities of classes.
             teacher: logits of another network for the same samples, where there is one.
         """
         return cross_entropies(logits, targets, self.label_smoothing)
 
-    def extra(
-        self, logits: Float[Tensor, "batch exits classes"], targets: Int[Tensor, "batch"]
-    ) -> Float[Tensor, ""] | None:
+    def extra(self, logits: Float[Tensor, "batch exits classes"], targets: Targets) -> Float[Tensor, ""] | None:
         """Return what is learned besides, of the samples together; no weight multiplies it. None: nothing."""
         return None
 
 
 def cross_entropies(
-    logits: Float[Tensor, "batch exits classes"], targets: Int[Tensor, "batch"], label_smoothing: float = 0.0
+    logits: Float[Tensor, "batch exits classes"], targets: Targets, label_smoothing: float = 0.0
 ) -> Float[Tensor, "batch exits"]:
     """Return the cross-entropy of each sample at each exit."""
     samples, exits, _ = logits.shape
     losses = F.cross_entropy(
         logits.flatten(0, 1),
-        targets.repeat_interleave(exits, dim=0),
+        (targets.to(logits) if targets.is_floating_point() else targets).repeat_interleave(exits, dim=0),
         reduction="none",
         label_smoothing=label_smoothing,
     )
     return losses.view(samples, exits)
+
+
+def classes_of(targets: Targets) -> Int[Tensor, "batch"]:
+    """Return the class of each sample; of one that is mixed, the one that it shows most of."""
+    return targets.argmax(dim=1) if targets.is_floating_point() else targets
 
 
 def divergences(

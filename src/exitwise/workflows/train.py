@@ -38,6 +38,7 @@ from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.compiled import check_compiler
 from exitwise.training.flags import training_flags
 from exitwise.training.meters import Meters
+from exitwise.training.mixing import Mixing
 from exitwise.training.trainer import Batches, Reporter, Silent, Trainer
 from exitwise.workflows.frozen import refit, run_once
 
@@ -167,6 +168,7 @@ def _train(
             splits.ledger.skip(_of_all(splits.ledger.skipped.values(), ranks))
             return anytime(outputs)
 
+        mixes = settings.mixup > 0 or settings.cutmix > 0
         counts = splits.train.targets.bincount(minlength=len(splits.classes)).tolist()
         trainer = Trainer(
             network,
@@ -189,6 +191,7 @@ def _train(
             accumulate=settings.accumulate,
             ema=settings.ema,
             clip=settings.clip,
+            mixing=Mixing(settings.mixup, settings.cutmix, len(splits.classes), settings.seed) if mixes else None,
         )
         resumed = trainer.resume()
         history = trainer.fit()
