@@ -46,7 +46,20 @@ def shards(root):
     return shards_of_folder(folder(root.with_name("unpacked")), root / "shards", 25)
 
 
-MADE = {"folder": folder, "manifest": manifest, "shards": shards}
+def arrow(root):
+    datasets = pytest.importorskip("datasets")
+    home = folder(root.with_name("unpacked"))
+    made = datasets.Dataset.from_dict(
+        {
+            "image": [{"bytes": path.read_bytes(), "path": None} for path in sorted(home.rglob("*.png"))],
+            "label": [path.parent.name for path in sorted(home.rglob("*.png"))],
+        }
+    )
+    made.cast_column("image", datasets.Image()).save_to_disk(root / "arrow")
+    return root / "arrow"
+
+
+MADE = {"folder": folder, "manifest": manifest, "shards": shards, "arrow": arrow}
 
 
 class StopAt(Silent):

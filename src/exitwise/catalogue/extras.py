@@ -14,6 +14,7 @@ EXTRAS = {
     "transformers": "hf",
     "tokenizers": "text",
     "pyarrow": "parquet",
+    "datasets": "datasets",
     **{name: name for name in ("tensorboard", "trackio", "mlflow", "wandb")},
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "python_multipart"), "serve"),
 }

@@ -78,15 +78,19 @@ class PathData(Entry):
     Attributes:
         suffixes: of its files, in small letters; none for a folder.
         in_folders: whether such files may lie in a folder, or in folders of it.
+        marks: names of files by which a folder of this kind is known.
     """
 
     suffixes: tuple[str, ...] = ()
     in_folders: bool = False
+    marks: tuple[str, ...] = ()
 
     def is_at(self, path: Path) -> bool:
         """Return whether there is such data at a path."""
         if self.suffixes and path.is_file():
             return path.suffix.lower() in self.suffixes
+        if self.marks:
+            return any((path / mark).is_file() for mark in self.marks)
         return path.is_dir() and (not self.suffixes or (self.in_folders and bool(self.files_at(path))))
 
     def files_at(self, folder: Path) -> list[Path]:
@@ -111,6 +115,13 @@ SHARDS = PathData(
     (".tar",),
     in_folders=True,
 )
+ARROW = PathData(
+    "arrow",
+    "a folder that Hugging Face's datasets saved",
+    "exitwise.data.sources.arrow:open_arrow",
+    marks=("dataset_dict.json", "state.json"),
+)
+HUB = Entry("hf", "a data set of Hugging Face's hub, as hf/OWNER/NAME", "exitwise.data.sources.arrow:open_hub")
 FOLDER = PathData("folder", "a folder of images per class", "exitwise.data.sources.folder:open_folder")
 MANIFEST = PathData(
     "manifest",
@@ -118,7 +129,7 @@ MANIFEST = PathData(
     "exitwise.data.sources.manifest:open_manifest",
     (".csv", ".tsv", ".parquet"),
 )
-PATHS = by_name(SHARDS, FOLDER, MANIFEST)
+PATHS = by_name(ARROW, SHARDS, FOLDER, MANIFEST)
 """What a path may name; of several kinds that are there, the first."""
 
 
@@ -127,6 +138,14 @@ def path_data(data: str) -> PathData | None:
     return next((kind for kind in PATHS.values() if data and kind.is_at(Path(data))), None)
 
 
+def is_named(data: str) -> bool:
+    """Return whether data are known by a name, here or on the hub, wherever they lie."""
+    return data in SOURCES or data.startswith(HUB.name + "/")
+
+
 def data_names() -> str:
     """Return what may be given as data, in words."""
-    return f"{', '.join(SOURCES)}, a folder of images, a CSV or Parquet table of images and labels, or shards in tar"
+    return (
+        f"{', '.join(SOURCES)}, a folder of images, a CSV or Parquet table of images and labels, shards in tar, a data "
+        "set of Hugging Face's datasets in a folder, or hf/OWNER/NAME"
+    )

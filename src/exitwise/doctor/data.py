@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES
+from exitwise.catalogue.sources import ARROW, MANIFEST, SHARDS, is_named
 from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources.folder import without_images
 from exitwise.data.sources.layout import class_folders, layout_of
@@ -68,7 +68,7 @@ class Image(NamedTuple):
 
 
 class Examination(NamedTuple):
-    """Findings, and all images; none for data sets that are known by name."""
+    """Findings, and all images; none for data sets that are known by name, or in Arrow."""
 
     findings: list[Finding]
     images: list[Image]
@@ -89,7 +89,7 @@ def examine_data(
         check_data(data)
     except DataError as error:
         return Examination([Finding("problem", str(error))], [])
-    if data in SOURCES:
+    if is_named(data) or ARROW.is_at(Path(data)):
         return Examination([_as_training_sees_it(settings, [])], [])
     images = list(_decoded(_listed(Path(data)), threads, progress))
     whole = [image for image in images if image.fault is None]

@@ -11,7 +11,7 @@ from pathlib import Path
 from exitwise.catalogue.backbones import LIBRARIES, check_defined
 from exitwise.catalogue.lookup import find
 from exitwise.catalogue.models import MODELS
-from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES, path_data
+from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES, is_named, path_data
 from exitwise.errors import DataError, UserError, near_match
 
 
@@ -40,7 +40,7 @@ def check_device(name: str) -> None:
 def check_data(name_or_path: str) -> None:
     """Raise DataError unless it is a data set's name, a folder, or a table."""
     path = Path(name_or_path)
-    if name_or_path in SOURCES or path_data(name_or_path):
+    if is_named(name_or_path) or path_data(name_or_path):
         return
     if name_or_path and path.exists():
         suffixes = ", ".join((*MANIFEST.suffixes, *SHARDS.suffixes))
@@ -51,7 +51,7 @@ def check_data(name_or_path: str) -> None:
 
 def check_not_moved(run: Path, data: str) -> None:
     """Raise UserError unless a run's data has a name, or is still where it lay."""
-    if data not in SOURCES and not Path(data).exists():
+    if not is_named(data) and not Path(data).exists():
         raise UserError(f"the images of {run} lay at {data}, where nothing is now: say with --data where they lie")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exitwise.catalogue.sources import FOLDER, SOURCES, path_data
+from exitwise.catalogue.sources import FOLDER, HUB, SOURCES, is_named, path_data
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import ArraySource, Request, Source, Sources
 from exitwise.data.sources.files import FileSource, read_image
@@ -47,6 +47,8 @@ def open_source(
     check_data(name_or_path)
     place = Path(root) if root else Path.home() / ".cache" / "exitwise"
     request = Request(name_or_path, place, channels, image_size, ledger or ImageLedger())
+    if name_or_path not in SOURCES and is_named(name_or_path):
+        return HUB.load()(request)
     if name_or_path not in SOURCES:
         return (path_data(name_or_path) or FOLDER).load()(request)
     check_shape(name_or_path, channels, image_size)

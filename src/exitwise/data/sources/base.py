@@ -29,13 +29,15 @@ class Source(Protocol):
             they lie there: they are best read nearly in order; None where any order does.
     """
 
-    paths: list[Path]
     ledger: ImageLedger
     classes: list[str]
     targets: Tensor
     names: list[str]
     groups: list[str] | None
     shards: Tensor | None
+
+    @property
+    def paths(self) -> list[Path]: ...
 
     def read(self, index: int) -> Tensor:
         """Return the image as uint8 (channels, height, width).

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from exitwise.catalogue.sources import SHARDS
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import Request, Source, Sources
-from exitwise.data.sources.files import enter, kept_or_read, read_image
+from exitwise.data.sources.files import enter, kept_or_read
+from exitwise.data.sources.inside import InsideSource
 from exitwise.data.sources.labels import class_names, numbered
 from exitwise.data.sources.layout import KINDS, kind_of
 from exitwise.data.sources.manifest import COLUMNS
@@ -67,7 +67,7 @@ class Sample(NamedTuple):
     group: str | None
 
 
-class ShardSource:
+class ShardSource(InsideSource):
     """Images in shards, read when asked for.
 
     Args:
@@ -107,19 +107,15 @@ class ShardSource:
         number = {path: k for k, path in enumerate(self.files)}
         extents = [(number[each.image.shard], each.image.offset, each.image.size) for each in samples]
         self.extents = torch.tensor(extents, dtype=torch.int64).view(-1, 3)
-        self.shards: Tensor | None = self.extents[:, 0]
+        self.shards = self.extents[:, 0]
         self.targets = torch.tensor([numbers[each.label] for each in samples], dtype=torch.int64)
         self.names = names
-        self.paths: list[Path] = []
         groups = [each.group for each in samples if each.group is not None]
         self.groups = groups if len(groups) == len(samples) else None
 
-    def read(self, index: int) -> Tensor:
+    def content(self, index: int) -> bytes:
         shard, offset, size = self.extents[index].tolist()
-        try:
-            return read_image(Member(self.files[shard], "", offset, size).content(), self.channels)
-        except BrokenImageError as error:
-            raise BrokenImageError(Path(self.names[index]), error.kind, error.reason) from error
+        return Member(self.files[shard], "", offset, size).content()
 
     def stamp(self, index: int) -> str:
         return str(self.extents[index, 2].item())
