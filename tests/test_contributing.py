@@ -227,6 +227,7 @@ def test_the_method_resumes(copy, tmp_path):
     assert result.stdout.splitlines() == ["interrupted", "True False True"], result.stderr
 
 
+@pytest.mark.slow
 def test_the_data_source_trains_and_is_evaluated(copy, tmp_path):
     out = tmp_path / "stripes"
     trained, evaluated = copy.exitwise(train_words(out, "--data", "stripes"), ["evaluate", out, "--device", "cpu"])
@@ -289,11 +290,13 @@ for name in ("gap", "mean-so-far"):
 """
 
 
+@pytest.mark.slow
 def test_the_runner_leaves_as_the_simulation_does_by_the_measures(copy, run):
     result = copy.python("-c", SIMULATED, run)
     assert result.stdout.split() == ["gap", "mean-so-far"], result.stderr
 
 
+@pytest.mark.slow
 def test_the_format_is_written_and_replaced(copy, run, tmp_path):
     own, out = tmp_path / "run", tmp_path / "weights"
     shutil.copytree(run, own)
@@ -329,6 +332,7 @@ def try_tables(copy, cwd, tables, *words):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_tables_over_the_catalogue_try_additions(copy, tmp_path):
     said = try_tables(copy, tmp_path, TABLES, "-k", f"({NAMES}) and not bundle", "-rA")
     for entry in (

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CORE = """
 import sys
 for name in ("pydantic", "cyclopts", "rich", "yaml", "onnxruntime", "plotly", "jinja2", "torchmetrics",
@@ -30,6 +32,7 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_core_needs_no_user_facing_library():
     result = run(CORE)
     assert result.returncode == 0, result.stderr

@@ -71,12 +71,14 @@ def test_a_wrong_shape_is_refused_in_staged_models():
         model(torch.zeros(3, 1, 2, 2))
 
 
+@pytest.mark.slow
 def test_compiled_networks_are_traced_without_the_checks():
     model = StagedModel([Stage(nn.Identity(), nn.Flatten())], num_classes=4, input_shape=(1, 2, 2))
     (logits,) = torch.compile(model, backend="eager", fullgraph=True)(torch.ones(3, 1, 2, 2))
     assert logits.shape == (3, 4)
 
 
+@pytest.mark.slow
 def test_without_jaxtyping_an_annotation_is_the_array_type():
     result = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

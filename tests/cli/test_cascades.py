@@ -78,6 +78,7 @@ def test_every_command_works_on_it(runs, photos, tmp_path, capsys, options, exit
     assert len(ew.Run(out).read_calibration().policy.thresholds) == exits - 1 == ew.Run(out).exits - 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::exitwise.ExitwiseWarning")
 def test_it_is_reported(runs, tmp_path):
     run = ew.cascade(*runs, out=tmp_path / "both")

@@ -81,6 +81,7 @@ def linear(digits_run):
     return StagedModel(map(Stage, bodies, heads), 10, tuple(images.shape[1:])).eval()
 
 
+@pytest.mark.slow
 def test_a_loss_beyond_the_wish_is_refused(digits_run, linear, tmp_path, monkeypatch):
     ruined = OnnxRunner.logits
 

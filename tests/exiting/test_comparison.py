@@ -10,8 +10,16 @@ from exitwise.exiting.fitting import fit_and_read, folds
 from exitwise.exiting.rule import exits_taken
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "MEMBERS", 60)
+        patch.setattr(comparison, "RESAMPLES", 300)
+        yield
+
+
 @pytest.fixture(scope="module")
-def apart():
+def apart(quick):
     return measure_gains(*planted.exits_that_err_apart(400))
 
 

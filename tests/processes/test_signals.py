@@ -25,10 +25,14 @@ def test_the_first_signal_is_noted_and_the_second_acts_as_before(number):
 
 
 def test_handlers_come_back():
-    before = [signal.getsignal(number) for number in SIGNALS]
-    with StopRequest() as stop:
-        assert all(signal.getsignal(number) == stop._receive for number in SIGNALS)
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    former = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        with StopRequest() as stop:
+            assert all(signal.getsignal(number) == stop._receive for number in SIGNALS)
+        assert all(signal.getsignal(number) == signal.SIG_DFL for number in SIGNALS)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -83,6 +83,7 @@ class StopAt(Silent):
             raise Stop
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(given, tmp_path):
     settings = compose(None, flags={**given, "checkpoint_every": 2, "method": "meta-weighted-shared"})
     whole = ew.train(settings, tmp_path / "whole")

@@ -72,6 +72,7 @@ class StopWhileKeeping(Silent):
             raise Stop
 
 
+@pytest.mark.slow
 def test_a_run_killed_meanwhile_goes_on_bit_for_bit(given, refitted, tmp_path):
     settings = compose(None, flags=given)
     with pytest.raises(Stop):
