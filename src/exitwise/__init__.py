@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.runs.folder import Run
     from exitwise.runs.records.bench import Bench
     from exitwise.runs.records.evaluation import Evaluation
+    from exitwise.serving.on_ray import serve_app
     from exitwise.settings.compose import compose
     from exitwise.settings.schema import Settings
     from exitwise.studying.records import Study

@@ -16,6 +16,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "datasets": "datasets",
     **{name: name for name in ("tensorboard", "trackio", "mlflow", "wandb")},
+    "ray": "ray",
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "python_multipart"), "serve"),
 }
 """The extra of each module that may be missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from exitwise.cli.progress import plain_console
 
@@ -24,6 +25,8 @@ def serve(
     change_token_file: Path | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    engine: Literal["local", "ray"] = "local",
+    replicas: str = "",
 ) -> None:
     """Answer requests over HTTP by an exported bundle, batching anew before each stage what has not left.
 
@@ -32,6 +35,7 @@ def serve(
         exitwise serve photos.bundle
         exitwise serve photos.bundle --budget 0.5 --shed-compute --max-batch 32
         exitwise serve photos.bundle --host 0.0.0.0 --token-file token --change-token-file changes
+        exitwise serve photos.bundle --engine ray --replicas 4,2,1
 
     Parameters
     ----------
@@ -65,6 +69,11 @@ def serve(
         Of a stage; by default as many as cores may be used.
     device
         cpu, cuda, openvino, ..., where the installed ONNX Runtime has it.
+    engine
+        local: this process. ray: Ray Serve, where each stage has processes of its own, on the cluster that RAY_ADDRESS
+        names or on this machine.
+    replicas
+        On Ray, of each stage in turn, the last of all that are left; 1-4 is as many as the load asks for.
     """
     import exitwise as ew
 
@@ -90,6 +99,8 @@ def serve(
         change_token_file=change_token_file,
         threads=threads,
         device=device,
+        engine=engine,
+        replicas=replicas,
         ready=ready,
     )
     console.print("ended")

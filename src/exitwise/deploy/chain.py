@@ -90,7 +90,7 @@ class Chain:
         self._bundle, self._how = bundle, how
         self._measure: Measure = bundle.calibration.policy.measure
         self._first = {source_of(f"{STATE}0"): bundle.manifest.inputs[0].name} if bundle.manifest.version == 1 else {}
-        self.sessions = [self._open(k) for k in range(len(bundle.stages))]
+        self.sessions: list[Any] = [self._open(k) for k in range(len(bundle.stages))]
         self._takes = [[each.name for each in session.get_inputs()] for session in self.sessions]
         self._gives = [[each.name for each in session.get_outputs()] for session in self.sessions]
         self._needed = [
@@ -108,6 +108,10 @@ class Chain:
     def restart(self, k: int) -> None:
         """Open a stage anew, in place of one that failed or hangs."""
         self.sessions[k] = self._open(k)
+
+    def keep(self, stages: range) -> None:
+        """Close the other stages, which are run elsewhere."""
+        self.sessions = [session if k in stages else None for k, session in enumerate(self.sessions)]
 
     def enter(self, given: Mapping[str, npt.NDArray[Any]]) -> Inside:
         """Return inputs, which are checked, as samples before the first stage."""

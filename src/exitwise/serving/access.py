@@ -5,9 +5,13 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import Request
+
+from exitwise.errors import UserError
 
 
 class DeniedError(Exception):
@@ -29,6 +33,15 @@ class Access:
     token: str | None = None
     change_token: str | None = None
 
+    @classmethod
+    def of(cls, token_file: str | PathLike[str] | None, change_token_file: str | PathLike[str] | None) -> Access:
+        """Return the tokens in files.
+
+        Raises:
+            UserError: for a file that holds none.
+        """
+        return cls(_token(token_file), _token(change_token_file))
+
     def check(self, request: Request) -> None:
         """Raise DeniedError unless a request brings a token that is good for requests, if one is needed."""
         wanted = [each for each in (self.token, self.change_token) if each is not None]
@@ -45,6 +58,19 @@ class Access:
         if self.change_token is None:
             raise DeniedError(403, "expected a change from loopback: there is no token for changes from elsewhere")
         raise DeniedError(401, "expected Authorization: Bearer with the token for changes; got another or none")
+
+
+def _token(path: str | PathLike[str] | None) -> str | None:
+    """Return the token in a file."""
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"expected a file with a token at {path}; {error}") from error
+    if not token or not token.isascii() or any(character.isspace() for character in token):
+        raise UserError(f"expected one word of ASCII in {path}, as a token; got something else")
+    return token
 
 
 def _brings(request: Request, token: str) -> bool:

@@ -66,6 +66,7 @@ class Metrics(Collector):
         totals = {
             "refused_samples": ("Samples that found no place", scheduler.refused),
             "late_samples": ("Samples whose deadline passed", scheduler.late),
+            "lost_samples": ("Samples not answered for a stage that failed, hung or was killed", scheduler.lost),
             "drift_warnings": ("Times that inputs differed from the calibration's", len(monitor.warned)),
         }
         for name, (text, value) in totals.items():

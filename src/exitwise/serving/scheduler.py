@@ -75,6 +75,18 @@ class Left(NamedTuple):
     in_time: bool = True
 
 
+def goes(answer: Answer, stage: int, thresholds: Sequence[Thresholds]) -> list[bool]:
+    """Return which samples leave at a stage's exit, each by thresholds of its own."""
+    by = {each: leaves(answer.confidence, stage, each) for each in set(thresholds)}
+    return [bool(by[each][i]) for i, each in enumerate(thresholds)]
+
+
+def said(answer: Answer, i: int, stage: int, thresholds: Thresholds, in_time: bool) -> Left:
+    """Return what an exit says of a sample of a batch."""
+    logits = None if answer.logits is None else answer.logits[i].copy()
+    return Left(stage, int(answer.prediction[i]), float(answer.confidence[i]), logits, thresholds, in_time)
+
+
 @dataclass(eq=False, slots=True)
 class _Sample:
     inside: Inside
@@ -98,7 +110,7 @@ class _Running:
 class StageCounts:
     """What a stage has done: batches, the samples in them, seconds in it, samples that left at its exit, failures."""
 
-    batches: int = 0
+    batches: float = 0
     samples: int = 0
     seconds: float = 0.0
     left: int = 0
@@ -120,6 +132,7 @@ class Scheduler:
         counts: what each stage has done.
         refused: samples that found it full.
         late: samples whose deadline passed.
+        lost: samples in the batches of stages that failed or hung.
 
     Raises:
         UserError: for limits that are not positive.
@@ -147,7 +160,7 @@ class Scheduler:
                 raise UserError(f"expected {name} above 0; got {value}")
         self.stages, self.max_wait, self.max_inside, self.stage_timeout = stages, max_wait, max_inside, stage_timeout
         self.counts = [StageCounts() for _ in range(len(stages))]
-        self.refused = self.late = self.inside = 0
+        self.refused = self.late = self.lost = self.inside = 0
         self._queues: Queues[_Sample] = Queues(len(stages), max_batch)
         self._lock = threading.Lock()
         self._work, self._clock = threading.Condition(self._lock), threading.Condition(self._lock)
@@ -289,23 +302,16 @@ class Scheduler:
 
     def _fates(self, batch: Batch[_Sample], answer: Answer) -> list[Left | None]:
         """Return the fate of each sample that leaves; where others have a deadline, keep what the exit says."""
-        fates: list[Left | None] = []
-        predictions, confidences = answer.prediction.tolist(), answer.confidence.tolist()
-        by: dict[Thresholds, npt.NDArray[Any]] = {}
-        for i, sample in enumerate(batch.samples):
-            thresholds = sample.thresholds
-            if thresholds not in by:
-                by[thresholds] = leaves(answer.confidence, batch.stage, thresholds)
-            goes = bool(by[thresholds][i])
-            if not goes and sample.deadline is None:
-                fates.append(None)
-                continue
-            logits = None if answer.logits is None else answer.logits[i].copy()
-            left = Left(batch.stage, predictions[i], confidences[i], logits, thresholds, in_time=goes)
-            if not goes:
-                sample.reached = left
-            fates.append(left if goes else None)
-        return fates
+        found: list[Left | None] = []
+        leaving = goes(answer, batch.stage, [sample.thresholds for sample in batch.samples])
+        for i, (sample, goes_now) in enumerate(zip(batch.samples, leaving, strict=True)):
+            left = None
+            if goes_now or sample.deadline is not None:
+                left = said(answer, i, batch.stage, sample.thresholds, goes_now)
+                if not goes_now:
+                    sample.reached = left
+            found.append(left if goes_now else None)
+        return found
 
     def _settle(
         self, batch: Batch[_Sample], fates: Sequence[Left | None], going_on: Sequence[Inside], seconds: float
@@ -336,6 +342,7 @@ class Scheduler:
         with self._lock:
             self.counts[batch.stage].failures += 1
             gone = [sample for sample in batch.samples if self._claim(sample)]
+            self.lost += len(gone)
         for sample in gone:
             if sample.future.set_running_or_notify_cancel():
                 sample.future.set_exception(StageError(why))

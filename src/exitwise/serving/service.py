@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,8 @@ class Live:
         folder: the bundle.
         threads, provider: of :class:`~exitwise.OnnxRunner`.
         max_pixels: of an image.
-        limits: of :class:`~exitwise.serving.scheduler.Scheduler`.
+        schedule: makes what runs samples through the stages, :class:`~exitwise.serving.scheduler.Scheduler` by default.
+        limits: of it.
 
     Attributes:
         continued: reads what devices send that have run its first stages.
@@ -64,12 +65,18 @@ class Live:
     """
 
     def __init__(
-        self, folder: Path, threads: int | None, provider: str, max_pixels: int = 50_000_000, **limits: Any
+        self,
+        folder: Path,
+        threads: int | None,
+        provider: str,
+        max_pixels: int = 50_000_000,
+        schedule: Callable[..., Any] | None = None,
+        **limits: Any,
     ) -> None:
         self.runner = OnnxRunner(folder, threads, provider=provider)
         self.max_pixels = max_pixels
         self.continued = ServerHalf(self.runner)  # runs each stage once: what cannot run is not served
-        self.scheduler = Scheduler(self.runner.chain, **limits)
+        self.scheduler = (schedule or Scheduler)(self.runner.chain, **limits)
         self.monitor = Monitor(len(self.runner.chain), self.runner.reference)
         self.users = 0
 

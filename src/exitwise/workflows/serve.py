@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,8 @@ from exitwise.errors import UserError, in_a_line
 
 if TYPE_CHECKING:
     from exitwise.serving.service import Service
+
+ENGINES = ("local", "ray")
 
 DRAIN_SECONDS = 30
 """For requests that have come when the server is told to end."""
@@ -38,6 +40,8 @@ def serve(
     change_token_file: str | PathLike[str] | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    engine: str = "local",
+    replicas: str | Sequence[int | tuple[int, int]] = (),
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Answer requests by a bundle until SIGTERM or Ctrl-C, which let those inside be answered first. SIGHUP reloads it.
@@ -55,13 +59,41 @@ def serve(
         timeout: seconds for a request to come, and for a stage to finish.
         token_file: whose content each request must bring.
         change_token_file: whose content changes of the server must bring that do not come from loopback.
-        threads: of a stage; by default as many as cores may be used.
+        threads: of a stage; by default as many as cores may be used, and one in a replica.
         device: ONNX Runtime's provider.
+        engine: ``local``, one process; or ``ray``, where each stage has replicas (Ray Serve does the waiting then, and
+            max_wait_ms is not used; nothing is reloaded).
+        replicas: on Ray, of :func:`~exitwise.serve_app`.
         ready: called with the address once requests are taken.
 
     Raises:
         UserError: if the bundle is not what it says, an address cannot be had, or a limit is out of range.
     """
+    if engine not in ENGINES:
+        raise UserError(f"expected engine as {' or '.join(ENGINES)}; got {engine}")
+    if engine == "ray":
+        with needing_extras("serving on Ray"):
+            from exitwise.serving import on_ray
+
+        app = on_ray.serve_app(
+            bundle,
+            replicas,
+            budget=budget,
+            shed_compute=shed_compute,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_body_mb=max_body_mb,
+            max_pixels=max_pixels,
+            timeout=timeout,
+            token_file=token_file,
+            change_token_file=change_token_file,
+            threads=threads or 1,
+            device=device,
+        )
+        on_ray.run(app, host, port, on_ray.cores_of(bundle, replicas, threads or 1), ready)
+        return
+    if replicas:
+        raise UserError(f"replicas are for engine ray; got {replicas} with engine {engine}")
     with needing_extras("serving"):
         import uvicorn
 
@@ -74,7 +106,7 @@ def serve(
             "expected max_body_mb, max_pixels, timeout and max_wait_ms above 0; "
             f"got {max_body_mb}, {max_pixels}, {timeout} and {max_wait_ms}"
         )
-    access = Access(_token(token_file), _token(change_token_file))
+    access = Access.of(token_file, change_token_file)
     listening = _listen(host, port)
     service: Service | None = None
     try:
@@ -159,16 +191,3 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise UserError(f"expected an address to listen at; {host}:{port} is none: {error}") from error
-
-
-def _token(path: str | PathLike[str] | None) -> str | None:
-    """Return the token in a file."""
-    if path is None:
-        return None
-    try:
-        token = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise UserError(f"expected a file with a token at {path}; {error}") from error
-    if not token or not token.isascii() or any(character.isspace() for character in token):
-        raise UserError(f"expected one word of ASCII in {path}, as a token; got something else")
-    return token
