@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -21,15 +21,16 @@ WIDE = 10_000
 
 def predict(
     run: Path,
-    files: list[Path],
+    files: list[str],
     *,
-    output: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    output: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     calibration: str | None = None,
     top: int = 0,
     strict: bool = False,
     overwrite: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    engine: Literal["local", "ray"] = "local",
 ) -> None:
     """Classify images with a calibrated run or an exported bundle, each as deep as it needs.
 
@@ -39,6 +40,7 @@ def predict(
         exitwise predict photos.bundle holiday.jpg --top 5
         exitwise predict photos.bundle ./inbox --output labels.csv
         exitwise predict photos.bundle shard-0000.tar --output labels.parquet
+        exitwise predict photos.bundle s3://photos/inbox --engine ray --output s3://photos/labels.parquet
 
     Parameters
     ----------
@@ -61,11 +63,16 @@ def predict(
         auto, cpu, cuda, ...; of a bundle also openvino, coreml, ..., where the installed ONNX Runtime has it
     threads
         Of a bundle on the CPU; by default as many as cores may be used.
+    engine
+        local: this process. ray: Ray Data, with a step per stage of a bundle, on the cluster that RAY_ADDRESS names or
+        on this machine; the output is a folder of partitions (.parquet, .csv or .jsonl).
     """
     if top < 0:
         raise UserError(f"expected top from 0; got {top}")
-    if output is not None and str(output) != "-":
-        check_table(output, overwrite)
+    if engine == "ray" and output is None:
+        raise UserError("expected --output with --engine ray; got none")
+    if output is not None and output != "-" and engine == "local":
+        check_table(Path(output), overwrite)
 
     check_device(device)
 
@@ -90,5 +97,6 @@ def predict(
             strict=strict,
             overwrite=overwrite,
             progress=count,
+            engine=engine,
         )
-    plain_console(stderr=str(output) == "-").print(written)
+    plain_console(stderr=output == "-").print(written)

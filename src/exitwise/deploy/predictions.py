@@ -32,7 +32,7 @@ class Prediction:
 
     def row(self) -> dict[str, Any]:
         """Return it as a row of a table."""
-        row = {"file": _path(self.file), "prediction": self.prediction, "confidence": self.confidence}
+        row = {"file": path_of(self.file), "prediction": self.prediction, "confidence": self.confidence}
         row |= {"exit": self.exit, "compute": self.compute}
         for rank, (name, probability) in enumerate(self.top, start=1):
             row |= {f"class_{rank}": name, f"probability_{rank}": probability}
@@ -47,10 +47,10 @@ class Broken(NamedTuple):
 
     def row(self) -> dict[str, Any]:
         """Return it as a row of a table."""
-        return {"file": _path(self.file), "error": self.reason}
+        return {"file": path_of(self.file), "error": self.reason}
 
 
-def _path(file: str) -> str:
+def path_of(file: str) -> str:
     """Return the path of a file as one that no spreadsheet takes for a formula."""
     return f"./{file}" if file.startswith(("=", "+", "-", "@")) else file
 

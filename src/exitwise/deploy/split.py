@@ -197,13 +197,18 @@ def _reason(error: urllib.error.HTTPError) -> str:
         return error.reason
 
 
-def stages_tried(runner: OnnxRunner) -> list[tuple[int, Inside]]:
-    """Run each stage once, on an input of zeros (ones, of whole numbers); return what comes before the next ones."""
+def entered(runner: OnnxRunner) -> Inside:
+    """Return an input of zeros (ones, of whole numbers) as a sample before the first stage."""
     arrays = {}
     for each in runner.inputs:
         shape = tuple(1 if i == 0 else size if isinstance(size, int) else TOKENS for i, size in enumerate(each.shape))
         arrays[each.name] = (np.ones if "int" in each.type else np.zeros)(shape, each.type)
-    inside, found = runner.chain.enter(runner.check_inputs(arrays)), []
+    return runner.chain.enter(runner.check_inputs(arrays))
+
+
+def stages_tried(runner: OnnxRunner) -> list[tuple[int, Inside]]:
+    """Run each stage once, on an input made up; return what comes before the next ones."""
+    inside, found = entered(runner), []
     for k in range(len(runner.chain)):
         _, inside = runner.chain.step(k, inside)
         found.append((k + 1, inside))

@@ -8,7 +8,6 @@ object store; the front hands on where they lie, and the next replica fetches th
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import threading
@@ -34,6 +33,7 @@ from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.states import bundle_digest
 from exitwise.errors import UserError, in_a_line
 from exitwise.exiting.rule import Thresholds
+from exitwise.processes.cluster import cluster
 from exitwise.serving.access import Access
 from exitwise.serving.app import Limits, create_app
 from exitwise.serving.scheduler import FullError, LateError, Left, StageCounts, StageError, goes, said
@@ -503,33 +503,23 @@ def run(app: serve.Application, host: str, port: int, cores: int, ready: Callabl
     """
     port = _free(host, port)
     ended = threading.Event()
-    ours = not ray.is_initialized()
-    if ours:
-        address = os.environ.get("RAY_ADDRESS")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        here = {"num_cpus": cores, "include_dashboard": False}
-        try:
-            ray.init(address or "local", log_to_driver=False, logging_level="WARNING", **({} if address else here))
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"expected a Ray cluster at {address or 'this machine'}; {in_a_line(error)}") from error
-    try:
+    with cluster(cores) as ours:
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(ValueError):  # not in this thread
                 signal.signal(number, lambda *_: ended.set())
-        serve.start(http_options={"host": host, "port": port})
-        serve.run(app, name=NAME, route_prefix="/")
-        if ready is not None:
-            ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        ended.wait()
-        serve.delete(NAME)
-    except (RuntimeError, RayError, RayServeException) as error:
-        raise UserError(f"Ray Serve does not run it: {in_a_line(error)}") from error
-    finally:
-        if ours:
-            with suppress(Exception):
-                if not os.environ.get("RAY_ADDRESS"):
+        try:
+            serve.start(http_options={"host": host, "port": port})
+            serve.run(app, name=NAME, route_prefix="/")
+            if ready is not None:
+                ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            ended.wait()
+            serve.delete(NAME)
+        except (RuntimeError, RayError, RayServeException) as error:
+            raise UserError(f"Ray Serve does not run it: {in_a_line(error)}") from error
+        finally:
+            if ours:
+                with suppress(Exception):
                     serve.shutdown()
-                ray.shutdown()
 
 
 def _free(host: str, port: int) -> int:

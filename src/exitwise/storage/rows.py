@@ -163,25 +163,32 @@ def _json(path: Path, fields: Sequence[str], rows: Iterable[Row]) -> None:
         file.write("\n]\n")
 
 
+def schema_of(fields: Sequence[str]) -> Any:
+    """Return the types of columns, for Arrow."""
+    arrow, _ = _arrow()
+    types = {"confidence": "float32", "exit": "int64", "compute": "float64"}
+    return arrow.schema(
+        [
+            (name, arrow.type_for_alias(types.get(name, "float32" if name.startswith("probability") else "string")))
+            for name in fields
+        ]
+    )
+
+
 def _parquet(path: Path, fields: Sequence[str], rows: Iterable[Row]) -> None:
     arrow, parquet = _arrow()
-    types = {"confidence": "float32", "exit": "int64", "compute": "float64"}
-    kinds = [
-        (name, arrow.type_for_alias(types.get(name, "float32" if name.startswith("probability") else "string")))
-        for name in fields
-    ]
-    schema = arrow.schema(kinds)
+    schema = schema_of(fields)
     with parquet.ParquetWriter(path, schema) as writer:
         chunk: list[Row] = []
         for row in rows:
-            chunk.append({name: _text(row.get(name)) for name in fields})
+            chunk.append({name: text_of(row.get(name)) for name in fields})
             if len(chunk) == CHUNK:
                 writer.write_table(arrow.Table.from_pylist(chunk, schema))
                 chunk = []
         writer.write_table(arrow.Table.from_pylist(chunk, schema))
 
 
-def _text(value: Any) -> Any:
+def text_of(value: Any) -> Any:
     """Return a text that is not UTF-8 as one that is; other values as they are."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 

@@ -92,3 +92,21 @@ def _by_run(folder: Path, device: str, images: int, name: str | None) -> Classif
         calibration.full_macs,
         digest_of(CALIBRATION.called(name).path(folder)),
     )
+
+
+def fates_of(result: Any, classes: Sequence[str], full_macs: float, top: int) -> list[tuple[Any, ...]]:
+    """Return class (None: not answered), confidence, exit, share of cost and likeliest classes of each sample."""
+    columns = (result.prediction, result.answered, result.confidence, result.exit, result.macs / full_macs)
+    likeliest: list[tuple[tuple[str, float], ...]] = [()] * len(result.exit)
+    if top:
+        numbers, probabilities = (each.tolist() for each in result.top(top))
+        likeliest = [
+            tuple((classes[k], p) for k, p in zip(*pair, strict=True))
+            for pair in zip(numbers, probabilities, strict=True)
+        ]
+    return [
+        (classes[label] if known else None, confidence, exit + 1, share, best)
+        for label, known, confidence, exit, share, best in zip(
+            *(each.tolist() for each in columns), likeliest, strict=True
+        )
+    ]

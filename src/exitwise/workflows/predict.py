@@ -11,16 +11,20 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from exitwise.catalogue.extras import needing_extras
+from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.predictions import Broken, Prediction, Predictions, Tally, Written
 from exitwise.deploy.sessions import allowed_cores
 from exitwise.errors import UserError
 from exitwise.storage.images import BrokenImageError, ImageLike
 from exitwise.storage.listing import Listed, listed
 from exitwise.storage.rows import GrowingTable, write_csv
-from exitwise.workflows.classifier import Classifier, open_classifier
+from exitwise.workflows.classifier import Classifier, fates_of, open_classifier
 
 BATCH = 64
 """Images at a time."""
+
+ENGINES = ("local", "ray")
 
 AT_ONCE = 8
 """Images that a thread reads before it is given others."""
@@ -74,6 +78,7 @@ def predict_to(
     strict: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    engine: str = "local",
 ) -> Written:
     """Classify images as :func:`predict` does, and write a row for each as it comes; memory does not grow with them.
 
@@ -84,15 +89,27 @@ def predict_to(
         output: a file that ends in .csv, .json, .jsonl or .parquet; ``-`` writes CSV to standard output.
         source, files, device, threads, calibration, top, strict: as of :func:`predict`.
         overwrite: whether the file may be replaced, and rows so far be forgotten.
-        progress: called with the images done and in all.
+        progress: called with the images done and in all; not on Ray.
+        engine: ``local``; or ``ray``, for a bundle: a step of Ray Data for each stage, on the cluster that
+            ``RAY_ADDRESS`` names or this machine. The output is a folder of partitions then, ends in .parquet, .csv,
+            .jsonl or nothing (Parquet), and is written whole or not at all. Both may be in an object store (s3://).
 
     Raises:
         ValueError: as of :func:`predict`, or for an output that cannot be written or was begun with something else.
     """
-    images = listed(files)
-    classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
     tops = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
     fields = ["file", "prediction", "confidence", "exit", "compute", *tops, "error"]
+    if engine not in ENGINES:
+        raise UserError(f"expected engine as {' or '.join(ENGINES)}; got {engine}")
+    if engine == "ray":
+        if not is_bundle(Path(source)):
+            raise UserError(f"engine ray is for a bundle that `exitwise export` wrote; got {source}")
+        with needing_extras("predicting on Ray"):
+            from exitwise.workflows.predict_on_ray import predict_on_ray
+
+        return predict_on_ray(output, source, files, fields, device, top, strict, overwrite)
+    images = listed(files)
+    classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
     told = progress or (lambda done, total: None)
     tally = Tally()
     if str(output) == "-":
@@ -162,29 +179,12 @@ def _answered(
     if wrong and strict:
         raise wrong[0]
     inputs = [each for _, each in chunk if not isinstance(each, BrokenImageError)]
-    found = iter(_fates(classifier, inputs, top) if inputs else ())
+    found: Iterator[tuple[Any, ...]] = iter(())
+    if inputs:
+        found = iter(fates_of(classifier.classify(inputs), classifier.classes, classifier.full_macs, top))
     return [
         Broken(name, each.reason) if isinstance(each, BrokenImageError) else Prediction(name, *next(found))
         for name, each in chunk
-    ]
-
-
-def _fates(classifier: Classifier, inputs: Sequence[Any], top: int) -> list[tuple[Any, ...]]:
-    """Return class (None: not answered), confidence, exit, share of cost and likeliest classes of each input."""
-    result, classes = classifier.classify(inputs), classifier.classes
-    columns = (result.prediction, result.answered, result.confidence, result.exit, result.macs / classifier.full_macs)
-    likeliest: list[tuple[tuple[str, float], ...]] = [()] * len(inputs)
-    if top:
-        numbers, probabilities = (each.tolist() for each in result.top(top))
-        likeliest = [
-            tuple((classes[k], p) for k, p in zip(*pair, strict=True))
-            for pair in zip(numbers, probabilities, strict=True)
-        ]
-    return [
-        (classes[label] if known else None, confidence, exit + 1, share, best)
-        for label, known, confidence, exit, share, best in zip(
-            *(each.tolist() for each in columns), likeliest, strict=True
-        )
     ]
 
 
