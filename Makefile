@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := src tests benchmarks examples docs
 
-.PHONY: setup demo test slow check docs docs-serve faults clean
+.PHONY: setup demo test slow check docs docs-serve faults bench clean
 
 setup: .venv/.installed
 
@@ -37,6 +37,10 @@ docs-serve: setup
 # EXITWISE_FAULTS=short injects fewer of each.
 faults: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m faults tests/faults
+
+# Every benchmark that takes minutes; on a machine that does nothing else.
+bench: setup
+	$(BIN)/python benchmarks/bench.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache site

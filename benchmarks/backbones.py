@@ -39,7 +39,7 @@ def eager(model: StagedModel, policy: ExitPolicy, exit_macs: tuple[int, ...]) ->
     """The network as it is."""
 
     def step(k: int) -> Callable[[Tensor], object]:
-        stage = model.stages[k]
+        stage: Any = model.stages[k]
         return (lambda state: stage.head(stage.body(state))) if policy.can_leave(k) else stage.body
 
     steps = [step(k) for k in range(model.exits)]

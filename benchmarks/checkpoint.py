@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,13 +59,14 @@ def main() -> None:
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         trainer = build(Path(folder), options.device)
-        step = min(seconds(lambda batch=batch: trainer.train_on(*batch)) for batch in trainer.batches)
+        step = min(seconds(partial(trainer.train_on, *batch)) for batch in trainer.batches)
         times: dict[str, list[float]] = {"last": [], "best": []}
         for number in range(SAVES):
             trainer.progress.iteration = number
             for kind in times:
-                times[kind].append(seconds(lambda kind=kind: trainer._save(kind)))
-        size = sum(path.stat().st_size for path in trainer.checkpoints.latest("last").iterdir())
+                times[kind].append(seconds(partial(trainer._save, kind)))
+        saved = trainer.checkpoints and trainer.checkpoints.latest("last")
+        size = sum(path.stat().st_size for path in saved.iterdir()) if saved else 0
     last, best = (statistics.median(values) for values in times.values())
     epoch = step * EPOCH / BATCH
     share = 100 * (last * (epoch / CHECKPOINT_SECONDS + 1) + best) / epoch

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -29,7 +30,7 @@ from exitwise.training.trainer import Trainer
 
 EXITS, CORES = 5, 2
 SHARES = exit_proportions(0.75, EXITS)
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "plain": ("uniform", {}, {}),
     "forward mode": ("meta-weighted", {"proportions": SHARES}, {}),
     "shared step": ("meta-weighted-shared", {"proportions": SHARES}, {}),

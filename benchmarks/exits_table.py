@@ -7,6 +7,8 @@ With random weights, so that nothing is downloaded.
 
 from __future__ import annotations
 
+from typing import Any
+
 from exitwise import count_cost, create_model
 
 BACKBONES = (
@@ -36,7 +38,7 @@ BACKBONES = (
 def main() -> None:
     print("| backbone | full | exits after | share of full MACs |\n|---|---|---|---|")
     for name in BACKBONES:
-        model = create_model(name, exits=4).eval()
+        model: Any = create_model(name, exits=4).eval()
         costs = count_cost(model).macs
         places = ", ".join(point.name for point in model.points)
         shares = ", ".join(f"{100 * cost / costs[-1]:.0f} %" for cost in costs[:-1])

@@ -36,8 +36,8 @@ from common import machine
 from torch import Tensor, nn
 
 from exitwise.data.ledger import ImageLedger
-from exitwise.data.sources import ArraySource
-from exitwise.data.sources.base import Request
+from exitwise.data.sources.base import Request, Source
+from exitwise.data.sources.files import kept_or_read
 from exitwise.data.sources.folder import FolderSource, open_folder
 from exitwise.data.splits import Split, Splits
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_outputs, mean_and_half_width
@@ -116,7 +116,7 @@ def settings_of(task: str, data: Path, weights: Path | None, variant: Variant, s
     return compose(None, None, {**flags, **variant.settings})
 
 
-def folds_of(source: ArraySource, count: int = FOLDS) -> list[Tensor]:
+def folds_of(source: Source, count: int = FOLDS) -> list[Tensor]:
     """Return the positions of each fold's images, every class dealt out evenly."""
     generator = torch.Generator().manual_seed(0)
     parts: list[list[Tensor]] = [[] for _ in range(count)]
@@ -127,7 +127,7 @@ def folds_of(source: ArraySource, count: int = FOLDS) -> list[Tensor]:
     return [torch.cat(part).sort().values for part in parts]
 
 
-def splits_of(task: str, sources: Sequence[ArraySource], settings: Settings, fold: int) -> Splits:
+def splits_of(task: str, sources: Sequence[Source], settings: Settings, fold: int) -> Splits:
     """Return train, calibration (a tenth of what is not tested, at random) and test images of a fold or seed."""
     preprocessing = preprocessing_of(settings)
     generator = torch.Generator().manual_seed(1 + fold)
@@ -141,8 +141,8 @@ def splits_of(task: str, sources: Sequence[ArraySource], settings: Settings, fol
         tested = Split(sources[1], torch.arange(len(sources[1].targets)), preprocessing)
     order = rest[torch.randperm(len(rest), generator=generator)]
     held, trained = order.tensor_split([len(order) // 10])
-    parts = (Split(train, part.sort().values, preprocessing) for part in (trained, held))
-    return Splits(*parts, tested, train.classes)
+    parts = [Split(train, part.sort().values, preprocessing) for part in (trained, held)]
+    return Splits(parts[0], parts[1], tested, train.classes)
 
 
 def features_of(model: StagedModel, splits: Splits, batches: Any, passes: int, device: torch.device) -> Kept:
@@ -179,7 +179,7 @@ def fit_classifier(model: StagedModel, splits: Splits, device: torch.device) -> 
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
 
 
 class ScaledHead(nn.Module):
@@ -233,12 +233,12 @@ def train_one(task: str, name: str, number: int, data: Path, weights: Path | Non
         return {"task": task, "variant": variant_name, "number": number, **found, **took, "gpu": machine()["gpu"]}
 
     rows = [row(name, 0.0)]
-    trained = [{key: value.clone() for key, value in cast("Stage", s).head.state_dict().items()} for s in model.stages]
+    trained = [{key: value.clone() for key, value in cast("Any", s).head.state_dict().items()} for s in model.stages]
     kept: dict[int, Kept] = {}
     for after, (passes, distil) in variant.after.items():
         begin = time.perf_counter()
-        for stage, state in zip(model.stages, trained, strict=True):
-            cast("Stage", stage).head.load_state_dict(state)
+        for each, state in zip(model.stages, trained, strict=True):
+            cast("Any", each).head.load_state_dict(state)
         if passes not in kept:
             kept[passes] = features_of(model, splits, batches, passes, device)
         fit_heads(model, kept[passes], Uniform(), epochs=20, distil=distil, device=device)
@@ -284,20 +284,21 @@ def _logistic(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     return weight.detach(), bias.detach()
 
 
-SOURCES: list[ArraySource] = []
+SOURCES: list[Source] = []
 """Decoded once, before the processes are forked."""
 
 
-def _open(task: str, data: Path) -> list[ArraySource]:
+def _open(task: str, data: Path) -> list[Source]:
     size = 128 if task == "flowers" else 32
     if task == "flowers":
-        return [FolderSource(data, 3, size, None, ImageLedger()).in_memory()]
-    found = open_folder(Request(str(data), None, 3, size, ImageLedger()))
-    return [cast("ArraySource", found.train), cast("ArraySource", found.test)]
+        return [kept_or_read(FolderSource(data, 3, size, None, ImageLedger()), size)]
+    found = open_folder(Request(str(data), data, 3, size, ImageLedger()))
+    assert found.test is not None
+    return [found.train, found.test]
 
 
 def _job(job: tuple, deadline: float, threads: int) -> tuple[tuple, list[dict], str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -70,7 +71,8 @@ def main() -> None:
     labels = torch.randint(CLASSES, (options.images,), generator=generator)
     source = ArraySource(images, labels, [str(label) for label in range(CLASSES)])
     split = Split(source, torch.arange(options.images), Preprocessing(options.size, (0.5,) * 3, (0.25,) * 3))
-    figures, bars = {}, []
+    figures: dict[str, Any] = {}
+    bars = []
     for head, bar in BARS.items():
         rows = []
         for _ in range(options.rounds):

@@ -80,6 +80,7 @@ def onnx(
             verbose=False,
             external_data=False,
         )
+        assert program is not None
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.force_spinning_stop", "1")
         opened = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)

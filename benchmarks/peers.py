@@ -36,8 +36,8 @@ def ours(images: Tensor) -> tuple[ew.EarlyExitRunner, ew.OnnxRunner]:
     """Return our runners, eager and by ONNX Runtime."""
     torch.manual_seed(0)
     model = ew.add_exits(resnet18().eval(), at=["layer2", "layer3"]).eval()
-    for stage in model.stages[:-1]:
-        torch.nn.init.normal_(stage.head.linear.weight)  # confidences that differ
+    for exit in range(2):
+        torch.nn.init.normal_(model.get_parameter(f"stages.{exit}.head.linear.weight"))  # confidences that differ
     with torch.inference_mode():
         confidences = model(images)[0].softmax(1).amax(1)
     policy = ew.ExitPolicy([confidences.quantile(0.5).item(), None])
@@ -50,7 +50,7 @@ def ours(images: Tensor) -> tuple[ew.EarlyExitRunner, ew.OnnxRunner]:
 def theirs(images: Tensor) -> Callable[[Tensor], object]:
     """Return earlyon's way to run a batch."""
     try:
-        from earlyon.models import resnet18_ee
+        from earlyon.models import resnet18_ee  # type: ignore[import-not-found]
     except ImportError as error:
         sys.exit(f"expected earlyon on the path: see the first lines of this file ({error})")
     torch.manual_seed(0)

@@ -417,7 +417,7 @@ def compare(before: Path, after: Path) -> bool:
         whole.largest = max(each.largest for each in comparisons)
         whole.differing = [text for each in comparisons for text in each.differing]
         rows.append((*item, whole))
-    names, kinds = (max(len(row[column]) for row in rows) for column in (0, 1))
+    names, kinds = (max(len(str(row[column])) for row in rows) for column in (0, 1))
     for name, kind, result in rows:
         print(f"{name:{names}}  {kind:{kinds}}  {result}")
     different = sum(bool(result.differing) for *_, result in rows)

@@ -48,6 +48,7 @@ from torch.nn.functional import interpolate
 import exitwise as ew
 from exitwise.benching.timing import interleaved_seconds
 from exitwise.data.ledger import ImageLedger
+from exitwise.data.sources.files import kept_or_read
 from exitwise.data.sources.folder import FolderSource
 from exitwise.data.splits import Split
 from exitwise.deploy.formats.onnx import onnx_of_exit
@@ -187,7 +188,7 @@ def _job(job: tuple, deadline: float, threads: int) -> tuple[str, int, str]:
 def train(options: argparse.Namespace) -> None:
     """Train what is missing, fold by fold."""
     torch.set_num_threads(1)  # a pool of threads in this process would be missing, and waited for, in the forked ones
-    SOURCES.append(FolderSource(options.data, 3, 128, None, ImageLedger()).in_memory())
+    SOURCES.append(kept_or_read(FolderSource(options.data, 3, 128, None, ImageLedger()), 128))
     names = options.rivals or list(RIVALS)
     jobs = [
         (name, fold, options.data, options.weights, options.out)
@@ -217,7 +218,7 @@ def int8(options: argparse.Namespace) -> None:
     from exitwise.deploy.formats.int8 import for_ranges, quantise_graph
     from exitwise.evaluation.exported import arrays_of
 
-    SOURCES.append(FolderSource(options.data, 3, 128, None, ImageLedger()).in_memory())
+    SOURCES.append(kept_or_read(FolderSource(options.data, 3, 128, None, ImageLedger()), 128))
     for fold in range(FOLDS):
         for name in options.rivals or INT8:
             path = options.out / f"{stem_of(name, fold)}-int8.npz"
@@ -279,7 +280,7 @@ POLICIES = ("lite2 with exits", "lite0, then lite2", "lite0, then lite2, int8", 
 def policies(options: argparse.Namespace) -> None:
     """Write seconds per photo of the first fold's policies, on its test photos, one by one and 64 at a time, in turn
     with the networks that they are made of."""
-    SOURCES.append(FolderSource(options.data, 3, 128, None, ImageLedger()).in_memory())
+    SOURCES.append(kept_or_read(FolderSource(options.data, 3, 128, None, ImageLedger()), 128))
     splits = splits_of("flowers", SOURCES, settings_of(RIVALS["lite0"], options.data, options.weights, 0), 0)
     photos = torch.cat([images for images, _ in splits.test.batches(EVALUATION_BATCH)])
     timed = json.loads((options.out / "times.json").read_text())["times"]

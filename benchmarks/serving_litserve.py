@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import litserve
+import litserve  # type: ignore[import-not-found]
 import numpy as np
 from fastapi import Request
 

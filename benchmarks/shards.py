@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -88,7 +89,9 @@ def train(data: Path, out: Path, processes: int, workers: int, kill_after: int |
 
 def state_of(run: Path) -> dict:
     """Everything that the rest of a training would depend on."""
-    tree = load_checkpoint(CheckpointFolder(run / "checkpoints").latest("last"))
+    last = CheckpointFolder(run / "checkpoints").latest("last")
+    assert last is not None
+    tree = load_checkpoint(last)
     assert tree["progress"]["iteration"] == ITERATIONS
     return {name: tree[name] for name in ("model", "optimizer", "method", "random")}
 
@@ -152,10 +155,11 @@ def loader(root: Path, workers: int, rounds: int) -> tuple[dict, list[Bar]]:
     splits = load_splits(compose(RECIPE, flags={"data": str(root / "shards"), "batch_size": BATCH}))
     seconds = time.monotonic() - begun
     torch.set_num_threads(1)
-    TRANSFORM.append(splits.train.preprocessing.one_by_one())
+    TRANSFORM.append(cast("Callable", splits.train.preprocessing.one_by_one()))
     for path in sorted((root / "shards").glob("train-*.tar")):
         with tarfile.open(path) as tar:
-            CONTENTS.extend(tar.extractfile(each).read() for each in tar if each.name.endswith(".jpg"))
+            photos = [tar.extractfile(each) for each in tar if each.name.endswith(".jpg")]
+            CONTENTS.extend(each.read() for each in photos if each is not None)
     pairs = [(loaded(splits, workers), decoded(workers)) for _ in range(rounds)]
     ratio = statistics.median(one / other for one, other in pairs)
     figures = {"pairs": pairs, "workers": workers, "samples_found_a_second": (TRAINING + 2 * HELD_OUT) / seconds}

@@ -199,16 +199,18 @@ def main() -> None:
         )
     bars = []
     print(f"\n{'':14}{'of':>5}{'cut':>6}{'refused':>9}{'useless':>9}{'wrong':>7}{'errors':>8}{'whole':>7}")
-    for part, found in rows.items():
-        count = Counter(each.verdict for each in found.values())
+    for part, networks in rows.items():
+        count = Counter(each.verdict for each in networks.values())
         errors = count["raw error"] + count["too long"]
-        whole = sum(each.whole for each in found.values())
-        cells = (count["cut"], count["refused"], count["useless"], count["wrong"], errors, whole)
-        print(f"{part:14}{len(found):5}" + "".join(f"{c:{w}}" for c, w in zip(cells, (6, 9, 9, 7, 8, 7), strict=True)))
+        skipped = sum(each.whole for each in networks.values())
+        cells = (count["cut"], count["refused"], count["useless"], count["wrong"], errors, skipped)
+        print(
+            f"{part:14}{len(networks):5}" + "".join(f"{c:{w}}" for c, w in zip(cells, (6, 9, 9, 7, 8, 7), strict=True))
+        )
         allowed = 0 if options.quick else MAY_FAIL[part]
-        bars.append(Bar(f"{part}: not cut, of {len(found)}", len(found) - count["cut"], allowed))
+        bars.append(Bar(f"{part}: not cut, of {len(networks)}", len(networks) - count["cut"], allowed))
         bars.append(Bar(f"{part}: raw errors and other last exits", errors + count["wrong"], 0))
-        neither = sum(each.verdict != "cut" and not each.whole for each in found.values())
+        neither = sum(each.verdict != "cut" and not each.whole for each in networks.values())
         bars.append(Bar(f"{part}: neither cut nor whole", neither, NEITHER[part]))
     figures = {part: {name: each._asdict() for name, each in sorted(found.items())} for part, found in rows.items()}
     finish(options, figures, bars)

@@ -137,7 +137,7 @@ def build(part: str, name: str) -> Built:
     return Built(network.eval(), torch.zeros(1, *shape) if isinstance(shape, tuple) else shape)
 
 
-def _timm(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+def _timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     import timm
 
     config = timm.get_pretrained_cfg(name)

@@ -19,9 +19,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,7 @@ from exitwise.training.flags import training_flags
 from exitwise.training.meters import Meters, SkippedRow
 from exitwise.training.step import half_batches, half_step
 from exitwise.training.trainer import Trainer
-from exitwise.weighting.guard import all_finite, finite_gradients, restore_unless
+from exitwise.weighting.guard import all_finite, gradient_norm, restore_unless
 
 EXITS, P = 5, 0.75
 
@@ -58,7 +60,7 @@ class AuthorsWay:
     real_pass_last = False
 
     def __init__(self) -> None:
-        self.inner = create_method("meta-weighted", proportions=exit_proportions(P, EXITS))
+        self.inner: Any = create_method("meta-weighted", proportions=exit_proportions(P, EXITS))
 
     def begin(self, index: int, progress: float) -> None:
         pass
@@ -118,7 +120,7 @@ def meta(name: str, **options) -> Method:
 BETWEEN = "forward mode, between updates"
 """Steps in which the weight network does not learn: all but the first, which is not timed."""
 
-METHODS = {
+METHODS: dict[str, Callable[[], Any]] = {
     "plain": lambda: create_method("uniform"),
     "double backward, authors' way": AuthorsWay,
     "forward mode": lambda: meta("meta-weighted"),
@@ -210,10 +212,14 @@ def seconds_outside(training: Training) -> float:
     meters, row = Meters(EXITS, trainer.device), SkippedRow(trainer.device)
     buffers = list(trainer.model.buffers())
     copies = [buffer.clone() for buffer in buffers]
+
+    def stepped(schedule: Any) -> None:
+        schedule.step_update(1)
+
     per_batch = [
         lambda: next(training.batches),
         lambda: list(half_batches(inputs, targets)),
-        lambda: [schedule.step_update(1) for schedule in trainer.schedules],
+        lambda: deque(map(stepped, trainer.schedules)),
     ]
     per_half = [
         lambda: [buffer.clone() for buffer in buffers],
@@ -221,7 +227,7 @@ def seconds_outside(training: Training) -> float:
         lambda: (step.forward.logits.detach().argmax(dim=-1) == step.forward.targets[:, None]).sum(dim=0),
         lambda: (step.weights - 1).abs().mean(),
         lambda: trainer.samples.add(step),
-        lambda: all_finite(step.loss) & finite_gradients(trainer.model.parameters()),
+        lambda: all_finite(step.loss, gradient_norm(trainer.model.parameters())),
         lambda: meters.add(step),
         lambda: row.add(step),
         lambda: row.at_end,

@@ -186,8 +186,9 @@ class Trainer:
         scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
         # lr * t / w before loaded batch w, then 0.5 * lr * (1 + cos(pi * (t - w) / (T - w))), for both alike
         rising = round(warmup * self.total)
+        falling = max(2, self.total - rising)  # timm reports a cosine of a single step
         self.schedules = [
-            CosineLRScheduler(each, self.total - rising, warmup_t=rising, warmup_prefix=True, t_in_epochs=False)
+            CosineLRScheduler(each, falling, warmup_t=rising, warmup_prefix=True, t_in_epochs=False)
             for each in scheduled
         ]
 
