@@ -222,6 +222,8 @@ def exported(samples, tmp_path_factory):
     beside = {"bundle": bundle, "other": (other, its)}
     kinds = {"forms": ["onnx", "int8"], "batch_sizes": [8], "seconds": 0.5}
     result = bench(model, calibration, samples, held_out=held_out, beside=beside, **kinds)
+    assert [link.after for link in result.links] == [1]
+    assert "split after exit 1: going on takes" in str(result)
     return bundle, {form: {r.network.name: r for r in result.rows if r.form == form} for form in kinds["forms"]}
 
 

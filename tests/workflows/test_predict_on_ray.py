@@ -1,4 +1,4 @@
-"""Ray Data on two nodes of this machine: the same table as one process writes, from files, shards and an object store."""
+"""Ray Data on two nodes of this machine: the table of one process, from files, shards and an object store."""
 
 import subprocess
 import sys
@@ -77,12 +77,14 @@ def test_two_nodes_write_the_table_of_one_process(two_nodes, flowers_bundle, pho
     ew.predict_to(place, flowers_bundle, f"file://{photos}", engine="ray")
     rows = [line for part in (tmp_path / "four.csv").iterdir() for line in part.read_text().splitlines()[1:]]
     assert len(rows) == COUNT
-    assert sorted(row.split(",")[0].strip('"').rsplit("/", 1)[1] for row in rows) == [f"{i:03}.png" for i in range(COUNT)]
+    assert sorted(row.split(",")[0].strip('"').rsplit("/", 1)[1] for row in rows) == [
+        f"{i:03}.png" for i in range(COUNT)
+    ]
 
     (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(UserError, match="expected an image in .*broken.png; could not read it: the file is empty"):
+    with pytest.raises(UserError, match=r"expected an image in .*broken.png; could not read it: the file is empty"):
         ew.predict_to(tmp_path / "five", flowers_bundle, tmp_path / "broken.png", engine="ray")
-    with pytest.raises(UserError, match="^expected an image in .*007.png; could not read it: the file is empty$"):
+    with pytest.raises(UserError, match=r"^expected an image in .*007.png; could not read it: the file is empty$"):
         ew.predict_to(tmp_path / "five", flowers_bundle, photos, engine="ray", strict=True)
     assert not (tmp_path / "five").exists()
 

@@ -126,7 +126,7 @@ def _onnx(subject: Subject, folder: Path) -> Made:
         cost = count_alone(subject.model, exit)
         ready[network] = Ready(call, subject.right_alone(exit), cost, graph.stat().st_size)
     if subject.early:
-        bundle = _bundle_of(subject, folder)
+        bundle = bundle_of(subject, folder)
         runner = OnnxRunner(bundle)
         for network, (policy, _) in subject.early.items():
             call = partial(_within, runner, policy.thresholds)
@@ -177,7 +177,7 @@ def _early_in_int8(subject: Subject, folder: Path, how: Any) -> Made:
     made = folder / "int8"
     made.mkdir()
     samples = for_ranges(inputs for inputs, _ in arrays_of(model, held_out()))
-    runner = (eight := Int8Bundle(_bundle_of(subject, folder), made, how, samples)).uncalibrated()
+    runner = (eight := Int8Bundle(bundle_of(subject, folder), made, how, samples)).uncalibrated()
     logits, targets = logits_of(runner, arrays_of(model, held_out()))
     tested = logits_of(runner, arrays_of(model, test()))
     costs, left_out, ready = count_cost(model).macs, {}, {}
@@ -209,7 +209,7 @@ def _early_in_int8(subject: Subject, folder: Path, how: Any) -> Made:
     return Made(ready, left_out)
 
 
-def _bundle_of(subject: Subject, folder: Path) -> Path:
+def bundle_of(subject: Subject, folder: Path) -> Path:
     """Return a bundle of the subject, written at the first call."""
     from exitwise.deploy.formats.onnx import export_onnx
 

@@ -26,17 +26,20 @@ from exitwise.benching.forms import (
     Ready,
     Timing,
     batches_of,
+    bundle_of,
     in_form,
     measure,
     prepared,
     row_of,
 )
+from exitwise.benching.links import SAMPLES, links_of
 from exitwise.benching.measured import Measured
 from exitwise.benching.networks import (
     Exported,
     Subject,
     beside_network,
     beside_run,
+    rows_of,
     subject_of_network,
     subject_of_run,
 )
@@ -51,7 +54,7 @@ from exitwise.kernels.inputs import Inputs
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.bench import BENCH, Bench, FormName, Network, Row
+from exitwise.runs.records.bench import BENCH, Bench, FormName, Link, Network, Row
 from exitwise.shown import say
 from exitwise.storage.files import store, warn_of
 from exitwise.workflows.arguments import check_network_call, check_no_place, check_run_call
@@ -135,14 +138,14 @@ def bench(
         subjects = [subject_of_run(run, budgets, samples, place), *others]
     if "onnx" not in known and any(isinstance(each, Exported) for each in subjects):
         raise UserError(f"a bundle is timed in the form onnx; got {', '.join(known)}")
-    rows, measured, left_out = _rows(subjects, known, batch_sizes, seconds, place, tell)
+    rows, measured, left_out, links = _rows(subjects, known, batch_sizes, seconds, place, tell)
     if not rows:
         raise UserError(f"none of the forms runs here: {'; '.join(left_out.values())}")
     subject = subjects[0]
     assert isinstance(subject, Subject)
     doubtful = doubts(rows, subject.alone)
     compared, verdicts = _compared(rows, measured), _verdicts(rows, measured, subject)
-    result = Bench(compared, verdicts, {**subject.left_out, **left_out}, doubtful)
+    result = Bench(compared, verdicts, {**subject.left_out, **left_out}, doubtful, links)
     if run is not None and writable:
         record = BENCH.called(run.name)
         if store(partial(record.write, run.path, result), run.path):
@@ -178,8 +181,9 @@ def _rows(
     seconds: float,
     place: torch.device,
     tell: Callable[[str], object],
-) -> tuple[list[Row], Measured, dict[str, str]]:
-    """Return a row for each network, form and batch size, what they are compared by, and what was left out."""
+) -> tuple[list[Row], Measured, dict[str, str], list[Link]]:
+    """Return a row for each network, form and batch size, what they are compared by, what was left out, and the links
+    for which a split pays."""
     made: dict[FormName, dict[Network, Ready]] = {form: {} for form in forms}
     inputs: dict[Network, Inputs] = {}
     rows: list[Row] = []
@@ -223,9 +227,20 @@ def _rows(
                 times[network, form, size] = values
                 row = row_of(network, form, size, made[form][network], values)
                 rows.append(replace(row, joules=energy.get((network, form))))
+        links = _links(subjects[0], Path(temporary) / "0") if "onnx" in found else []
     correct = {(network, form): each.correct for form in made for network, each in made[form].items()}
     order = ("full", "early", "static")
-    return sorted(rows, key=lambda row: order.index(row.network.kind)), Measured(correct, times), left_out
+    return sorted(rows, key=lambda row: order.index(row.network.kind)), Measured(correct, times), left_out, links
+
+
+def _links(subject: Subject | Exported, folder: Path) -> list[Link]:
+    """Return for which links a split of a network's bundle pays, as its policy lets test samples leave."""
+    assert isinstance(subject, Subject)
+    assert subject.tested is not None
+    policy = next(iter(subject.early.values())).policy
+    exits = policy.exit_of(policy.measure.read_all(subject.tested[0])[0])
+    samples = batches_of("onnx", rows_of(subject.inputs, slice(0, SAMPLES)), 1, torch.device("cpu"))
+    return links_of(bundle_of(subject, folder), samples, exits)
 
 
 def _compared(rows: Sequence[Row], measured: Measured) -> list[Row]:

@@ -93,6 +93,33 @@ class Row:
         return self.batch_size / self.mean
 
 
+class Link(NamedTuple):
+    """What a split after an exit saves and sends, for a sample that the device does not answer.
+
+    Attributes:
+        after: the last exit on the device, from 1.
+        seconds: that the stages behind would take here, one sample at a time, down to the exits that samples leave at.
+        sizes: bytes of its state, by precision.
+    """
+
+    after: int
+    seconds: float
+    sizes: dict[str, int]
+
+    def pays_from(self, precision: str) -> float:
+        """Return the bits per second from which sending takes less time than going on; a link's delay, and the
+        server's own time, come on top."""
+        return 8 * self.sizes[precision] / self.seconds
+
+    def __str__(self) -> str:
+        rates = ", ".join(
+            f"{_three_digits(self.pays_from(name) / 1e6)} ({name}, {size / 1e3:.3g} kB)"
+            for name, size in self.sizes.items()
+        )
+        took = f"{_three_digits(1000 * self.seconds)} ms"
+        return f"split after exit {self.after}: going on takes {took}; sending the state less, above {rates} Mbit/s"
+
+
 @dataclass(frozen=True)
 class Bench(Shown):
     """Result of :func:`bench`.
@@ -102,6 +129,8 @@ class Bench(Shown):
         verdicts: what they say, by batch size.
         left_out: forms and budgets that were not timed, and why.
         doubts: times that hardly can be.
+        links: for which links a split between device and server pays, after each exit that samples stay at; none where
+            the form ``onnx`` was not timed.
         stored: the file that it was written to; None: nowhere.
     """
 
@@ -109,6 +138,7 @@ class Bench(Shown):
     verdicts: dict[int, str]
     left_out: dict[str, str]
     doubts: list[str] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     stored: Path | None = field(default=None, compare=False, repr=False)
 
     def is_dominated(self, row: Row) -> bool:
@@ -122,7 +152,7 @@ class Bench(Shown):
         left_out = [f"{form} was left out: {reason}" for form, reason in self.left_out.items()]
         doubts = [f"doubtful: {text}" for text in self.doubts]
         verdicts = (f"batch {size}: {text}" for size, text in self.verdicts.items())
-        return Group(self._table(), *left_out, *doubts, *verdicts)
+        return Group(self._table(), *left_out, *doubts, *verdicts, *map(str, self.links))
 
     def _table(self) -> Table:
         """Return a row per network, by batch size and form: times, time saved beside the full network, accuracy."""
@@ -177,13 +207,16 @@ def _encode(result: Bench) -> dict[str, Any]:
         "verdicts": result.verdicts,
         "left_out": result.left_out,
         "doubts": result.doubts,
+        "links": [link._asdict() for link in result.links],
         "machine": environment([]),
     }
 
 
 def _decode(content: dict[str, Any], version: int) -> Bench:
     verdicts = {int(size): text for size, text in content["verdicts"].items()}
-    return Bench([_row(row) for row in content["rows"]], verdicts, content["left_out"], content.get("doubts", []))
+    links = [Link(**link) for link in content.get("links", [])]
+    rows = [_row(row) for row in content["rows"]]
+    return Bench(rows, verdicts, content["left_out"], content.get("doubts", []), links)
 
 
 def _row(content: dict[str, Any]) -> Row:
