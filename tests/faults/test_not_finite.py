@@ -9,8 +9,9 @@ import exitwise as ew
 from exitwise.data import TrainingBatches
 from exitwise.methods.weights import meta_weighted, shared_step
 from exitwise.settings.compose import compose
-from exitwise.training import checkpoint_folder, step
+from exitwise.training import checkpoint_folder
 from exitwise.training.checkpoint import load_checkpoint
+from exitwise.weighting import gradient
 
 FLAGS = {"device": "cpu", "batch_size": 20, "epochs": 3, "checkpoint_every": 1}
 FLAGS |= {"test_fraction": 0.8, "calibration_fraction": 0.16}
@@ -46,13 +47,13 @@ def inject(kind, method, spoil, monkeypatch):
         monkeypatch.setattr(TrainingBatches, "__iter__", lambda self: ((spoil(x), y) for x, y in batches(self)))
         return 2
     if kind == "loss":
-        loss = step.weighted_loss
-        monkeypatch.setattr(step, "weighted_loss", lambda *args: spoil(loss(*args)))
+        loss = gradient.weighted_loss
+        monkeypatch.setattr(gradient, "weighted_loss", lambda *args: spoil(loss(*args)))
     elif method == "meta-weighted":
-        gradient = meta_weighted.meta_gradient
+        gradient_at = meta_weighted.meta_gradient
 
         def spoiled(*args, **options):
-            result = gradient(*args, **options)
+            result = gradient_at(*args, **options)
             return result._replace(weights=spoil(result.weights))
 
         monkeypatch.setattr(meta_weighted, "meta_gradient", spoiled)
