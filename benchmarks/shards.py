@@ -80,11 +80,18 @@ def train(data: Path, out: Path, processes: int, workers: int, kill_after: int |
         time.sleep(0.2)
         if kill_after is not None and (out / "checkpoints" / f"last-{kill_after:08d}").is_dir():
             time.sleep(1)
-            os.killpg(child.pid, signal.SIGKILL)
+            for process in (child.pid, *below(child.pid)):
+                os.kill(process, signal.SIGKILL)
             child.wait()
             return
     if child.returncode or kill_after is not None:
         sys.exit(f"expected a training that {'ends' if kill_after is None else 'is killed'}; got {child.returncode}")
+
+
+def below(process: int) -> list[int]:
+    """Return the processes that a process has started, and theirs: torchrun's have sessions of their own."""
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [each for child in map(int, listed.split()) for each in (child, *below(child))]
 
 
 def state_of(run: Path) -> dict:
@@ -105,10 +112,10 @@ def is_same(one: object, other: object) -> bool:
     return True
 
 
-def resumed(root: Path, workers: int) -> tuple[dict, list[Bar]]:
+def resumed(root: Path, workers: int, numbers: list[int]) -> tuple[dict, list[Bar]]:
     """Figures and bars of killed and resumed trainings."""
     figures, bars = {}, []
-    for processes in (1, 2):
+    for processes in numbers:
         whole, killed = root / f"whole-{processes}", root / f"killed-{processes}"
         train(root / "shards", whole, processes, workers)
         train(root / "shards", killed, processes, workers, kill_after=KILL_AFTER)
@@ -170,6 +177,7 @@ def main() -> None:
     options = parser(__doc__.splitlines()[0])
     options.add_argument("what", choices=["resume", "loader"])
     options.add_argument("--workers", type=int, default=2)
+    options.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--folder", type=Path, help="where to make shards and runs; a temporary folder if unset")
     given = options.parse_args()
@@ -179,7 +187,9 @@ def main() -> None:
             (root / "shards").mkdir(parents=True)
             make_shards(root / "shards")
         figures, bars = (
-            resumed(root, given.workers) if given.what == "resume" else loader(root, given.workers, given.rounds)
+            resumed(root, given.workers, given.processes)
+            if given.what == "resume"
+            else loader(root, given.workers, given.rounds)
         )
     finish(given, figures, bars)
 
