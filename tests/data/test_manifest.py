@@ -139,6 +139,15 @@ def test_bad_tables_get_one_line(name, root, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_several_labels_of_an_image(root, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"image": [FIRST, SECOND], "label": [["a", "b"], ["a"]]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"one label in line 1 of .*; got several labels of one image; .*no multi"):
+        load(str(tmp_path / "a.parquet"), SMALL)
+
+
 def test_a_file_that_is_no_parquet(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet").write_bytes(b"nothing of the kind")

@@ -150,6 +150,10 @@ BAD = {
     "two images": (lambda path: tar_of(path, ("a.png", PNG), ("a.jpg", PNG), LABEL), "one image .* a.png and a.jpg"),
     "an empty label": (lambda path: tar_of(path, ("a.png", PNG), ("a.cls", b" ")), "expected a label in .*a.cls"),
     "json without": (lambda path: tar_of(path, ("a.png", PNG), ("a.json", b"{}")), "expected a label in .*a.json"),
+    "labels": (
+        lambda path: tar_of(path, ("a.png", PNG), ("a.json", b'{"label": [1, 2]}')),
+        "expected one label in .*a.json; got several labels of one image",
+    ),
     "no json": (lambda path: tar_of(path, ("a.png", PNG), ("a.json", b"{")), "expected an object in JSON in .*a.json"),
     "a list": (lambda path: tar_of(path, ("a.png", PNG), ("a.json", b"[]")), "expected an object .*; it has a list"),
     "mixed": (

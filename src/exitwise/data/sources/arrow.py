@@ -16,7 +16,7 @@ from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import Request, Source, Sources
 from exitwise.data.sources.files import enter, kept_or_read
 from exitwise.data.sources.inside import InsideSource
-from exitwise.data.sources.labels import class_names, numbered
+from exitwise.data.sources.labels import SEVERAL, class_names, numbered
 from exitwise.data.sources.layout import kind_of
 from exitwise.data.sources.manifest import COLUMNS
 from exitwise.errors import DataError, ExitwiseWarning
@@ -144,7 +144,7 @@ def _opened(request: Request, load: Callable[[], Any]) -> Sources:
 
 def _columns(data: str, table: Table) -> tuple[str, str]:
     """Return the names of the columns of images and of labels."""
-    from datasets import ClassLabel, Image
+    from datasets import ClassLabel, Image, LargeList, List
 
     def found(role: str, kind: type) -> list[str]:
         named = [name for each in COLUMNS[role] for name in table.column_names if name.lower() == each]
@@ -160,6 +160,8 @@ def _columns(data: str, table: Table) -> tuple[str, str]:
             )
     if not isinstance(table.features[images[0]], Image):
         raise DataError(f"expected a column of images in {data}; {images[0]} holds {_kind(table.features[images[0]])}")
+    if isinstance(table.features[labels[0]], (List, LargeList, list)):
+        raise DataError(f"expected one label of each image in {data}; {labels[0]} holds {SEVERAL}")
     if labels[0] == images[0] or not hasattr(table.features[labels[0]], "dtype"):
         raise DataError(f"expected a column of labels in {data}; {labels[0]} holds {_kind(table.features[labels[0]])}")
     return images[0], labels[0]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from exitwise.errors import DataError
 
+SEVERAL = "several labels of one image; exitwise tells classes apart of which each image is of one (no multi-label)"
+"""What is said where a data set has lists in the place of labels."""
+
 
 def class_names(path: Path, places: Mapping[str, str]) -> list[str]:
     """Return labels as class names, numbers by their size.

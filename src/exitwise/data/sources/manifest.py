@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from exitwise.catalogue.extras import needing_extras
 from exitwise.data.sources.base import Request, Source, Sources
 from exitwise.data.sources.files import FileSource, Labelled, kept_or_read
-from exitwise.data.sources.labels import class_names, numbered
+from exitwise.data.sources.labels import SEVERAL, class_names, numbered
 from exitwise.data.sources.layout import KINDS
 from exitwise.errors import DataError
 
@@ -106,6 +106,8 @@ def _rows(path: Path) -> Iterator[Row]:
                 f"expected a column {' or '.join(COLUMNS[role])} in {path}; got {', '.join(map(str, names))}"
             )
     for line, values in lines:
+        if isinstance(values.get(str(found["label"])), list):
+            raise DataError(f"expected one label in line {line} of {path}; got {SEVERAL}")
         given = {role: None if name is None else _text(values.get(name)) for role, name in found.items()}
         for role, value in given.items():
             if value is None and found[role] is not None:

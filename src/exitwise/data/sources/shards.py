@@ -23,7 +23,7 @@ from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import Request, Source, Sources
 from exitwise.data.sources.files import enter, kept_or_read
 from exitwise.data.sources.inside import InsideSource
-from exitwise.data.sources.labels import class_names, numbered
+from exitwise.data.sources.labels import SEVERAL, class_names, numbered
 from exitwise.data.sources.layout import KINDS, kind_of
 from exitwise.data.sources.manifest import COLUMNS
 from exitwise.errors import DataError
@@ -254,6 +254,8 @@ def _said(member: Member) -> dict[str, Any]:
             raise ValueError(f"it has a {type(values).__name__}")
     except ValueError as error:
         raise DataError(f"expected an object in JSON in {member.path}; {error}") from error
+    if any(isinstance(value, list) for name, value in values.items() if str(name).lower() in COLUMNS["label"]):
+        raise DataError(f"expected one label in {member.path}; got {SEVERAL}")
     by_name = {str(name).lower(): value for name, value in values.items() if isinstance(value, (str, int))}
     given = {
         role: next((by_name[name] for name in COLUMNS[role] if name in by_name), None) for role in ("label", "group")
