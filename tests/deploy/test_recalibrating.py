@@ -116,4 +116,11 @@ def test_a_bundle_says_what_it_does_not_know(bundle, photos, capsys, tmp_path):
     assert stop.value.code == 0
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert sum(line.split(",")[1] == "" for line in lines[1:]) == silent
+    kept = ew.calibrate_bundle(bundle, photos, budget=0.6)
+    assert kept.policy.abstain_below == sure, "of a bundle its own"
+    assert ew.calibrate_bundle(bundle, photos, budget=0.6, abstain_below=0.3).policy.abstain_below == 0.3
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", str(bundle), "--data", str(photos), "--budget", "0.5", "--device", "cuda"])
+    assert stop.value.code == 2
+    assert "a bundle is calibrated on the cpu, by ONNX Runtime; got cuda" in capsys.readouterr().err
     (bundle / "calibration.json").write_bytes(before)

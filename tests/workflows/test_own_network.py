@@ -230,6 +230,15 @@ def test_loaders_that_will_not_do(network, batches, message):
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+def test_a_fit_that_fails_leaves_fitted_heads_as_they_were(network):
+    model = with_exits(network)
+    ew.fit_exits(model, loader(0, 300), epochs=2)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=r"a lower lr may help, or the data's mean and std are wrong$"):
+        ew.fit_exits(model, loader(0, 300), epochs=20, lr=1e30)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
 def test_calls_that_will_not_do(network, digits_run, tmp_path):
     model = with_exits(network)
     with pytest.raises(UserError, match="calibrated on held-out samples; got none"):
@@ -246,6 +255,8 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
         ({"batch_size": 3}, "batch_size of at least 4; got 3"),
         ({"lr": 0}, "a positive number as lr; got 0"),
         ({"augmented_passes": 0}, "augmented_passes of at least 1; got 0"),
+        ({"dtype": torch.int8}, "dtype as a type of floats, such as torch.float16; got torch.int8"),
+        ({"seed": "x"}, "a whole number as seed, at least 0; got 'x'"),
         ({"epochs": 2.5}, "a whole number as epochs, at least 1; got 2.5"),
         ({"method": ew.Uniform([3, 2])}, r"expected 3 exit_weights, one per exit; got 2: \[3, 2\]"),
         (

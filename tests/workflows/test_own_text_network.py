@@ -103,6 +103,10 @@ def tokenizer():
     return made
 
 
+def ids_and_mask(ids, mask):
+    return {name: np.array(part, np.int64) for name, part in zip(NAMES, (ids, mask), strict=True)}
+
+
 def test_a_bundle_answers_texts_of_mixed_length_as_the_network_does(calibrated, tmp_path):
     pytest.importorskip("onnxruntime")
     model, calibration = calibrated
@@ -127,6 +131,9 @@ def test_a_bundle_answers_texts_of_mixed_length_as_the_network_does(calibrated, 
     for given, message in (
         (["w3", 4], "expected texts; got a int among them"),
         ({"input_ids": np.ones((1, 2), np.int64)}, "expected inputs input_ids, attention_mask; got input_ids"),
+        (ids_and_mask([[3, -1]], [[1, 1]]), "expected whole numbers from 0 in input_ids; sample 1 of 1 has others"),
+        (ids_and_mask([[3], [4]], [[1], [0]]), "expected a token in each row of attention_mask; sample 2 of 2 has"),
+        (ids_and_mask(np.ones((2, 0)), np.ones((2, 0))), "expected at least one token of input_ids, attention_mask"),
         ("w3 w4", "expected a list of texts, or arrays by name; got str"),
     ):
         with pytest.raises(UserError, match=message):

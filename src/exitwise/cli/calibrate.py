@@ -88,7 +88,7 @@ def calibrate(
     drop_from
         What a loss is counted from: full, the full network, or best: the best single exit, where one is better.
     abstain_below
-        Confidence where an image leaves, below which it is not answered.
+        Confidence where an image leaves, below which it is not answered; of a bundle its own by default.
     answered_accuracy
         In place of that: how much of what is answered is to be right, with the probability of --guarantee; as much as
         can be is answered then.
@@ -142,6 +142,8 @@ def calibrate(
         check_run_folder(run)
     elif name is not None:
         raise UserError(f"a bundle has one calibration; got the name {name} with {run}")
+    elif device not in ("auto", "cpu"):
+        raise UserError(f"a bundle is calibrated on the cpu, by ONNX Runtime; got {device} with {run}")
     check_device(device)
 
     import exitwise as ew

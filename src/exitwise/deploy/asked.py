@@ -30,13 +30,15 @@ class Wishes(TypedDict, total=False):
             images, of which a class or group may lose more.
         risk: what is guaranteed; ``accuracy-drop`` by default.
         drop_from: what a loss is counted from: ``full``, the full network, or ``best``, by default: where an earlier
-            exit alone, or the measure's answer at one, is more accurate on the held-out samples, the best of them.
+            exit alone, or the measure's answer at one, is more accurate on the held-out samples, the best of them; with
+            a guarantee, beyond chance on those that it does not test.
         thresholds: ``geometric``: of the paper's family; ``same``: one for all exits; ``searched``: those that do best
             on the calibration images; None: the measure's own family.
         measure: how confidence is read, and the answer: a name of the catalogue; None: max-probability, or a bundle's
             own, with temperatures if it has any. One that is fitted is fitted on all held-out samples, and thresholds
             are found on what it says of each when fitted without it.
-        abstain_below: confidence where an image leaves, below which it is not answered ("I don't know").
+        abstain_below: confidence where an image leaves, below which it is not answered ("I don't know"); None: none is
+            too low, or of a bundle its own limit.
         answered_accuracy: in place of that: accuracy of what is answered, which ``guarantee`` is the probability of;
             as much as can be is answered then (see :func:`~exitwise.exiting.risk.control_answers`).
         temperature: whether to fit a temperature per exit first.

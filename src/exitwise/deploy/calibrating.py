@@ -82,6 +82,10 @@ class Recorded(NamedTuple):
     def check(self) -> None:
         """Raise DataError unless there are enough samples, of every class, with outputs that are numbers."""
         check_samples(self.targets, self.classes, self.logits.shape[1])
+        self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raise DataError unless outputs are numbers."""
         broken = ~np.isfinite(self.logits).all(axis=2)
         if broken.any():
             exit = int(broken.any(axis=0).argmax())
@@ -183,8 +187,8 @@ def calibrated(
     _warn_of_bounds(reading)
     own, yardstick = logits.argmax(-1), Yardstick(exits - 1)
     if standard is None and asked.drop_from == "best" and asked.risk != "disagreement":
-        chosen_on = slice(None) if seen is None else seen
-        yardstick = best_yardstick(own[chosen_on], outputs.predictions[chosen_on], targets[chosen_on])
+        chosen_on, surely = slice(None) if seen is None else seen, seen is not None
+        yardstick = best_yardstick(own[chosen_on], outputs.predictions[chosen_on], targets[chosen_on], surely=surely)
     if standard is None:
         standard = yardstick.answers(own, outputs.predictions)
     if asked.answered_accuracy is not None and seen is not None:

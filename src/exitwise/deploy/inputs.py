@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exitwise.deploy.manifest import Input
-from exitwise.errors import UserError
+from exitwise.deploy.manifest import TEXT_PARTS, Input
+from exitwise.errors import DataError, UserError
 from exitwise.storage.images import ImageLike, read_pixels
 
 
 def check_inputs(inputs: Sequence[Input], given: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays given by name, if they are what a network takes.
 
+    What a network answers to numbers that are none, to ids below 0 or to rows without a token is chance.
+
     Raises:
         UserError: if they are others, or hold no sample.
+        DataError: for numbers that are not finite, ids below 0, or a row that is masked as a whole.
     """
     wanted = [each.name for each in inputs]
     if set(given) != set(wanted):
@@ -25,10 +28,13 @@ def check_inputs(inputs: Sequence[Input], given: Mapping[str, Any]) -> dict[str,
     sizes: dict[str, int] = {}
     if any(isinstance(array, np.ndarray) and array.ndim and len(array) == 0 for array in given.values()):
         raise UserError(f"expected at least one sample of {', '.join(wanted)}; got none")
+    if any(isinstance(array, np.ndarray) and array.size == 0 for array in given.values()):
+        raise UserError(f"expected at least one token of {', '.join(wanted)}; got none")
     found = {}
     for each in inputs:
         found[each.name] = _as_taken(given[each.name], each)
         _check(each, found[each.name], sizes)
+        _check_numbers(each, found[each.name])
     return found
 
 
@@ -57,6 +63,21 @@ def _check(each: Input, array: Any, sizes: dict[str, int]) -> None:
         wanted = "x".join(str(sizes.get(axis, axis) if isinstance(axis, str) else axis) for axis in each.shape[1:])
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise UserError(f"expected {each.type} {each.name} ({batch}, {wanted}); got {found}")
+
+
+def _check_numbers(each: Input, array: npt.NDArray[Any]) -> None:
+    rows = array.reshape(len(array), -1)
+    if array.dtype.kind == "f":
+        wrong, wanted = ~np.isfinite(rows).all(axis=1), f"finite numbers in {each.name}"
+    elif array.ndim == 2 and array.dtype.kind == "i":
+        wrong, wanted = (rows < 0).any(axis=1), f"whole numbers from 0 in {each.name}"
+        if TEXT_PARTS.get(each.name) == "attention_mask" and not wrong.any():
+            wrong, wanted = ~rows.any(axis=1), f"a token in each row of {each.name}"
+    else:
+        return
+    if wrong.any():
+        which = ", ".join(str(number + 1) for number in np.flatnonzero(wrong)[:5])
+        raise DataError(f"expected {wanted}; sample {which} of {len(array)} has others")
 
 
 def read_input(each: Input, image: ImageLike) -> npt.NDArray[np.float32]:

@@ -57,6 +57,8 @@ def calibrate_bundle(
     if asked.get("measure") is None:
         own = former.policy.measure
         wished = replace(wished, measure=own.name, temperature=wished.temperature or own.temperatures is not None)
+    if asked.get("abstain_below") is None and wished.answered_accuracy is None:
+        wished = replace(wished, abstain_below=former.policy.abstain_below)
     images = list(labelled_images(Path(data), runner.classes))
     parts = None if groups is None else groups_of(groups, [str(path) for path, _ in images])
     held = Recorded(*_outputs(runner, images), runner.classes, groups=parts)

@@ -135,6 +135,9 @@ class TextReader:
         read = self._tokenizer.encode_batch(list(texts))
         if not read or not read[0].ids:
             raise DataError("expected at least one text, of at least one token; got none")
+        for number, text in enumerate(read, start=1):
+            if not any(text.attention_mask):
+                raise DataError(f"expected texts of at least one token; text {number} of {len(read)} has none")
         self._fill_up(read, multiple)
         return {
             each.name: np.array([getattr(text, TEXT_PARTS[each.name]) for text in read], each.type)

@@ -21,6 +21,9 @@ from exitwise.shown import percent, points
 TOLERANCE = 0.01
 """Loss of accuracy that is not worth a word, where no other was asked for."""
 
+SELDOM = 0.01
+"""How often an exit that is no better may be taken for a better one, where that must not happen."""
+
 NAMED = 3
 """Classes or groups that are named at most."""
 
@@ -50,7 +53,11 @@ class Yardstick(NamedTuple):
 
 
 def best_yardstick(
-    own: Int[Array, "samples exits"], read: Int[Array, "samples exits"], targets: Int[Array, "samples"]
+    own: Int[Array, "samples exits"],
+    read: Int[Array, "samples exits"],
+    targets: Int[Array, "samples"],
+    *,
+    surely: bool = False,
 ) -> Yardstick:
     """Return the most accurate answers at a single exit, the full network's where none are better.
 
@@ -58,10 +65,17 @@ def best_yardstick(
         own: answers of each exit.
         read: answers that the measure makes of them.
         targets: class indices.
+        surely: take others than the full network's only where they are better beyond chance: a guarantee that counts
+            from an exit which merely seemed better on few samples would not hold for the full network.
     """
     exits = own.shape[1]
     every = [Yardstick(exit, kind) for kind in (True, False) for exit in reversed(range(exits))]
     targets = as_numpy(targets)
+    if surely:
+        full = Yardstick(exits - 1)
+        level, standard = 1 - SELDOM / len(every), full.answers(own, read) == targets
+        pairs = {each: Paired.of(each.answers(own, read) == targets, standard) for each in every}
+        every = [full, *(each for each, paired in pairs.items() if paired.interval(level)[0] > 0)]
     return max(every, key=lambda each: int((each.answers(own, read) == targets).sum()))
 
 

@@ -59,10 +59,10 @@ def leaves_alone(confidence: Float[Array, "1"], exit: int, thresholds: Threshold
 def answered(confidences: Float[Array, "samples"], abstain_below: float | None) -> Bool[Array, "samples"]:
     """Return which samples are answered, from their confidences where they leave; of the others nothing is claimed.
 
-    Without a number all are; with one, what is not a number is not.
+    What is not a number is not; without ``abstain_below`` all else is.
     """
     if abstain_below is None:
-        return namespace(confidences).full_like(confidences, True, dtype=bool)
+        return namespace(confidences).isfinite(confidences)
     return confidences >= rounded(abstain_below, confidences.dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from exitwise.budgets import check_confidence, check_drop, check_open_share, check_p
@@ -64,6 +65,8 @@ def check_wish(asked: Mapping[str, Any], most: float = 1.0) -> dict[str, Any]:
     if len(given) != 1:
         raise UserError(f"expected exactly one of {', '.join(WISHES)}; got {', '.join(given) or 'none'}")
     ((name, value),) = given.items()
+    if name != "proportions" and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise UserError(f"expected a number as {name}; got {value!r}")
     if guarantee is not None and name != "max_accuracy_drop" and accuracy is None:
         raise UserError("a guarantee goes with max_accuracy_drop or answered_accuracy")
     if accuracy is not None:

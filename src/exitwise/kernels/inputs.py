@@ -35,6 +35,9 @@ def example_of(example: Any, input_shape: tuple[int, ...] | None) -> Inputs:
     if example is None:
         if input_shape is None:
             raise UserError("expected example inputs or an input_shape; got neither")
+        whole = isinstance(input_shape, Sequence) and all(type(side) is int and side > 0 for side in input_shape)
+        if isinstance(input_shape, str) or not whole:
+            raise UserError(f"expected input_shape as whole numbers from 1, such as (3, 224, 224); got {input_shape!r}")
         return torch.zeros(1, *input_shape)
     tensors = dict(example) if isinstance(example, Mapping) else {"": example}
     wrong = [value for value in tensors.values() if not isinstance(value, Tensor) or value.dim() == 0]
@@ -189,7 +192,7 @@ def mismatch(inputs: Inputs, example: Inputs, dtype: torch.dtype | None = None) 
         found = [given[name] for name in wishes]
         tokens = {tensor.shape[1] for tensor, wish in zip(found, wishes.values(), strict=True) if is_tokens(wish)}
         rows = {len(tensor) for tensor in found}
-        right = len(rows) == 1 and 0 not in rows and len(tokens) < 2
+        right = len(rows) == 1 and 0 not in rows | tokens and len(tokens) < 2
     return None if right else (_wanted(example, dtype), described(inputs))
 
 

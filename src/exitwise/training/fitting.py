@@ -119,7 +119,11 @@ class _BestEpochs:
 
 @contextmanager
 def _trained(heads: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
-    """The parameters of heads, to be trained within the context; gradients and modes are as before afterwards."""
+    """The parameters of heads, to be trained within the context; gradients and modes are as before afterwards.
+
+    After an error the heads are as before too.
+    """
+    states = [copy.deepcopy(head.state_dict()) for head in heads]
     params = [param for head in heads for param in head.parameters()]
     modes = [(module, module.training) for head in heads for module in head.modules()]
     required = [(param, param.requires_grad, param.grad) for param in params]
@@ -128,6 +132,10 @@ def _trained(heads: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
         param.grad = None
     try:
         yield params
+    except BaseException:
+        for head, state in zip(heads, states, strict=True):
+            head.load_state_dict(state)
+        raise
     finally:
         for param, needed, gradient in required:
             param.grad = gradient

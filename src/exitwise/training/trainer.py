@@ -317,8 +317,8 @@ class Trainer:
         if self.skipped_row.at_end:
             raise UserError(
                 f"{MOST_SKIPPED} steps in a row had a loss or gradient that is not finite and were skipped, up to "
-                f"iteration {self.progress.iteration}; a lower lr may help, or the data's mean and std are wrong "
-                "(earlier checkpoints are kept)"
+                f"iteration {self.progress.iteration}; a lower lr may help, or the data's mean and std are wrong"
+                + (" (earlier checkpoints are kept)" if self.checkpoints else "")
             )
 
     def _end_epoch(self) -> None:

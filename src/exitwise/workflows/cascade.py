@@ -119,6 +119,8 @@ def cascade(
 
 def _one_per_size(networks: Sequence[T], sizes: Sequence[Size] | None) -> list[T]:
     """Return the networks, or one alone as often as there are sizes; checks that sizes are as many."""
+    if sizes is not None and (isinstance(sizes, str) or not isinstance(sizes, Sequence)):
+        raise UserError(f"expected sizes as a sequence, one per network; got {sizes!r}")
     given = list(networks) * (len(sizes) if len(networks) == 1 and sizes is not None else 1)
     if sizes is not None and len(sizes) != len(given):
         raise UserError(f"expected {len(given)} sizes, one per network; got {len(sizes)}")

@@ -148,6 +148,7 @@ def _with_table(calibration: Calibration, logits: NDArray[Any], targets: NDArray
 
 def _evaluated(calibration: Calibration, tested: Recorded, costs: tuple[int, ...], full_macs: int) -> Evaluation:
     """Return what a calibration does on test samples."""
+    tested.check_finite()
     logits, targets, classes, _, groups = tested
     policy, own = calibration.policy, logits.argmax(-1)
     outputs, alone = Outputs.from_logits(logits, targets, policy.measure), Outputs.from_logits(logits, targets)

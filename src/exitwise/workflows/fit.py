@@ -125,6 +125,9 @@ def fit_exits(
         raise UserError(f"expected a positive number as lr; got {lr}")
     if not 0 <= distil <= 1:
         raise UserError(f"expected distil as a share from 0 to 1; got {distil}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UserError(f"expected dtype as a type of floats, such as torch.float16; got {dtype!r}")
+    check_whole("seed", seed, 0)
     device = next(model.parameters()).device
     weighting = _method(method, model, seed).to(device)
     start = time.perf_counter()

@@ -64,6 +64,8 @@ def add_exits(
     at = [at] if isinstance(at, str) else at
     if exits is not None and at is not None:
         raise UserError(f"expected exits or at, not both; got {exits} and {list(at)}")
+    if not isinstance(backbone, nn.Module):
+        raise UserError(f"expected a network as a torch.nn.Module; got a {type(backbone).__name__}")
     backbone = unwrapped(backbone)
     check_whole_numbers(backbone)
     exits = 4 if exits is None else check_whole("exits (the network's own is one)", exits, 1)
