@@ -107,6 +107,8 @@ def train(
     if rank > 0:
         return
     console.print(result)
+    if result.ended_early:
+        console.print(f"ended after epoch {len(result.history)}: {resolved.patience} epochs without a better one")
     if ledger := str(result.splits.ledger):
         console.print(f"of {result.splits.ledger.images} image files {ledger}; see {out / 'images.json'}")
     calibration = ew.calibrate(out, max_accuracy_drop=ACCURACY_DROP, device=resolved.device, splits=result.splits)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
 
 from exitwise.catalogue.links import LINKS
 from exitwise.data import Preprocessing, Splits, TrainingBatches, load
@@ -189,13 +190,36 @@ def build_optimizer(settings: Settings, model: StagedModel) -> torch.optim.Optim
 
 
 def _parameter_groups(settings: Settings, model: StagedModel) -> list[dict[str, Any]]:
-    """Return all parameters in one group, or those of the exits apart, where their learning rates differ."""
+    """Return all parameters in one group; or those of the exits apart, where their learning rates differ; or by layers,
+    and vectors apart, where the settings tell them apart."""
     trained = [param for param in model.parameters() if param.requires_grad]
-    if settings.backbone_lr_factor == settings.head_lr_factor:
+    by_layer = settings.layer_decay < 1 or not settings.decay_vectors
+    if settings.backbone_lr_factor == settings.head_lr_factor and not by_layer:
         return [{"params": trained, "lr": settings.lr * settings.head_lr_factor}]
     heads = {id(param) for stage in model.stages for param in cast("Stage", stage).head_parameters()}
     parts = (
         ([param for param in trained if id(param) not in heads], settings.backbone_lr_factor),
         ([param for param in trained if id(param) in heads], settings.head_lr_factor),
     )
+    if by_layer:
+        (below, factor), (above, head_factor) = parts
+        groups = _layers(settings, below, above)
+        return [
+            {**group, "lr": settings.lr * (head_factor if id(group["params"][0]) in heads else factor)}
+            for group in groups
+        ]
     return [{"params": params, "lr": settings.lr * factor} for params, factor in parts if params]
+
+
+def _layers(settings: Settings, below: list[nn.Parameter], above: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return timm's groups of the parameters below the exits, twelve tensors a layer, and of the exits."""
+    together = nn.Module()
+    together.below, together.above = nn.ParameterList(below), nn.ParameterList(above)
+    together.pretrained_cfg = {"classifier": "above"}  # type: ignore[assignment]
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        together,
+        settings.weight_decay,
+        weight_decay_exclude_1d=not settings.decay_vectors,
+        layer_decay=settings.layer_decay,
+    )
+    return groups

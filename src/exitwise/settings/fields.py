@@ -152,13 +152,23 @@ class Fields(_WithMethod):
         f"{', '.join(weigh_alone())}.",
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer of the network.")
-    lr: Positive = Field(0.1, description="Its highest learning rate, that at the start without warmup; cosine to 0.")
+    lr: Positive = Field(0.1, description="Its highest learning rate, that at the start without warmup.")
+    lr_schedule: Literal["cosine", "linear", "step", "constant"] = Field(
+        "cosine", description="How it falls: to 0, or to a tenth after half and after three quarters; or not at all."
+    )
     warmup: Annotated[Real, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the training in which the learning rate rises from 0 in a straight line (one-cycle)."
     )
     momentum: Annotated[Real, Field(ge=0, lt=1)] = Field(0.9, description="SGD's momentum.")
     nesterov: bool = Field(False, description="SGD with Nesterov momentum.")
     weight_decay: NotNegative = Field(1e-4, description="Weight decay of the network.")
+    decay_vectors: bool = Field(True, description="Weight decay of biases and norms, the tensors of one axis, too.")
+    layer_decay: Annotated[Real, Field(gt=0, le=1)] = Field(
+        1.0, description="Below 1: learning rate of each layer below the exits, as a multiple of that of the next."
+    )
+    patience: Count | None = Field(
+        None, description="End after so many epochs without a better mean accuracy of the exits on calibration images."
+    )
     label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(0.0, description="Of the training and meta losses.")
     clip: Positive | None = Field(None, description="Largest norm of the gradient; larger ones are scaled down to it.")
     ema: Annotated[Real, Field(ge=0, lt=1)] = Field(

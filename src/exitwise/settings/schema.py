@@ -149,6 +149,8 @@ class Settings(Fields):
             for name, usual in (("augmented_passes", None), ("keep_in", None), ("keep_as", "float32")):
                 if getattr(self, name) != usual:
                     raise ValueError(f"{name} goes with regime heads or refit_heads; got regime {self.regime}")
+        if self.regime == "heads" and self.layer_decay < 1:
+            raise ValueError("layer_decay goes with other regimes; regime heads trains nothing below exits")
         if self.regime == "heads" and self.compile:
             raise ValueError("regime heads runs the backbone but once, which is not worth compiling; leave out compile")
         if self.regime == "heads" and self.distil_from is not None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -29,6 +28,7 @@ from exitwise.training.checkpoint_folder import CheckpointFolder
 from exitwise.training.meters import MOST_SKIPPED, Meters, SkippedRow
 from exitwise.training.mixing import Mixing
 from exitwise.training.samples import WeightSamples
+from exitwise.training.schedule import Course, scheduler
 from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
 from exitwise.weighting.gradient import Batch
 from exitwise.weighting.lookahead import check_optimizer
@@ -87,14 +87,15 @@ class Silent:
 
 @dataclass
 class Progress:
-    """Where a run stands: loaded batches done in all and in this epoch, rows of past epochs, best score so far, and
-    whether what came after the last epoch is done."""
+    """Where a run stands: loaded batches done in all and in this epoch, rows of past epochs, best score so far, epochs
+    since then, and whether what came after the last epoch is done."""
 
     iteration: int = 0
     epoch: int = 0
     batch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: float = -1.0
+    stale: int = 0
     concluded: bool = False
 
 
@@ -107,6 +108,8 @@ class Trainer:
         evaluate: accuracy of each exit on the calibration split; their mean picks the best epoch.
         epochs: passes over the training split.
         warmup: share of the training in which learning rates rise to their highest.
+        course: how they go from there (:func:`~exitwise.training.schedule.scheduler`).
+        patience: end after so many epochs without a better one; None: train to the end.
         max_iterations: end after so many loaded batches (the schedule then ends there too).
         loss: what exits learn from; None: the labels.
         teacher: gives the logits of another network, for a loss that learns from it, of the inputs of a loaded batch;
@@ -137,6 +140,8 @@ class Trainer:
         epochs: int,
         max_iterations: int | None = None,
         warmup: float = 0.0,
+        course: Course = "cosine",
+        patience: int | None = None,
         loss: Loss | None = None,
         teacher: Callable[[Tensor], Tensor] | None = None,
         checkpoints: CheckpointFolder | None = None,
@@ -169,6 +174,7 @@ class Trainer:
         self.teacher = teacher
         self.accumulate = accumulate
         self.clip = clip
+        self.patience = patience
         self.mixing = mixing
         if clip is not None and method.options.looks_ahead:
             raise UserError(f"{type(method).__name__} looks one step ahead, which knows no clipping; got clip {clip}")
@@ -184,18 +190,17 @@ class Trainer:
         self.samples = WeightSamples(model.exits, self.device)
         self.average = WeightAverage(self.model, ema) if ema else None
         scheduled = [optimizer] if method.optimizer is None else [optimizer, method.optimizer]
-        # lr * t / w before loaded batch w, then 0.5 * lr * (1 + cos(pi * (t - w) / (T - w))), for both alike
-        rising = round(warmup * self.total)
-        falling = max(2, self.total - rising)  # timm reports a cosine of a single step
-        self.schedules = [
-            CosineLRScheduler(each, falling, warmup_t=rising, warmup_prefix=True, t_in_epochs=False)
-            for each in scheduled
-        ]
+        self.schedules = [scheduler(each, course, self.total, warmup) for each in scheduled]
 
     @property
     def done(self) -> bool:
-        """Return whether all iterations have been made, and the last epoch evaluated."""
-        return self.progress.iteration >= self.total and self.progress.batch == 0
+        """Return whether all iterations have been made, or as many as it takes, and the last epoch evaluated."""
+        return (self.progress.iteration >= self.total or self.out_of_patience) and self.progress.batch == 0
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Return whether as many epochs as are allowed were no better than an earlier one."""
+        return self.patience is not None and self.progress.stale >= self.patience
 
     def fit(self) -> list[dict[str, float]]:
         """Train to the end; returns one row of metrics per epoch.
@@ -338,6 +343,7 @@ class Trainer:
         score = sum(accuracies) / len(accuracies)
         improved = score > progress.best
         progress.best = max(score, progress.best)
+        progress.stale = 0 if improved else progress.stale + 1
         if improved:
             self._save("best")
         self._save("last")

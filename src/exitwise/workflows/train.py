@@ -55,12 +55,14 @@ class TrainingResult(Shown):
         history: a row of metrics per epoch.
         resumed: whether it continued an earlier one.
         splits: its data.
+        ended_early: whether it ended as ``patience`` has it.
     """
 
     run: Run
     history: list[dict[str, float]]
     resumed: bool
     splits: Splits
+    ended_early: bool = False
 
     def __rich__(self) -> RenderableType:
         from rich.table import Table
@@ -179,6 +181,8 @@ def _train(
             epochs=settings.epochs,
             max_iterations=settings.max_iterations,
             warmup=settings.warmup,
+            course=settings.lr_schedule,
+            patience=settings.patience,
             loss=build_loss(settings.loss, settings.options_of("loss"), settings.label_smoothing, counts),
             teacher=None if teacher is None else teacher.answer,
             checkpoints=CheckpointFolder(run.checkpoints.root, settings.keep_checkpoints),
@@ -202,7 +206,7 @@ def _train(
         if ranks.rank == 0:
             run.write_metrics(history)  # also where a former call was killed between its last checkpoint and this
             run.write_weights(trainer.samples.rows())
-    return TrainingResult(run, history, resumed, splits)
+    return TrainingResult(run, history, resumed, splits, trainer.out_of_patience)
 
 
 def _check_same(settings: Settings, ranks: Ranks) -> None:
