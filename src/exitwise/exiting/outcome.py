@@ -194,7 +194,9 @@ class Outcome(NamedTuple):
             if len(parts) > 1 and (found := losing(parts, self.tolerance)):
                 lines.append(_of_losing(found, len(parts), what, self.tolerance))
         if self.unnamed:
-            lines.append(f"No image is given the class {', '.join(self.unnamed)}, though some are of it.")
+            more = f" and {len(self.unnamed) - NAMED} more" if len(self.unnamed) > NAMED else ""
+            names = ", ".join(self.unnamed[:NAMED])
+            lines.append(f"No image is given the class {names}{more}, though some are of it.")
         right = round(point.accuracy * self.paired.samples)
         if mean_of_counts((0, 1), (self.paired.samples - right, right)).low <= self.majority:
             beyond = "" if point.accuracy <= self.majority else ", beyond chance,"

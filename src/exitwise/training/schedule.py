@@ -28,7 +28,7 @@ def scheduler(optimizer: Optimizer, course: Course, total: int, warmup: float) -
     * ``constant``: lr.
     """
     rising = round(warmup * total)
-    rest = total - rising
+    rest = max(2, total - rising)  # timm reports a course of a single step
     if course == "cosine":
         return CosineLRScheduler(optimizer, rest, warmup_t=rising, warmup_prefix=True, t_in_epochs=False)
     if course == "linear":
