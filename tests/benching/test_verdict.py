@@ -146,6 +146,18 @@ def test_a_part_that_takes_longer_than_the_whole_is_doubted():
     assert doubts([replace(rows[0], batch_size=1), *rows[1:]], alone) == []
 
 
+def test_a_policy_that_is_faster_than_its_first_exit_is_doubted():
+    alone = {Network("one", "static"): 0, Network("whole", "full"): 1}
+    whole = Row(Network("whole", "full"), "onnx", 1, 8.0, 8.0, 8.0, 8.0, 0.9, 30)
+    cut = [Row(Network("one", "static"), "onnx", 1, 4.0, 4.0, 4.0, 4.0, 0.9, 10), whole]
+    early = Row(Network("early", "early"), "onnx", 1, 2.0, 2.0, 2.0, 2.0, 0.9, 12)
+    assert doubts([*cut, early], alone) == [
+        "batch 1, onnx: early took 0.50x as long as one, which is part of it: other work beside the measuring"
+    ]
+    assert doubts([*cut, replace(early, mean=3.9)], alone) == []
+    assert doubts([*cut, replace(early, form="eager")], alone) == []
+
+
 def test_the_table_fits_into_eighty_columns():
     name = Network("early exits, as calibrated", "early")
     wide = Row(name, "compiled", 64, 0.1234, 0.1234, 0.1234, 0.1234, 0.925, 1e6, Gap(-0.105, 0.011), 4 * 10**8, None)

@@ -13,6 +13,7 @@ import exitwise as ew
 from exitwise import OnnxRunner
 from exitwise.cli import main
 from exitwise.deploy.calibration import CALIBRATION, Calibration
+from exitwise.deploy.sessions import open_session
 from exitwise.models.staged import Stage, StagedModel
 from exitwise.storage.protobuf import BundleError
 
@@ -153,3 +154,33 @@ def test_a_bundle_that_was_changed_on_purpose_is_sealed(run, tmp_path, capsys):
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"calibration.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_copies_of_the_quantiser_take_no_name_that_is_there(tmp_path):
+    """A copy of the bias ``val_11`` is called ``val_110``, as another value is."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    from exitwise.deploy.formats.int8 import quantise_graph
+
+    ones = np.ones(4, np.float32)
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 4, 1)).astype(np.float32), "scale": ones, "val_11": ones}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"])]
+    for number in (1, 2, 3):
+        before = "c" if number == 1 else f"n{number - 1}"
+        nodes.append(
+            helper.make_node("InstanceNormalization", [before, "scale", "val_11"], [f"n{number}"], f"n{number}")
+        )
+    nodes += [helper.make_node("Erf", ["n3"], ["val_110"]), helper.make_node("Add", ["val_110", "c"], ["y"])]
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, 8]) for name in "xy"]
+    initial = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", sides[:1], sides[1:], initial), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    onnx.save(model, tmp_path / "a.onnx")
+    given = np.random.default_rng(1).normal(size=(2, 4, 8)).astype(np.float32)
+    quantise_graph(tmp_path / "a.onnx", tmp_path / "b.onnx", "static", [{"x": given}], "it")
+    float32, eight = (
+        open_session((tmp_path / f"{name}.onnx").read_bytes()).run(None, {"x": given})[0] for name in "ab"
+    )
+    assert abs(float32 - eight).max() < 0.1

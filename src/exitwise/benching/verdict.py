@@ -89,7 +89,8 @@ def tails(rows: Sequence[Row], judged: Network) -> str:
 
 
 def doubts(rows: Sequence[Row], alone: Mapping[Network, int]) -> list[str]:
-    """Return what cannot be, or hardly, in the times of a network cut at its exits: a part that takes longer than more.
+    """Return what cannot be, or hardly, in the times of a network cut at its exits: a part that takes longer than more,
+    or than a policy that contains it.
 
     Args:
         rows: of any batch sizes and forms.
@@ -104,6 +105,14 @@ def doubts(rows: Sequence[Row], alone: Mapping[Network, int]) -> list[str]:
                 found.append(
                     f"batch {size}, {form}: {part.network.name} took {part.mean / more.mean:.2f}x as long as "
                     f"{more.network.name}, for fewer MACs: an exit that is slow, or other work beside the measuring"
+                )
+        first = min(cell, key=lambda row: alone[row.network], default=None)
+        for row in rows:
+            early = row.network.kind == "early" and (row.batch_size, row.form) == (size, form)
+            if first is not None and early and first.mean >= WORTH * row.mean and (first.macs or 0) <= (row.macs or 0):
+                found.append(
+                    f"batch {size}, {form}: {row.network.name} took {row.mean / first.mean:.2f}x as long as "
+                    f"{first.network.name}, which is part of it: other work beside the measuring"
                 )
     return found
 

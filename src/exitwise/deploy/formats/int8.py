@@ -91,7 +91,7 @@ def _quantise(source: Path, made: Path, how: Int8, batches: Iterable[Arrays]) ->
     logging.root.setLevel(logging.ERROR)  # which it writes its advice to
     try:
         whole, prepared = made.with_suffix(".whole.onnx"), made.with_suffix(".prepared.onnx")
-        onnx.save(onnx.load(source), whole)
+        onnx.save(_named_apart(onnx.load(source)), whole)
         quant_pre_process(whole, prepared, skip_symbolic_shape=True)
         if how == "dynamic":
             quantization.quantize_dynamic(
@@ -109,6 +109,26 @@ def _quantise(source: Path, made: Path, how: Int8, batches: Iterable[Arrays]) ->
             )
     finally:
         logging.root.setLevel(level)
+
+
+def _named_apart(model: Any) -> Any:
+    """Return a ModelProto whose inner names end in an underscore.
+
+    Of a bias that several nodes share the quantiser makes copies, called by its name and a number: the first of
+    ``val_11`` is ``val_110``, which may be there.
+    """
+    graph = model.graph
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return model
+    outer = {each.name for each in (*graph.input, *graph.output)}
+    inner = {each.name for each in graph.initializer} | {name for node in graph.node for name in node.output}
+    new = {name: f"{name}_" for name in inner - outer if name}
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for each in (*graph.initializer, *graph.value_info):
+        each.name = new.get(each.name, each.name)
+    return model
 
 
 def for_ranges(inputs: Iterable[Arrays]) -> Iterator[Arrays]:
