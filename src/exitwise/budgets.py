@@ -107,8 +107,8 @@ def check_budget(macs: float, exit_macs: Sequence[float], full_macs: float | Non
     if not first <= macs <= last:
         raise UserError(
             f"a budget must lie between the first exit's cost and the {dearest}'s, "
-            f"{first:.4g} to {last:.4g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to "
-            f"{math.floor(1000 * last / full) / 1000:g} of {whole}); got {macs:.4g} MACs ({macs / full:.3g})"
+            f"{first:.7g} to {last:.7g} MACs ({math.ceil(1000 * first / full) / 1000:.3f} to "
+            f"{math.floor(1000 * last / full) / 1000:g} of {whole}); got {macs:.7g} MACs ({macs / full:.3g})"
         )
 
 

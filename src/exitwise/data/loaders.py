@@ -40,7 +40,9 @@ def pairs_of(loader: Iterable[Any], network: StagedModel, name: str = "loader") 
             raise DataError(f"expected at least one sample in {where}; it is empty")
         wrong = mismatch(inputs, network.example, dtype)
         if wrong:
-            raise DataError(f"expected inputs {wrong[0]} in {where}; got {wrong[1]}")
+            is_sized = isinstance(inputs, Tensor) and isinstance(network.example, Tensor) and inputs.dim() == 4
+            hint = " (other sizes: add_exits takes an input_shape)" if number == 0 and is_sized else ""
+            raise DataError(f"expected inputs {wrong[0]} in {where}; got {wrong[1]}{hint}")
         if tokens := unknown_tokens(inputs, known):
             raise DataError(f"expected {tokens[0]} in {where}; got {tokens[1]}")
         count = samples_in(inputs)

@@ -117,7 +117,8 @@ class Calibration(Shown):
     def lines(self) -> list[str]:
         """Return the thresholds, what they do on the calibration images, and what is guaranteed, in words."""
         thresholds = ", ".join("none leaves" if t is None else f"{t:.4f}" for t in self.policy.thresholds)
-        lines = [f"thresholds of exits 1 to {self.policy.exits - 1}: {thresholds}"] if self.policy.thresholds else []
+        early = "threshold of exit 1" if self.policy.exits == 2 else f"thresholds of exits 1 to {self.policy.exits - 1}"
+        lines = [f"{early}: {thresholds}"] if self.policy.thresholds else []
         if self.policy.abstain_below is not None:
             lines.append(f"not answered: confidences below {self.policy.abstain_below:.4f}")
         if not self.expected:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
 from exitwise.data.transforms import Preprocessing
 from exitwise.deploy.manifest import TEXT_PARTS
 from exitwise.deploy.texts import Texts
@@ -33,6 +35,8 @@ def preprocessing_for(model: StagedModel, given: Any) -> Preprocessing | Texts |
     if images is not None:
         _check_images(model, images)
         return images
+    if isinstance(model.example, Tensor) and model.example.dim() == 4:
+        return image_preprocessing(given)
     texts = given if isinstance(given, Texts) else Texts(given)
     return _fitted(model, texts)
 
