@@ -115,6 +115,7 @@ def test_the_same_network_without_early_exits(photos, tmp_path, capsys):
     assert result.exit.tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_first_weights_from_another_run(photos, tmp_path):
     first = trained(photos, tmp_path / "first", epochs=1)
     settings = first.settings.model_copy(update={"pretrained": str(first.path)})
@@ -126,6 +127,7 @@ def test_first_weights_from_another_run(photos, tmp_path):
         trained(photos, tmp_path / "third", model="timm/resnet14t", pretrained=str(first.path))
 
 
+@pytest.mark.slow
 def test_the_backbone_alone_first(photos, tmp_path):
     run = trained(photos, tmp_path / "run", method="meta-weighted-shared", regime="mixed", backbone_epochs=1, epochs=2)
     rows = (run.path / "metrics.csv").read_text().splitlines()

@@ -192,6 +192,7 @@ def test_the_model_and_the_method_are_listed(copy):
     assert "--fades-to" in helped
 
 
+@pytest.mark.slow
 def test_the_model_trains_by_the_method(run):
     settings = (run / "config.yaml").read_text()
     assert "model: plain_small\n" in settings
@@ -222,6 +223,7 @@ print(part.resumed, whole.resumed, all(torch.equal(one, other) for one, other in
 """
 
 
+@pytest.mark.slow
 def test_the_method_resumes(copy, tmp_path):
     result = copy.python("-c", RESUMED, cwd=tmp_path)
     assert result.stdout.splitlines() == ["interrupted", "True False True"], result.stderr

@@ -88,6 +88,7 @@ def test_it_is_reported(runs, tmp_path):
     assert "timm/test_resnet at 24x24, timm/test_resnet at 32x32" in written.path.read_text()
 
 
+@pytest.mark.slow
 def test_it_says_what_its_networks_say(runs, tmp_path):
     small, large = (ew.Run(path).model() for path in runs)
     run = ew.cascade(*runs, out=tmp_path / "both")

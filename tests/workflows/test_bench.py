@@ -227,6 +227,7 @@ def exported(samples, tmp_path_factory):
     return bundle, {form: {r.network.name: r for r in result.rows if r.form == form} for form in kinds["forms"]}
 
 
+@pytest.mark.slow
 def test_eight_bits_have_their_own_accuracy_and_thresholds(exported):
     _, rows = exported
     assert set(rows["onnx"]) - set(rows["int8"]) == {"bundle"}

@@ -17,6 +17,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(comparison, "RESAMPLES", 100)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_network_are_compared_alike(digits_run, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in digits_run.run.path.iterdir()}
     with pytest.raises(SystemExit) as stop:

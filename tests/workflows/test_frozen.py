@@ -47,7 +47,12 @@ def model_of(run):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"method": "meta-weighted", "wpn_hidden": 8}, {"distil": 0.5, "accumulate": 2}]
+    "options",
+    [
+        {},
+        pytest.param({"method": "meta-weighted", "wpn_hidden": 8}, marks=pytest.mark.slow),
+        {"distil": 0.5, "accumulate": 2},
+    ],
 )
 def test_the_heads_are_those_of_running_the_backbone_every_time(given, tmp_path, options):
     """The oracle trains as every other regime does: images through the whole network, which is frozen."""

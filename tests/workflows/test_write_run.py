@@ -27,6 +27,7 @@ def model(given):
     return model
 
 
+@pytest.mark.slow
 def test_every_command_works_on_it(given, model, tmp_path, capsys):
     splits = load_splits(given)
     calibration = ew.calibrate(model, splits.calibration.batches(16), budget=0.6)
