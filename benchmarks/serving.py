@@ -239,6 +239,8 @@ def capacity_of_resnet(seconds: float, rounds: int) -> tuple[dict[str, Any], lis
         "full, 16": ("full", 16),
         **({"litserve, 8": ("litserve", 8)} if find_spec("litserve") else {}),
     }
+    if not find_spec("litserve"):
+        print("LitServe is not there (pip install litserve): it is left out")
     with TemporaryDirectory() as place:
         folder = Path(place)
         loopback.write_bundles(folder, files)
@@ -249,7 +251,8 @@ def capacity_of_resnet(seconds: float, rounds: int) -> tuple[dict[str, Any], lis
         rates: dict[str, list[float]] = {name: [] for name in systems}
         servers = {name: loopback.Server(system, folder, size) for name, (system, size) in systems.items()}
         for turn, (name, server) in itertools.product(range(rounds + 1), servers.items()):
-            answers = loopback.closed(server.port, files, 32, seconds if turn else 1.0)
+            bodies = [loopback.body_of(systems[name][0], file) for file in files]
+            answers = loopback.closed(server.port, bodies, 32, seconds if turn else 1.0)
             if turn:  # the first wakes it
                 load = measured(32, answers.latencies, seconds)
                 rates[name].append(load.rate)

@@ -1,12 +1,12 @@
 """The runner behind LitServe, as a user of both would do it today."""
 
+import base64
 import socket
 from pathlib import Path
 from typing import Any
 
 import litserve  # type: ignore[import-not-found]
 import numpy as np
-from fastapi import Request
 
 from exitwise import OnnxRunner
 
@@ -22,9 +22,9 @@ class Api(litserve.LitAPI):
         """Open the bundle."""
         self.runner = OnnxRunner(self.folder / "exits")
 
-    def decode_request(self, request: Request) -> Any:
+    def decode_request(self, request: Any) -> Any:
         """Return an image as an input."""
-        return self.runner.read_image(request["image"].file.read())
+        return self.runner.read_image(base64.b64decode(request["image"]))
 
     def batch(self, inputs: Any) -> Any:
         """Return inputs as a batch."""

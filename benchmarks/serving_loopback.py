@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -142,19 +144,26 @@ class Answers:
         self.statuses: Counter[int] = Counter()
 
 
-def closed(port: int, files: list[bytes], inside: int, seconds: float) -> Answers:
+def body_of(system: str, file: bytes) -> tuple[str, bytes]:
+    """Return an image as a system takes it: content type and body."""
+    if system != "litserve":
+        return "image/jpeg", file
+    return "application/json", json.dumps({"image": base64.b64encode(file).decode()}).encode()
+
+
+def closed(port: int, bodies: list[tuple[str, bytes]], inside: int, seconds: float) -> Answers:
     """Keep so many requests of single images under way."""
-    return asyncio.run(_closed(port, files, inside, seconds))
+    return asyncio.run(_closed(port, bodies, inside, seconds))
 
 
-async def _closed(port: int, files: list[bytes], inside: int, seconds: float) -> Answers:
+async def _closed(port: int, bodies: list[tuple[str, bytes]], inside: int, seconds: float) -> Answers:
     answers, start = Answers(), time.perf_counter()
-    order = iter(np.random.default_rng(1).integers(0, len(files), 10**6).tolist())
+    order = iter(np.random.default_rng(1).integers(0, len(bodies), 10**6).tolist())
 
     async def ask() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (began := time.perf_counter()) - start < seconds:
-            status = await request(reader, writer, files[next(order)])
+            status = await request(reader, writer, *bodies[next(order)])
             now = time.perf_counter()
             answers.statuses[status] += 1
             if status == 200:
@@ -165,11 +174,9 @@ async def _closed(port: int, files: list[bytes], inside: int, seconds: float) ->
     return answers
 
 
-async def request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> int:
+async def request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: str, body: bytes) -> int:
     """Ask, and return the status of the answer."""
-    head = (
-        f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/jpeg\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
+    head = f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
     lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
