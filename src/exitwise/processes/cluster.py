@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import ray
-
 from exitwise.errors import UserError, in_a_line
 
 
@@ -25,6 +23,8 @@ def cluster(cores: int | None = None) -> Iterator[bool]:
     Raises:
         UserError: if there is no cluster at the address, or none can be started.
     """
+    import ray
+
     if ray.is_initialized():
         yield False
         return
