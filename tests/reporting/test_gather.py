@@ -124,7 +124,7 @@ def test_the_cheapest_within_a_point_is_what_its_command_gives(report, runs, cop
     tested = ew.evaluate(copied, device="cpu", splits=runs.splits)
     assert chosen.budget.thresholds == found.policy.thresholds
     assert chosen.budget.point == tested.calibrated
-    assert chosen.lines == tested.lines
+    assert chosen.sentence in tested.lines
     assert gather([copied], "cpu").runs[0].cheapest is None
 
 

@@ -435,5 +435,9 @@ def test_results_are_returned_where_they_cannot_be_stored(run, monkeypatch, caps
     assert "as calibrated" in output
     assert "stored in" not in output
     assert (run.run.path / "evaluation.json").read_bytes() == before
+    with pytest.raises(
+        UserError, match=r"thresholds are stored in .*, which cannot be written to \(Read-only file system"
+    ):
+        ew.calibrate(run.run.path, budget=0.6, splits=run.splits)
     with pytest.raises(UserError, match=r"expected a place to write report.html; .* is none: Read-only file system"):
         ew.report(run.run.path)

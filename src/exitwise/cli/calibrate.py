@@ -158,7 +158,7 @@ def calibrate(
         raise UserError(f"{calibration.promise(calibration.guarantee)}: nothing was stored")
     console.print(calibration)
     more = [] if name is None else ["--calibration", name]
-    following = pasteable("exitwise", *(["predict", run] if bundle else ["evaluate", run, *more]))
+    following = pasteable("exitwise", *(["predict", run, "IMAGE"] if bundle else ["evaluate", run, *more]))
     console.print(f"stored in {CALIBRATION.called(name).path(run)}; next: {following}")
 
 

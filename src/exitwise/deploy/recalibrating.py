@@ -23,6 +23,7 @@ from exitwise.deploy.groups import Groups, groups_of
 from exitwise.deploy.monitor import DriftWarning
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.errors import DataError, UserError
+from exitwise.storage.files import why_not_written
 from exitwise.storage.folders import image_files, sub_folders
 
 BATCH = 64
@@ -49,6 +50,8 @@ def calibrate_bundle(
     runner = OnnxRunner(bundle)
     if runner.manifest.version == 1:
         raise UserError(f"expected a bundle of version 2; {runner.folder} is of version 1: export it again")
+    if (why := why_not_written(runner.folder)) is not None:
+        raise UserError(f"thresholds are stored in {runner.folder}, which cannot be written to ({why})")
     former = runner.calibration
     wished = Asked.of(asked, former.exit_macs[-1] / former.full_macs)
     if "latency" in wished.wish:

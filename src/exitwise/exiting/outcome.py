@@ -181,7 +181,7 @@ class Outcome(NamedTuple):
                 f"{paired.samples} {images}: train the network longer, or end it there."
             )
         if exits > 1:
-            lines.append(self._sentence(intro, point, full_macs, images))
+            lines.append(self.sentence(intro, point, full_macs, images))
         if self.cheaper is not None:
             number, paired = self.cheaper
             lines.append(
@@ -204,7 +204,8 @@ class Outcome(NamedTuple):
             lines.append(f"No better{beyond} than to answer always with the commonest class, which {commonest} are of.")
         return lines
 
-    def _sentence(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> str:
+    def sentence(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> str:
+        """Return what the policy spends and loses, and where samples leave; see :meth:`lines`."""
         leaving = ", ".join(f"{100 * share:.0f}" for share in point.shares)
         noise = ", which may be chance" if self.paired.is_noise and self.paired.difference else ""
         text = (

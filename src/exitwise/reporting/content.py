@@ -43,7 +43,7 @@ class Budget:
 class Cheapest:
     """The cheapest policy that loses little on the calibration images: in words, and what it does on test images."""
 
-    lines: list[str]
+    sentence: str
     budget: Budget
 
 

@@ -21,6 +21,7 @@ from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.outputs import Outputs, operate
 from exitwise.exiting.paired import Paired
 from exitwise.exiting.parts import Part
+from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.temperatures import fit_temperatures
 from exitwise.exiting.wish import as_calibrated
@@ -120,14 +121,22 @@ class _Tested(NamedTuple):
 
     def lines(self, classes: Sequence[str], groups: Sequence[Part] = ()) -> list[str]:
         """Return what the calibration does, in words; ``groups`` are those of its evaluation."""
-        calibration, targets = self.calibration, self.outputs.targets
+        return self._outcome(classes)._replace(groups=tuple(groups)).lines(*self._said())
+
+    def sentence(self, classes: Sequence[str]) -> str:
+        """Return the one of the lines that says what the calibration spends and loses."""
+        return self._outcome(classes).sentence(*self._said())
+
+    def _outcome(self, classes: Sequence[str]) -> Outcome:
+        calibration = self.calibration
         left, yardstick = self.outputs.under(calibration.policy), yardstick_of(calibration)
         how: dict[str, Any] = {"tolerance": calibration.tolerance, "exit_costs": calibration.exit_macs}
-        outcome = Outcome.of(left, targets, self.own, self.standard, yardstick, classes, **how)
+        return Outcome.of(left, self.outputs.targets, self.own, self.standard, yardstick, classes, **how)
+
+    def _said(self) -> tuple[str, OperatingPoint, float, str]:
+        calibration = self.calibration
         point = operate(self.outputs, calibration.policy, calibration.exit_macs)
-        return outcome._replace(groups=tuple(groups)).lines(
-            as_calibrated(calibration.intro), point, calibration.full_macs, "test images"
-        )
+        return as_calibrated(calibration.intro), point, calibration.full_macs, "test images"
 
 
 def figures_of(
@@ -179,7 +188,7 @@ def _cheapest(run: Run, calibration: Calibration, test: Said, seconds: Sequence[
     if found is None:
         return None
     tested = _Tested.by(found, test, seconds)
-    return Cheapest(tested.lines(run.classes), tested.budget(found.policy, drop_command(run, calibration)))
+    return Cheapest(tested.sentence(run.classes), tested.budget(found.policy, drop_command(run, calibration)))
 
 
 def _rivals(bench: Bench | None, evaluation: Evaluation) -> list[Rival]:

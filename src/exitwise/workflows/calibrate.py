@@ -22,6 +22,7 @@ from exitwise.deploy.monitor import DriftWarning
 from exitwise.errors import UserError
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
+from exitwise.storage.files import why_not_written
 from exitwise.workflows.held_out import exits_of, held_out_of, is_cascade
 
 
@@ -65,7 +66,9 @@ def calibrate(
     found = held_out_of(run, held_out, device, splits, data, groups)
     model = found.model
     folder = None if found.folder is None else found.folder.under(name)
-    former = folder if folder is not None and folder.is_calibrated else None
+    former = next((each for each in (folder, found.folder) if each is not None and each.is_calibrated), None)
+    if folder is not None and (why := why_not_written(folder.path)) is not None:
+        raise UserError(f"thresholds are stored in {folder.path}, which cannot be written to ({why})")
     if found.is_other and former and (drift := drift_of(former.read_calibration(model), found.recorded)):
         warnings.warn(drift, DriftWarning, stacklevel=2)
     seconds = measure_exit_seconds(model) if "latency" in wished.wish else None
