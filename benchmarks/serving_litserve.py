@@ -7,6 +7,7 @@ from typing import Any
 
 import litserve  # type: ignore[import-not-found]
 import numpy as np
+from fastapi import Request
 
 from exitwise import OnnxRunner
 
@@ -22,8 +23,8 @@ class Api(litserve.LitAPI):
         """Open the bundle."""
         self.runner = OnnxRunner(self.folder / "exits")
 
-    def decode_request(self, request: Any) -> Any:
-        """Return an image as an input."""
+    def decode_request(self, request: Request) -> Any:
+        """Return an image as an input, of the request's JSON."""
         return self.runner.read_image(base64.b64decode(request["image"]))
 
     def batch(self, inputs: Any) -> Any:
