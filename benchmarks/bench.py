@@ -18,7 +18,8 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+
+from common import Bar
 
 HERE = Path(__file__).parent
 RUNS: dict[str, list[str]] = {
@@ -39,31 +40,12 @@ RUNS: dict[str, list[str]] = {
 WORSE = 0.1
 
 
-class Figure(NamedTuple):
-    """A figure that has a bar, as a record keeps it.
-
-    Attributes:
-        value: what was measured.
-        unit: of it; empty for ratios.
-        limit: its bar.
-        at_most: whether the bar is an upper one.
-    """
-
-    value: float
-    unit: str
-    limit: float
-    at_most: bool
-
-    @property
-    def met(self) -> bool:
-        return self.value <= self.limit if self.at_most else self.value >= self.limit
-
-    def loss(self, last: Figure) -> float:
-        """Return by what share this is worse than last time; below 0 where it is better."""
-        return (self.value / last.value if self.at_most else last.value / self.value) - 1
+def loss(now: Bar, last: Bar) -> float:
+    """Return by what share a figure is worse than last time; below 0 where it is better."""
+    return (now.value / last.value if now.at_most else last.value / now.value) - 1
 
 
-def figures_of(path: Path) -> dict[str, Figure]:
+def figures_of(path: Path) -> dict[str, Bar]:
     """Return the figures of a record by name; none where there is no record."""
     if not path.exists():
         return {}
@@ -72,11 +54,11 @@ def figures_of(path: Path) -> dict[str, Figure]:
         parts = re.fullmatch(r"(.*): (\S+?)( [^\d(]+)? \(bar ([<>])= ([\d.e+-]+).*", said)
         if parts:
             name, value, unit, sign, limit = parts.groups()
-            found[name] = Figure(float(value.rstrip("x%")), (unit or "").strip(), float(limit), sign == "<")
+            found[name] = Bar(name, float(value.rstrip("x%")), float(limit), sign == "<", unit or "")
     return found
 
 
-def table(name: str, now: dict[str, Figure], last: dict[str, Figure]) -> list[str]:
+def table(name: str, now: dict[str, Bar], last: dict[str, Bar]) -> list[str]:
     """Return a line for each figure."""
     lines = []
     for what, figure in now.items():
@@ -84,10 +66,10 @@ def table(name: str, now: dict[str, Figure], last: dict[str, Figure]) -> list[st
         beside = f"{'':>10}"
         if what in last:
             beside = f"{last[what].value:10.3g}"
-            if figure.loss(last[what]) > WORSE:
-                marks.append(f"{100 * figure.loss(last[what]):.0f} % WORSE")
+            if loss(figure, last[what]) > WORSE:
+                marks.append(f"{100 * loss(figure, last[what]):.0f} % WORSE")
         sign = "<=" if figure.at_most else ">="
-        bar = f"{sign} {figure.limit:g} {figure.unit}"
+        bar = f"{sign} {figure.limit:g}{figure.unit}"
         lines.append(f"{name:15}{what:62}{figure.value:10.3g}{beside}  {bar:12}{', '.join(marks)}")
     return lines
 

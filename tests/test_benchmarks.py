@@ -28,14 +28,13 @@ def test_records_are_read_as_they_are_written(bench, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"bars": [str(bar) for bar in bars.values()]}))
     found = bench.figures_of(tmp_path / "a.json")
     assert list(found) == list(bars)
-    for name, bar in bars.items():
-        assert (found[name].value, found[name].limit, found[name].met) == (bar.value, bar.limit, bar.met)
+    assert found == bars
     assert bench.figures_of(tmp_path / "none.json") == {}
 
 
 def test_a_step_back_is_marked(bench):
-    last = {"fast": bench.Figure(1.0, "s", 2.0, True), "much": bench.Figure(2.0, "", 1.5, False)}
-    now = {"fast": bench.Figure(1.2, "s", 2.0, True), "much": bench.Figure(1.9, "", 1.95, False)}
+    last = {"fast": bench.Bar("fast", 1.0, 2.0, unit=" s"), "much": bench.Bar("much", 2.0, 1.5, at_most=False)}
+    now = {"fast": bench.Bar("fast", 1.2, 2.0, unit=" s"), "much": bench.Bar("much", 1.9, 1.95, at_most=False)}
     slower, less = bench.table("x", now, last)
     assert "20 % WORSE" in slower
     assert "SHORT" not in slower
