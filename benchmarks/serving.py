@@ -74,12 +74,12 @@ class Timers:
 class AtEntrance:
     """The same stages behind one queue: a batch is made once, and samples that leave are dropped from it."""
 
-    def __init__(self, stages: Any, *, max_batch: int, max_inside: int, **_: Any) -> None:
-        self.stages, self.max_batch, self.max_inside = stages, max_batch, max_inside
+    def __init__(self, stages: Any, *, max_batch: int, max_inside: int, workers: int = 1, **others: Any) -> None:
+        self.stages, self.max_batch, self.max_inside, self.workers = stages, max_batch, max_inside, workers
         self.inside = self.refused = 0  # nothing is refused
         self.waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        for _ in range(workers):
+            threading.Thread(target=self._run, daemon=True).start()
 
     def submit(self, inside: Inside, thresholds: Sequence[float | None], _: Any = None) -> list[Future[Left]]:
         """Take a sample in."""
@@ -93,6 +93,7 @@ class AtEntrance:
             while len(batch) < self.max_batch and not self.waiting.empty():
                 batch.append(self.waiting.get())
             if None in batch:
+                self.waiting.put(None)  # for the next worker
                 return
             inside = Inside.together([each[0] for each in batch])
             for k in range(len(self.stages)):
@@ -232,8 +233,7 @@ def capacity_of_resnet(seconds: float, rounds: int) -> tuple[dict[str, Any], lis
     """Return figures and bars of servers on loopback that keep a client's 32 requests under way."""
     files = loopback.pictures()
     systems = {
-        "ours, 8": ("ours", 8),
-        "ours, 16": ("ours", 16),
+        **{f"ours, {size}": ("ours", size) for size in (4, 8, 16)},
         **{f"entrance, {size}": ("entrance", size) for size in (4, 8, 16, 32)},
         "full, 8": ("full", 8),
         "full, 16": ("full", 16),
@@ -244,7 +244,7 @@ def capacity_of_resnet(seconds: float, rounds: int) -> tuple[dict[str, Any], lis
     with TemporaryDirectory() as place:
         folder = Path(place)
         loopback.write_bundles(folder, files)
-        stages, whole = loopback.stage_seconds(folder, files, 8)
+        stages, whole = loopback.stage_seconds(folder, files, 8, threads=1)
         stay = 1 - np.cumsum((0.0, *LEAVING[:-1]))
         promised = whole / float(np.dot(stay, stages))
         print(f"stages: {', '.join(f'{1000 * each:.1f}' for each in stages)} ms an image, full {1000 * whole:.1f} ms")

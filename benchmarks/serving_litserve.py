@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import Request
 
 from exitwise import OnnxRunner
+from exitwise.deploy.sessions import allowed_cores
 
 
 class Api(litserve.LitAPI):
@@ -21,7 +22,7 @@ class Api(litserve.LitAPI):
 
     def setup(self, device: Any) -> None:
         """Open the bundle."""
-        self.runner = OnnxRunner(self.folder / "exits")
+        self.runner = OnnxRunner(self.folder / "exits", threads=1)
 
     def decode_request(self, request: Request) -> Any:
         """Return an image as an input, of the request's JSON."""
@@ -51,5 +52,5 @@ def serve(folder: Path, max_batch: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     print(port, flush=True)
-    server = litserve.LitServer(Api(folder, max_batch), accelerator="cpu")
+    server = litserve.LitServer(Api(folder, max_batch), accelerator="cpu", workers_per_device=allowed_cores())
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning")

@@ -9,11 +9,14 @@ import asyncio
 import base64
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +94,13 @@ def leaving_thresholds(confidences: np.ndarray) -> tuple[float, ...]:
     return tuple(found)
 
 
-def stage_seconds(folder: Path, files: list[bytes], size: int, rounds: int = 5) -> tuple[list[float], float]:
+def stage_seconds(
+    folder: Path, files: list[bytes], size: int, threads: int, rounds: int = 5
+) -> tuple[list[float], float]:
     """Return seconds per image of each stage, and of the network without exits, in batches of a size, in turn."""
     from exitwise import OnnxRunner
 
-    exits, full = OnnxRunner(folder / "exits"), OnnxRunner(folder / "full")
+    exits, full = OnnxRunner(folder / "exits", threads), OnnxRunner(folder / "full", threads)
     images = np.stack([exits.read_image(file) for file in files[:size]])
     times: list[list[float]] = []
     for _ in range(rounds):
@@ -116,7 +121,7 @@ class Server:
 
     def __init__(self, system: str, folder: Path, max_batch: int) -> None:
         command = [sys.executable, __file__, system, str(folder), str(max_batch)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
         end = time.monotonic() + 60
@@ -134,6 +139,8 @@ class Server:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        with suppress(ProcessLookupError):  # LitServe leaves its workers behind
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Answers:
@@ -186,14 +193,17 @@ async def request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ki
 
 
 def serve(system: str, folder: Path, max_batch: int) -> None:
-    """Serve a system until it is ended."""
+    """Serve a system until it is ended; each keeps the memory that it frees, as the command line does."""
+    import exitwise as ew
+
+    ew.keep_memory()
     if system == "litserve":
         import serving_litserve
 
         serving_litserve.serve(folder, max_batch)
         return
-    import exitwise as ew
     import exitwise.serving.service as service
+    from exitwise.deploy.sessions import allowed_cores
 
     if system == "entrance":
         from serving import AtEntrance
@@ -204,7 +214,7 @@ def serve(system: str, folder: Path, max_batch: int) -> None:
     def ready(address: str) -> None:
         print(address.rsplit(":", 1)[1], flush=True)
 
-    ew.serve(bundle, port=0, max_batch=max_batch, max_wait_ms=1000.0, max_queue=1024, ready=ready)
+    ew.serve(bundle, port=0, max_batch=max_batch, max_queue=1024, workers=allowed_cores(), ready=ready)
 
 
 if __name__ == "__main__":

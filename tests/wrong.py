@@ -113,6 +113,8 @@ FLAGS = {
     "predict nothing": ("predict nowhere", "files"),
     "predict's output": ("predict nowhere x.png --output a.txt", "expected an output file that ends in .csv or .json"),
     "serve": ("serve nowhere --port 0", "expected an exported bundle with manifest.json at nowhere; found none"),
+    "serve's workers": ("serve nowhere --workers 0", "expected workers of at least 1; got 0"),
+    "serve's workers on Ray": ("serve nowhere --workers 2 --engine ray", "workers are for engine local"),
     "serve's limit": ("serve nowhere --timeout 0", "expected max_body_mb, max_pixels, timeout and max_wait_ms above 0"),
     "serve's address": ("serve nowhere --host 999.1.1.1", "expected an address to listen at; 999.1.1.1:8000 is none"),
     "serve's token": ("serve nowhere --token-file none", "expected a file with a token at none"),

@@ -84,7 +84,9 @@ def test_two_nodes_write_the_table_of_one_process(two_nodes, flowers_bundle, pho
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"expected an image in .*broken.png; could not read it: the file is empty"):
         ew.predict_to(tmp_path / "five", flowers_bundle, tmp_path / "broken.png", engine="ray")
-    either = r"^expected an image in .*(007|270).png; could not read it: the file is empty$"  # blocks are read side by side
+    either = (
+        r"^expected an image in .*(007|270).png; could not read it: the file is empty$"  # blocks are read side by side
+    )
     with pytest.raises(UserError, match=either):
         ew.predict_to(tmp_path / "five", flowers_bundle, photos, engine="ray", strict=True)
     assert not (tmp_path / "five").exists()

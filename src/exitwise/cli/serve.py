@@ -23,6 +23,7 @@ def serve(
     timeout: float = 30.0,
     token_file: Path | None = None,
     change_token_file: Path | None = None,
+    workers: int = 1,
     threads: int | None = None,
     device: str = "cpu",
     engine: Literal["local", "ray"] = "local",
@@ -65,8 +66,10 @@ def serve(
         A file whose content each request must bring: Authorization: Bearer TOKEN.
     change_token_file
         A file whose content changes (budget, reload) must bring that do not come from this machine.
+    workers
+        Batches that run at a time. On a CPU as many as there are cores answer most; one answers a lone request soonest.
     threads
-        Of a stage; by default as many as cores may be used.
+        Of a batch; by default the cores that may be used, shared among the workers.
     device
         cpu, cuda, openvino, ..., where the installed ONNX Runtime has it.
     engine
@@ -97,6 +100,7 @@ def serve(
         timeout=timeout,
         token_file=token_file,
         change_token_file=change_token_file,
+        workers=workers,
         threads=threads,
         device=device,
         engine=engine,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,15 @@ def read_input(each: Input, image: ImageLike) -> npt.NDArray[np.float32]:
         upright = upright.resize(target, Image.Resampling[wish["interpolation"].upper()])
     width, height = upright.size
     left, top = round((width - size) / 2), round((height - size) / 2)
-    pixels = np.asarray(upright.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    mean, std = (np.array(wish[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
-    return np.ascontiguousarray((pixels - mean) / std)
+    pixels = np.asarray(upright.crop((left, top, left + size, top + size))).reshape(size, size, -1)
+    found = np.empty((pixels.shape[2], size, size), np.float32)
+    for channel, values in enumerate(_standardised(tuple(wish["mean"]), tuple(wish["std"]))):
+        np.take(values, pixels[..., channel], out=found[channel], mode="clip")
+    return found
+
+
+@cache
+def _standardised(mean: tuple[float, ...], std: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    """Return what each of the 256 values of a pixel becomes, per channel: faster looked up than computed."""
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
+    return (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exitwise.catalogue.extras import needing_extras
+from exitwise.deploy.sessions import allowed_cores
 from exitwise.errors import UserError, in_a_line
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def serve(
     timeout: float = 30.0,
     token_file: str | PathLike[str] | None = None,
     change_token_file: str | PathLike[str] | None = None,
+    workers: int = 1,
     threads: int | None = None,
     device: str = "cpu",
     engine: str = "local",
@@ -59,7 +61,8 @@ def serve(
         timeout: seconds for a request to come, and for a stage to finish.
         token_file: whose content each request must bring.
         change_token_file: whose content changes of the server must bring that do not come from loopback.
-        threads: of a stage; by default as many as cores may be used, and one in a replica.
+        workers: batches that run at a time. On a CPU as many as cores answer most; one answers a lone request soonest.
+        threads: of a batch; by default the cores that may be used, shared among the workers, and one in a replica.
         device: ONNX Runtime's provider.
         engine: ``local``, one process; or ``ray``, where each stage has replicas (Ray Serve does the waiting then, and
             max_wait_ms is not used; nothing is reloaded).
@@ -71,7 +74,11 @@ def serve(
     """
     if engine not in ENGINES:
         raise UserError(f"expected engine as {' or '.join(ENGINES)}; got {engine}")
+    if workers < 1:
+        raise UserError(f"expected workers of at least 1; got {workers}")
     if engine == "ray":
+        if workers > 1:
+            raise UserError(f"workers are for engine local, replicas for ray; got {workers}")
         with needing_extras("serving on Ray"):
             from exitwise.serving import on_ray
 
@@ -114,10 +121,11 @@ def serve(
             Path(bundle),
             budget=budget,
             shed_compute=shed_compute,
-            threads=threads,
+            threads=threads or max(1, allowed_cores() // workers),
             provider=device,
             max_pixels=max_pixels,
             max_batch=max_batch,
+            workers=workers,
             max_wait=max_wait_ms / 1000,
             max_inside=max_queue,
             stage_timeout=timeout,
