@@ -44,7 +44,7 @@ CASCADE = Row(Network("cascade", "early"), "onnx", 1, 1, 1, 1, 1, 0.9, 50.0)
     [
         (
             [FULL, EARLY],
-            "worth it: early (eager): 2.00x (± 0.00) as fast as the network in full (eager), -0.5 ± 0.5 points",
+            "worth it: early (eager): 2.00x (± 0.00) as fast as the full network (eager), -0.5 ± 0.5 points",
         ),
         (
             [FULL, EARLY, row("static", 1, 0.9)],
@@ -101,7 +101,7 @@ def test_rows_that_another_beats_are_not_on_the_front():
 @pytest.mark.parametrize(
     ("rows", "times", "says"),
     [
-        ([FULL, EARLY], 0.9, "worth it: early (eager): 2.00x (± 0.90) as fast as the network in full"),
+        ([FULL, EARLY], 0.9, "worth it: early (eager): 2.00x (± 0.90) as fast as the full network"),
         ([FULL, EARLY], 1.1, "undecided: .*; 2.00x (± 1.10) as fast as full (eager), -0.5 ± 0.5 points: times are too"),
         ([FULL, EARLY, row("static", 1.5)], 0.2, "not worth it: .* static (eager) is 1.33x (± 0.20) as fast again"),
         (
@@ -176,7 +176,7 @@ def test_longer_tails_are_said_though_the_mean_is_shorter():
     rows = [full, replace(early, p95=10.5, p99=15.0), replace(early, mean=6.0, form="onnx", p99=99.0)]
     said = tails(rows, early.network)
     assert said == (
-        "worse in the longest times of early (eager): p99 1.5e+04 ms, 1.50x that of the network in full (1e+04 ms)"
+        "worse in the longest times of early (eager): p99 1.5e+04 ms, 1.50x that of the full network (1e+04 ms)"
     )
     assert tails([full, early], early.network) == ""
 

@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 import exitwise as ew
 from exitwise.cli import main
+from exitwise.deploy.calibrating import CalibrationWarning
 from exitwise.deploy.monitor import DriftWarning
-from exitwise.errors import DataError, UserError
+from exitwise.errors import DataError, ExitwiseWarning, UserError
+from exitwise.reporting.choice import budget_command
 from exitwise.runs.folder import Run
+from exitwise.runs.other_images import calibrated_on
 
 pytest.importorskip("onnx")
 
@@ -28,22 +32,35 @@ def bundle(run, tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def photos(run, tmp_path_factory):
-    """The test images as files, in a folder per class."""
-    folder = tmp_path_factory.mktemp("photos")
-    split = run.splits.test
+def as_files(split, folder):
+    """Write images as files, in a folder per class."""
     for position, (index, target) in enumerate(zip(split.indices.tolist(), split.targets.tolist(), strict=True)):
         place = folder / split.source.classes[target]
-        place.mkdir(exist_ok=True)
+        place.mkdir(exist_ok=True, parents=True)
         Image.fromarray(split.source.images[index, 0].numpy()).save(place / f"{position:04}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def photos(run, tmp_path_factory):
+    """The test images as files."""
+    return as_files(run.splits.test, tmp_path_factory.mktemp("photos"))
 
 
 def test_a_bundle_and_its_run_are_calibrated_alike_and_graphs_stay(run, bundle, photos):
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     kept = (run.run.path / "calibration.json").read_bytes()
-    found = ew.calibrate(run.run.path, data=photos, max_accuracy_drop=0.02, device="cpu", splits=run.splits)
+    images = len(run.splits.test)
+    with pytest.warns(ExitwiseWarning, match=f"{images} of {images} images in .* that the run is tested on"):
+        found = ew.calibrate(run.run.path, data=photos, max_accuracy_drop=0.02, device="cpu", splits=run.splits)
+    assert (found.origin.samples, found.origin.data) == (images, str(photos))
+    assert str(found).endswith(f"calibrated on {images} images of {photos}")
+    assert budget_command(Run(run.run.path), 0.5, found).endswith(f" --data {photos}")
+    own = run.splits.calibration
+    assert calibrated_on(Run(run.run.path), found, own).fingerprint() == found.origin.sha256
+    gone = replace(found, origin=found.origin._replace(data="nowhere"))
+    with pytest.raises(UserError, match="found nothing"):
+        calibrated_on(Run(run.run.path), gone, own)
     assert Run(run.run.path).read_calibration().outcome == found.outcome
     (run.run.path / "calibration.json").write_bytes(kept)
     made = ew.calibrate_bundle(bundle, photos, max_accuracy_drop=0.02)
@@ -54,6 +71,15 @@ def test_a_bundle_and_its_run_are_calibrated_alike_and_graphs_stay(run, bundle, 
     assert changed == {"calibration.json"}
     assert ew.OnnxRunner(bundle).thresholds == made.policy.thresholds
     assert made.network == found.network
+    assert (made.origin.samples, made.origin.data) == (images, str(photos))
+
+
+def test_images_that_it_was_trained_on_are_known_by_their_pixels(run, tmp_path):
+    folder = as_files(run.splits.train.share(0, 8), tmp_path / "photos")
+    before = (run.run.path / "calibration.json").read_bytes()
+    with pytest.raises(DataError, match=r"it was trained on (\d+) of \1 there, such as 0/"):
+        ew.calibrate(run.run.path, data=folder, budget=0.5)
+    assert (run.run.path / "calibration.json").read_bytes() == before
 
 
 def test_the_command_needs_no_torch(bundle, photos):
@@ -116,8 +142,15 @@ def test_a_bundle_says_what_it_does_not_know(bundle, photos, capsys, tmp_path):
     assert stop.value.code == 0
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert sum(line.split(",")[1] == "" for line in lines[1:]) == silent
-    kept = ew.calibrate_bundle(bundle, photos, budget=0.6)
+    with pytest.warns(
+        CalibrationWarning, match="the former calibration was with a guarantee, this one is without: gua"
+    ):
+        kept = ew.calibrate_bundle(bundle, photos, budget=0.6)
     assert kept.policy.abstain_below == sure, "of a bundle its own"
+    with pytest.warns(CalibrationWarning, match=rf"confidences below {sure:.4f} by max-probability were not answered"):
+        other = ew.calibrate_bundle(bundle, photos, budget=0.6, measure="margin")
+    assert other.policy.abstain_below is None
+    ew.calibrate_bundle(bundle, photos, budget=0.6, abstain_below=sure, measure="max-probability")
     assert ew.calibrate_bundle(bundle, photos, budget=0.6, abstain_below=0.3).policy.abstain_below == 0.3
     with pytest.raises(SystemExit) as stop:
         main(["calibrate", str(bundle), "--data", str(photos), "--budget", "0.5", "--device", "cuda"])

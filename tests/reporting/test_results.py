@@ -35,7 +35,7 @@ def results(model):
     calibration = ew.calibrate(model, batches(1), budget=0.8)
     evaluation = ew.evaluate(model, calibration, batches(2))
     rows = [
-        Row(Network("without exits", "full"), "eager", 8, 0.004, 0.004, 0.005, 0.006, 0.5, 100.0),
+        Row(Network("full network", "full"), "eager", 8, 0.004, 0.004, 0.005, 0.006, 0.5, 100.0),
         Row(
             Network("early <b>exits", "early"),
             "eager",
@@ -77,7 +77,7 @@ def test_the_page_holds_what_the_calls_gave(results, tmp_path):
         assert f"{100 * accuracy:.1f} %" in text
     for line in evaluation.budgets:
         assert f"{100 * line.budget:.1f} % {100 * line.test.accuracy:.1f} %" in text
-    assert "8 without exits eager 4 ms 4 ms 5 ms 6 ms 2000 50.0 %" in text
+    assert "8 full network eager 4 ms 4 ms 5 ms 6 ms 2000 50.0 %" in text
     assert "8 early &lt;b&gt;exits eager 3 ms 3 ms 4 ms 5 ms 2667 25 ± 4 25.0 %" in text
     assert "Batch 8: worth it" in text
     assert "onnx was left out: not here" in text

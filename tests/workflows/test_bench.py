@@ -51,7 +51,7 @@ def test_every_network_is_timed_in_every_form_and_size(result):
     counts = [early[1], early[0], early[2]]
     static = [f"exit {k} alone" for k in (1, 2, 3)]
     for size in (1, 8):
-        assert names["eager", size] == ["without exits", *counts, *static, "msdnet_small"]
+        assert names["eager", size] == ["full network", *counts, *static, "msdnet_small"]
     assert set(result.verdicts) == {1, 8}
 
 
@@ -73,7 +73,7 @@ def test_accuracies_are_of_test_images_at_thresholds_of_calibration_images(resul
     point = operate(test, policy, costs)
     early = networks["early exits, 50 %"]
     assert (early.accuracy, early.macs) == pytest.approx((point.accuracy, point.macs))
-    full = networks["without exits"]
+    full = networks["full network"]
     assert full.accuracy == anytime(test)[-1]
     assert early.macs < full.macs < costs[-1]
     assert [networks[f"exit {k} alone"].accuracy for k in (1, 2, 3)] == anytime(test)[:-1]
@@ -98,7 +98,7 @@ def test_a_network_is_timed_as_it_was_calibrated(digits_run):
     evaluated = ew.evaluate(model, calibration, splits.test.batches(50))
     calibrated = rows["early exits, as calibrated"]
     assert (calibrated.accuracy, calibrated.macs) == evaluated.calibrated[:2]
-    assert rows["without exits"].accuracy == evaluated.anytime[-1]
+    assert rows["full network"].accuracy == evaluated.anytime[-1]
     assert result.verdicts[1].split(": ")[1].startswith("early exits, as calibrated (eager)")
 
 
@@ -182,7 +182,7 @@ SMALLER = static(0.02, 6)
 @pytest.mark.parametrize(
     ("noise", "rivals", "says"),
     [
-        (0, {}, r"worth it: .* \(eager\): \d.\d\dx \(± 0.\d\d\) as fast as the network in full \(eager\), "),
+        (0, {}, r"worth it: .* \(eager\): \d.\d\dx \(± 0.\d\d\) as fast as the full network \(eager\), "),
         (0, {"smaller": SMALLER}, "not worth it: .*; smaller .* as fast again"),
         (0, {"smaller": static(0.5, 1)}, "worth it"),
         (0.9, {"smaller": SMALLER}, "undecided: .*x .* as fast as smaller .*: times are too uncertain to tell"),
@@ -198,12 +198,12 @@ def test_stand_ins_of_known_cost_and_accuracy(samples, noise, rivals, says, monk
     assert re.match(says, result.verdicts[1]), result
     assert result.doubts == []
     by_name = {each.network.name: each for each in result.rows}
-    assert by_name["without exits"].accuracy == 0.98
+    assert by_name["full network"].accuracy == 0.98
     assert by_name["early exits, as calibrated"].accuracy > 0.97
     assert by_name["exit 1 alone"].accuracy == 0.7
     assert by_name["exit 1 alone"].gap == pytest.approx((-0.28, 1.96 * (0.28 - 0.28**2) ** 0.5 / 200**0.5), rel=0.03)
     assert by_name["exit 1 alone"].saved.mean == pytest.approx(1 - 1 / 30, abs=0.05)
-    assert by_name["without exits"].saved is None
+    assert by_name["full network"].saved is None
     for name, rival in rivals.items():
         (stage,) = rival.stages
         assert by_name[name].accuracy == 1 - stage.head.wrong
@@ -231,8 +231,8 @@ def exported(samples, tmp_path_factory):
 def test_eight_bits_have_their_own_accuracy_and_thresholds(exported):
     _, rows = exported
     assert set(rows["onnx"]) - set(rows["int8"]) == {"bundle"}
-    assert {"without exits", "exit 1 alone", "early exits, 50 %"} <= set(rows["int8"])
-    full, eight = (rows[form]["without exits"] for form in rows)
+    assert {"full network", "exit 1 alone", "early exits, 50 %"} <= set(rows["int8"])
+    full, eight = (rows[form]["full network"] for form in rows)
     assert full.gap == (0, 0)
     assert abs(eight.accuracy - full.accuracy) < 0.1
     assert eight.gap.mean == pytest.approx(eight.accuracy - full.accuracy)
@@ -258,7 +258,7 @@ def test_runs_stand_beside_on_the_same_images(run, tmp_path, monkeypatch):
     rows = {row.network.name: row for row in bench(ours, beside=again, **kinds).rows}
     calibrated, theirs = rows["early exits, as calibrated"], rows[f"{again}, as calibrated"]
     assert (calibrated.accuracy, calibrated.macs) == (theirs.accuracy, theirs.macs)
-    assert rows[str(again)].accuracy == rows["without exits"].accuracy
+    assert rows[str(again)].accuracy == rows["full network"].accuracy
 
     def with_others(each):
         found = splits(each)
@@ -330,8 +330,8 @@ def test_measured_latencies_grow_with_depth():
 
 
 def test_times_of_an_earlier_version_are_read(tmp_path):
-    network = {"name": "without exits", "kind": "full", "accuracy": 0.5, "macs": 100.0}
+    network = {"name": "full network", "kind": "full", "accuracy": 0.5, "macs": 100.0}
     row = {"network": network, "form": "eager", "batch_size": 8, "mean": 0.1, "p50": 0.1, "p95": 0.2, "p99": 0.3}
     (tmp_path / "bench.json").write_text(json.dumps({"rows": [row], "verdicts": {"8": "worth it"}, "left_out": {}}))
     (read,) = BENCH.read(tmp_path).rows
-    assert read == Row(Network("without exits", "full"), "eager", 8, 0.1, 0.1, 0.2, 0.3, 0.5, 100.0)
+    assert read == Row(Network("full network", "full"), "eager", 8, 0.1, 0.1, 0.2, 0.3, 0.5, 100.0)

@@ -33,7 +33,7 @@ class Option(NamedTuple):
 
     Attributes:
         network: index of the network.
-        gain: log-odds that leaving early gives (or, below 0, costs) on its probe; 0 for the network in full.
+        gain: log-odds that leaving early gives (or, below 0, costs) on its probe; 0 for the full network.
         spread: of that.
     """
 

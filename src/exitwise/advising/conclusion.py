@@ -93,7 +93,7 @@ def _exit_costs(candidate: Candidate, limit: Limit) -> tuple[tuple[float, ...], 
 
 
 def _leaving(candidate: Candidate, costs: Sequence[float], limit: float, seed: int) -> Leaving | None:
-    """Return how images leave within the limit or, where the network in full is within it, at a small loss; None where
+    """Return how images leave within the limit or, where the full network is within it, at a small loss; None where
     nothing is saved, or the first exit costs too much."""
     probed = candidate.probe
     assert probed is not None

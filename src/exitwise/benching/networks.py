@@ -1,4 +1,4 @@
-"""What is compared: a network in full, leaving early, cut at one exit, and others beside it."""
+"""What is compared: a full network, leaving early, cut at one exit, and others beside it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from exitwise.models.backbones.attach import add_exits
 from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel
 from exitwise.runs.folder import Run
+from exitwise.runs.other_images import calibrated_on
 from exitwise.runs.records.bench import Kind, Network
 
 Tested = tuple[NDArray[Any], NDArray[np.int64]]
@@ -52,7 +53,7 @@ class Subject:
     Attributes:
         model: it, in eval mode on the device to time.
         inputs: test samples, on the CPU.
-        alone: which exit (0-based) of the network in full, and cut at each exit.
+        alone: which exit (0-based) of the full network, and cut at each exit.
         early: it leaving early, how. The first is the one that counts.
         calibration: of it, if it has one.
         tested: logits (N, K, C) and targets (N) of all test samples; None where the accuracy is not known.
@@ -123,6 +124,10 @@ def subject_of_run(run: Run, budgets: Sequence[float], samples: int, place: torc
     if not table:
         held_out = collect_outputs(model, splits.calibration.batches(EVALUATION_BATCH, workers), place, measure)
         table = budget_table(held_out.confidences, held_out.correct, count_cost(model).macs, full_macs=model.full_macs)
+    try:
+        held = calibrated_on(run, calibration, splits.calibration)
+    except UserError:  # they lay elsewhere, and are gone
+        held = None
     tested = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
     return Subject(
         model,
@@ -132,7 +137,7 @@ def subject_of_run(run: Run, budgets: Sequence[float], samples: int, place: torc
         calibration,
         tested,
         lambda: splits.test.batches(EVALUATION_BATCH, workers),
-        lambda: splits.calibration.batches(EVALUATION_BATCH, workers),
+        None if held is None else lambda: held.batches(EVALUATION_BATCH, workers),
         out_of_reach(table, budgets),
     )
 
@@ -200,7 +205,7 @@ def out_of_reach(table: Sequence[Budgeted], budgets: Sequence[float]) -> dict[st
 def _alone(model: StagedModel) -> dict[Network, int]:
     last = model.exits - 1
     cut = {Network(f"exit {k + 1} alone", "static"): k for k in range(last)}
-    whole = "last network alone" if isinstance(model, Cascade) else "without exits"
+    whole = "last network alone" if isinstance(model, Cascade) else "full network"
     return {Network(whole, "full"): last, **cut}
 
 

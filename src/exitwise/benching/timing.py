@@ -112,10 +112,15 @@ def load() -> str:
     return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count() or 1} cores"
 
 
+def busy() -> str:
+    """Return the :func:`load` where it takes so much of the cores that times mean little; else nothing."""
+    return load() if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1) else ""
+
+
 def warn_if_busy() -> None:
-    """Raise a :class:`BusyWarning` where other work takes so much of the cores that times mean little."""
-    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
-        warnings.warn(f"other work is running here ({load()}): the times mean little", BusyWarning, stacklevel=3)
+    """Raise a :class:`BusyWarning` where the machine is :func:`busy`."""
+    if words := busy():
+        warnings.warn(f"other work is running here ({words}): the times mean little", BusyWarning, stacklevel=3)
 
 
 def _wait() -> None:

@@ -29,12 +29,12 @@ def verdict(rows: Sequence[Row], judged: Network, compared: Comparison, allowed:
     """Return whether leaving early is worth it, from the rows of one batch size.
 
     The judged policy in its fastest form stands against the fastest of all others that are accurate enough, what leaves
-    early beside it included: no more than ``allowed`` below the network in full, or as accurate as the policy is. Rows
+    early beside it included: no more than ``allowed`` below the full network, or as accurate as the policy is. Rows
     without accuracy have no vote. It is faster, or slower, if the interval of that leaves out equal times; where it
     does not, or times are closer than :data:`WORTH`, accuracy decides, unless times may yet overturn that.
 
     Args:
-        rows: of the network in full, and of what is judged, at least one each.
+        rows: of the full network, and of what is judged, at least one each.
         judged: the network as it was calibrated.
         compared: tells two rows apart.
         allowed: the drop in accuracy that was asked for.
@@ -48,7 +48,7 @@ def verdict(rows: Sequence[Row], judged: Network, compared: Comparison, allowed:
     def points(one: Row, other: Row) -> Gap:
         return compared.gap(one, other) or Gap(math.nan, math.nan)
 
-    what = f"{_named(early)}: {compared.speed(early, full)} as fast as the network in full ({full.form}), "
+    what = f"{_named(early)}: {compared.speed(early, full)} as fast as the full network ({full.form}), "
     what += f"{points(early, full)} points of accuracy"
     speed, gap = compared.speed(early, rival), points(early, rival)
     if speed.mean >= WORTH and speed.low > 1:
@@ -73,7 +73,7 @@ def verdict(rows: Sequence[Row], judged: Network, compared: Comparison, allowed:
 
 
 def tails(rows: Sequence[Row], judged: Network) -> str:
-    """Return which of the longest times are worse than the network's in full, from the rows of one batch size; empty
+    """Return which of the longest times are worse than the full network's, from the rows of one batch size; empty
     where none is.
 
     Leaving early makes the mean shorter. Who goes through all exits pays for them, and a batch for whoever stays.
@@ -81,7 +81,7 @@ def tails(rows: Sequence[Row], judged: Network) -> str:
     full = min((row for row in rows if row.network.kind == "full" and row.form != "int8"), key=_mean)
     early = min((row for row in rows if row.network == judged), key=_mean)
     longer = [
-        f"{name} {1000 * mine:.3g} ms, {mine / whole:.2f}x that of the network in full ({1000 * whole:.3g} ms)"
+        f"{name} {1000 * mine:.3g} ms, {mine / whole:.2f}x that of the full network ({1000 * whole:.3g} ms)"
         for name, mine, whole in (("p95", early.p95, full.p95), ("p99", early.p99, full.p99))
         if mine >= WORTH * whole
     ]
@@ -94,7 +94,7 @@ def doubts(rows: Sequence[Row], alone: Mapping[Network, int]) -> list[str]:
 
     Args:
         rows: of any batch sizes and forms.
-        alone: the network in full and its cuts, with the exit that each ends at.
+        alone: the full network and its cuts, with the exit that each ends at.
     """
     found = []
     cells = {(row.batch_size, row.form): None for row in rows}

@@ -55,7 +55,7 @@ def calibrate(
         exitwise calibrate runs/photos --max-accuracy-drop 0.01
         exitwise calibrate runs/photos --max-accuracy-drop 0.01 --guarantee 0.95
         exitwise calibrate runs/photos --max-accuracy-drop 0.05 --guarantee 0.9 --guarantee-each class
-        exitwise calibrate runs/photos --budget 0.5 --answered-accuracy 0.98 --guarantee 0.95
+        exitwise calibrate runs/photos --budget 0.5 --answered-accuracy 0.95 --guarantee 0.9
         exitwise calibrate runs/photos --budget 0.2 --name fast
         exitwise calibrate runs/photos --compare
         exitwise calibrate runs/photos --budget 0.5 --groups sites.csv
@@ -137,7 +137,9 @@ def calibrate(
         _compare(run, asked, device)
         return
     Asked.of(asked, most=math.inf)  # a run that is a cascade may be given a budget of more than 1
-    bundle = data is not None and is_bundle(run)
+    bundle = is_bundle(run)
+    if bundle and data is None:
+        raise UserError(f"a bundle is calibrated on images that are given: --data FOLDER; got none with {run}")
     if not bundle:
         check_run_folder(run)
     elif name is not None:
@@ -158,6 +160,8 @@ def calibrate(
         raise UserError(f"{calibration.promise(calibration.guarantee)}: nothing was stored")
     console.print(calibration)
     more = [] if name is None else ["--calibration", name]
+    if calibration.origin is not None and calibration.origin.data is None and data is not None:
+        more += ["--data", str(data)]
     following = pasteable("exitwise", *(["predict", run, "IMAGE"] if bundle else ["evaluate", run, *more]))
     console.print(f"stored in {CALIBRATION.called(name).path(run)}; next: {following}")
 

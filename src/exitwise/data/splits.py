@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from exitwise.data.sampling import derive_seed
 from exitwise.data.sources import ArraySource, Source, Sources, open_source
 from exitwise.data.transforms import Preprocessing
 from exitwise.errors import DataError
+from exitwise.storage.digest import digest_of
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,8 @@ class Split:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over names, classes and stamps (see :meth:`Source.stamp`) of the images, in order."""
-        digest = hashlib.sha256()
-        for index, target in zip(self.indices.tolist(), self.targets.tolist(), strict=True):
-            line = f"{self.source.names[index]}\t{target}\t{self.source.stamp(index)}\n"
-            digest.update(line.encode(errors="surrogateescape"))
-        return digest.hexdigest()
+        pairs = zip(self.indices.tolist(), self.targets.tolist(), strict=True)
+        return digest_of((self.source.names[index], target, self.source.stamp(index)) for index, target in pairs)
 
     def shared_with(self, other: Split) -> int:
         """Return how many images are in both: the same files or, without files, of the same name and pixels."""

@@ -16,6 +16,7 @@ from exitwise.budgets import check_budget, check_count, check_proportions, exit_
 from exitwise.deploy.asked import Asked
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitor import Monitor, Reference
+from exitwise.deploy.origin import Origin
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.exiting.calibration import (
     MARGIN,
@@ -54,6 +55,7 @@ class Recorded(NamedTuple):
         classes: their names.
         seed: of the divisions of the samples.
         groups: that of each sample, where they are known.
+        origin: which samples they are, where more is known than how many.
     """
 
     logits: NDArray[Any]
@@ -61,6 +63,7 @@ class Recorded(NamedTuple):
     classes: Sequence[str]
     seed: int = 0
     groups: Sequence[str] | None = None
+    origin: Origin | None = None
 
     @classmethod
     def of_numbered_classes(cls, logits: NDArray[Any], targets: NDArray[np.int64]) -> Self:
@@ -201,7 +204,10 @@ def calibrated(
     policy, searched = found.policy, asked.thresholds == "searched"
     tolerance = asked.wish.get("max_accuracy_drop", TOLERANCE)
     point, left = operate(outputs, policy, costs.exit_macs), outputs.under(policy)
-    if not searched and (miss := missed(asked.wish, found.proportions, point, len(targets), costs.full_macs)):
+    miss = missed(
+        asked.wish, found.proportions, point, len(targets), costs.full_macs, has_temperatures=asked.temperature
+    )
+    if miss and not searched:
         warnings.warn(miss, CalibrationWarning, stacklevel=3)
     return Calibration(
         policy.read_by(reading),
@@ -225,6 +231,8 @@ def calibrated(
         network=network,
         outcome=Outcome.of(left, targets, own, standard, yardstick, classes, held.groups, tolerance, costs.exit_macs),
         thresholding=asked.thresholds,
+        drop_from=asked.drop_from,
+        origin=held.origin or Origin(len(targets)),
     )
 
 

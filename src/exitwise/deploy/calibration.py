@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from exitwise.deploy.monitor import Reference
+from exitwise.deploy.origin import Origin
 from exitwise.deploy.parts_table import parts_table
 from exitwise.errors import UserError
 from exitwise.exiting.measures import measure_from_json
@@ -18,7 +19,7 @@ from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds, finite_thresholds
 from exitwise.exiting.table import Budgeted, line_for
-from exitwise.exiting.wish import Thresholding, worded
+from exitwise.exiting.wish import DropFrom, Thresholding, worded
 from exitwise.shown import Shown, percent
 from exitwise.storage.record import Record
 
@@ -56,6 +57,8 @@ class Calibration(Shown):
         network: fingerprint of the weights that it was made for; empty where that is not known (older records).
         thresholding: which kind of thresholds was asked for; None: the measure's own, or not known (older records).
         outcome: what is lost on the calibration images, and for whom; None where that is not known (older records).
+        drop_from: what losses were asked to be counted from.
+        origin: the samples that it was made on; None where that is not known (older records).
     """
 
     policy: ExitPolicy
@@ -73,6 +76,8 @@ class Calibration(Shown):
     network: str = ""
     outcome: Outcome | None = None
     thresholding: Thresholding | None = None
+    drop_from: DropFrom = "best"
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if not self.full_macs and self.exit_macs:
@@ -126,15 +131,24 @@ class Calibration(Shown):
         point = OperatingPoint(**self.expected)
         figures = point.figures(self.full_macs)
         if self.outcome is not None:
-            lines = self.outcome.lines(self.intro, point, self.full_macs, "held-out images") + lines
+            lines = self.outcome.lines(self.intro, point, self.full_macs, "held-out images", self._time) + lines
         lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
-        if self.exit_seconds is not None:
-            times = zip(self.expected["shares"], self.exit_seconds, strict=True)
-            mean = 1000 * sum(share * seconds for share, seconds in times)
+        if self.exit_seconds is not None and self._time is not None:
+            mean = 1000 * self._time * self.exit_seconds[-1]
             lines.append(f"mean time on the calibration images: {mean:.3g} ms, one by one on this machine")
         if self.guarantee is not None:
             lines.append(self.promise(self.guarantee))
+        if self.origin is not None and self.origin.data is not None:
+            lines.append(f"calibrated on {self.origin}")
         return lines
+
+    @property
+    def _time(self) -> float | None:
+        """Share of the full network's time that it takes on the calibration images; None where no time was measured."""
+        if self.exit_seconds is None or not self.expected:
+            return None
+        times = zip(self.expected["shares"], self.exit_seconds, strict=True)
+        return float(sum(share * seconds for share, seconds in times) / self.exit_seconds[-1])
 
     @property
     def is_kept_promise(self) -> bool:
@@ -206,6 +220,8 @@ def _encode(calibration: Calibration) -> dict[str, Any]:
         "guarantee": calibration.guarantee,
         "reference": calibration.reference and calibration.reference.to_dict(),
         "thresholding": calibration.thresholding,
+        "drop_from": calibration.drop_from,
+        "origin": calibration.origin and calibration.origin._asdict(),
         "outcome": calibration.outcome and calibration.outcome.to_json(),
         "table": [{**line._asdict(), "thresholds": list(line.thresholds)} for line in calibration.table],
     }
@@ -234,6 +250,8 @@ def _decode(content: dict[str, Any], version: int) -> Calibration:
         network=str(content.get("network", "")),
         outcome=Outcome.from_json(content["outcome"]) if content.get("outcome") else None,
         thresholding=kind if (kind := content.get("thresholding")) in get_args(Thresholding) else None,
+        drop_from="full" if content.get("drop_from") == "full" else "best",
+        origin=Origin.from_json(content.get("origin")),
     )
 
 

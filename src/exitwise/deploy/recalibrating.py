@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from exitwise.budgets import check_count
 from exitwise.deploy.asked import Asked, Wishes
 from exitwise.deploy.bundle import write_sealed
-from exitwise.deploy.calibrating import Costs, Recorded, calibrated, drift_of, warn_if_few
+from exitwise.deploy.calibrating import CalibrationWarning, Costs, Recorded, calibrated, drift_of, warn_if_few
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.groups import Groups, groups_of
 from exitwise.deploy.monitor import DriftWarning
 from exitwise.deploy.onnx_runner import OnnxRunner
+from exitwise.deploy.origin import Origin
 from exitwise.errors import DataError, UserError
+from exitwise.storage.digest import digest_of
 from exitwise.storage.files import why_not_written
 from exitwise.storage.folders import image_files, sub_folders
 
@@ -60,20 +62,43 @@ def calibrate_bundle(
     if asked.get("measure") is None:
         own = former.policy.measure
         wished = replace(wished, measure=own.name, temperature=wished.temperature or own.temperatures is not None)
-    if asked.get("abstain_below") is None and wished.answered_accuracy is None:
-        wished = replace(wished, abstain_below=former.policy.abstain_below)
+    wished = _with_limit(wished, asked, former)
     images = list(labelled_images(Path(data), runner.classes))
     parts = None if groups is None else groups_of(groups, [str(path) for path, _ in images])
-    held = Recorded(*_outputs(runner, images), runner.classes, groups=parts)
+    stamps = ((str(path.relative_to(data)), label, str(path.stat().st_size)) for path, label in images)
+    origin = Origin(len(images), digest_of(stamps), str(Path(data).absolute()))
+    held = Recorded(*_outputs(runner, images), runner.classes, groups=parts, origin=origin)
     held.check()
     if drift := drift_of(former, held):
         warnings.warn(drift, DriftWarning, stacklevel=2)
     costs = Costs(former.exit_macs, former.full_macs)
     calibration = calibrated(wished, held, costs, network=former.network)
+    if former.guarantee is not None and wished.guarantee is None:
+        warnings.warn(
+            f"the former calibration was with a guarantee, this one is without: {former.promise(former.guarantee)}",
+            CalibrationWarning,
+            stacklevel=2,
+        )
     if calibration.is_kept_promise:
         write_sealed(runner.folder, runner.manifest.content, calibration)
     warn_if_few(len(held.targets))
     return calibration
+
+
+def _with_limit(wished: Asked, asked: Wishes, former: Calibration) -> Asked:
+    """Return the wish with the former limit of answering, which is a confidence of one measure and of no other."""
+    limit, own = former.policy.abstain_below, former.policy.measure
+    if limit is None or asked.get("abstain_below") is not None or wished.answered_accuracy is not None:
+        return wished
+    if (wished.measure, wished.temperature) == (own.name, own.temperatures is not None):
+        return replace(wished, abstain_below=limit)
+    warnings.warn(
+        f"confidences below {limit:.4f} by {own.name} were not answered; that says nothing by another measure, and now "
+        "all is answered (--abstain-below, --answered-accuracy)",
+        CalibrationWarning,
+        stacklevel=3,
+    )
+    return wished
 
 
 def _outputs(runner: OnnxRunner, found: Sequence[tuple[Path, int]]) -> tuple[NDArray[Any], NDArray[np.int64]]:

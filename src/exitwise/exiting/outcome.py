@@ -163,7 +163,9 @@ class Outcome(NamedTuple):
             None if exit_costs is None else _cheaper_exit(own == targets[:, None], right, left.exits, exit_costs),
         )
 
-    def lines(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> list[str]:
+    def lines(
+        self, intro: str, point: OperatingPoint, full_macs: float, images: str, time: float | None = None
+    ) -> list[str]:
         """Return it in words, what matters most first.
 
         Args:
@@ -171,9 +173,15 @@ class Outcome(NamedTuple):
             point: what it spends.
             full_macs: what shares of MACs are of.
             images: what the samples are, such as ``held-out images``.
+            time: share of the full network's time that it takes, where it is known.
         """
         exits = len(point.shares)
         lines = []
+        right = round(point.accuracy * self.paired.samples)
+        if mean_of_counts((0, 1), (self.paired.samples - right, right)).low <= self.majority:
+            beyond = "" if point.accuracy <= self.majority else ", beyond chance,"
+            commonest = percent(self.majority)
+            lines.append(f"No better{beyond} than to answer always with the commonest class, which {commonest} are of.")
         if self.better is not None:
             number, paired = self.better
             lines.append(
@@ -181,7 +189,7 @@ class Outcome(NamedTuple):
                 f"{paired.samples} {images}: train the network longer, or end it there."
             )
         if exits > 1:
-            lines.append(self.sentence(intro, point, full_macs, images))
+            lines.append(self.sentence(intro, point, full_macs, images, time))
         if self.cheaper is not None:
             number, paired = self.cheaper
             lines.append(
@@ -197,19 +205,19 @@ class Outcome(NamedTuple):
             more = f" and {len(self.unnamed) - NAMED} more" if len(self.unnamed) > NAMED else ""
             names = ", ".join(self.unnamed[:NAMED])
             lines.append(f"No image is given the class {names}{more}, though some are of it.")
-        right = round(point.accuracy * self.paired.samples)
-        if mean_of_counts((0, 1), (self.paired.samples - right, right)).low <= self.majority:
-            beyond = "" if point.accuracy <= self.majority else ", beyond chance,"
-            commonest = percent(self.majority)
-            lines.append(f"No better{beyond} than to answer always with the commonest class, which {commonest} are of.")
         return lines
 
-    def sentence(self, intro: str, point: OperatingPoint, full_macs: float, images: str) -> str:
+    def sentence(
+        self, intro: str, point: OperatingPoint, full_macs: float, images: str, time: float | None = None
+    ) -> str:
         """Return what the policy spends and loses, and where samples leave; see :meth:`lines`."""
         leaving = ", ".join(f"{100 * share:.0f}" for share in point.shares)
         noise = ", which may be chance" if self.paired.is_noise and self.paired.difference else ""
+        spent = f"{100 * point.macs / full_macs:.0f} % of MACs"
+        if time is not None:
+            spent += f", {100 * time:.0f} % of the time"
         text = (
-            f"{intro[0].upper()}{intro[1:]}: {100 * point.macs / full_macs:.0f} % of MACs; {self.paired} against "
+            f"{intro[0].upper()}{intro[1:]}: {spent}; {self.paired} against "
             f"{self.yardstick.name(len(point.shares))} on {self.paired.samples} {images}{noise}; leaves at exits 1 to "
             f"{len(point.shares)}: {leaving} %."
         )

@@ -120,7 +120,13 @@ def as_calibrated(intro: str) -> str:
 
 
 def missed(
-    wish: Mapping[str, Any], proportions: Sequence[float], point: OperatingPoint, samples: int, full_macs: float
+    wish: Mapping[str, Any],
+    proportions: Sequence[float],
+    point: OperatingPoint,
+    samples: int,
+    full_macs: float,
+    *,
+    has_temperatures: bool = False,
 ) -> str | None:
     """Return by how much a wish is missed on the samples that it was calibrated on, in a line; None if it is not.
 
@@ -130,6 +136,7 @@ def missed(
         point: what they do.
         samples: how many there are; a difference of two of them is none.
         full_macs: what shares of MACs are of.
+        has_temperatures: whether confidences are divided by temperatures already.
     """
     ((name, value),) = wish.items()
     slack = max(SLACK, 2 / samples)
@@ -152,6 +159,6 @@ def missed(
     else:
         return None
     return (
-        f"{what}: too many samples have the same confidence, which no threshold divides; temperatures "
-        "(--temperature) or another measure (--measure) may"
+        f"{what}: too many samples have the same confidence, which no threshold divides; "
+        f"{'' if has_temperatures else 'temperatures (--temperature) or '}another measure (--measure) may"
     )

@@ -32,7 +32,9 @@ def drop_command(run: Run, calibration: Calibration) -> str:
 def _command(run: Run, option: str, value: float, calibration: Calibration) -> str:
     name = [] if run.name is None else ["--name", run.name]
     words = ["exitwise", "calibrate", str(run.path), option, f"{value:.6g}", *_flags(calibration), *name]
-    return pasteable(*words)
+    origin = calibration.origin
+    data = run.moved_to if origin is None or origin.data is None else origin.data
+    return pasteable(*words, *([] if data is None else ["--data", str(data)]))
 
 
 def _flags(calibration: Calibration) -> Sequence[str]:
@@ -40,8 +42,13 @@ def _flags(calibration: Calibration) -> Sequence[str]:
     flags = [] if measure.name == USUAL_MEASURE else ["--measure", measure.name]
     if _has_temperatures(measure):
         flags.append("--temperature")
-    if calibration.policy.abstain_below is not None:
+    promise = calibration.guarantee or {}
+    if promise.get("risk") == "answers":
+        flags += ["--answered-accuracy", f"{promise['accuracy']:.6g}", "--guarantee", f"{promise['probability']:.6g}"]
+    elif calibration.policy.abstain_below is not None:
         flags += ["--abstain-below", f"{calibration.policy.abstain_below:.6g}"]
+    if calibration.drop_from != "best":
+        flags += ["--drop-from", calibration.drop_from]
     return flags if kind is None else [*flags, "--thresholds", kind]
 
 
@@ -54,12 +61,16 @@ def cheapest(calibration: Calibration, held: Recorded) -> Calibration | None:
     calibration is for a drop already, or there is nothing to choose."""
     if "max_accuracy_drop" in calibration.budget or calibration.policy.exits == 1:
         return None
-    measure = calibration.policy.measure
+    measure, promise = calibration.policy.measure, calibration.guarantee or {}
+    of_answers = promise.get("risk") == "answers"
     asked = Asked(
         {"max_accuracy_drop": TOLERANCE},
+        guarantee=promise["probability"] if of_answers else None,
+        drop_from=calibration.drop_from,
         thresholds=calibration.thresholding,
         measure=measure.name,
-        abstain_below=calibration.policy.abstain_below,
+        abstain_below=None if of_answers else calibration.policy.abstain_below,
+        answered_accuracy=promise["accuracy"] if of_answers else None,
         temperature=_has_temperatures(measure),
     )
     with warnings.catch_warnings():

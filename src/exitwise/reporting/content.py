@@ -116,6 +116,18 @@ class RunFigures:
     monitored: Monitored | None = None
 
     @property
+    def elsewhere(self) -> str:
+        """Return which images from elsewhere it was calibrated on; empty where on its own."""
+        origin = self.calibration.origin
+        return "" if origin is None or origin.data is None else str(origin)
+
+    @property
+    def has_guarantee_of_loss(self) -> bool:
+        """Return whether what leaving early loses is guaranteed, which a calibration for a budget cannot be."""
+        promise = self.calibration.guarantee
+        return promise is not None and promise["risk"] != "answers"
+
+    @property
     def alike(self) -> bool:
         """Return whether all samples of an exit had the same weight in every epoch."""
         return all(len(set(exit)) == 1 for row in self.weights for exit in zip(*row["weights"], strict=True))
@@ -149,6 +161,7 @@ class Report:
         sizes: images of each split.
         machine: where times were measured, and with what.
         device: on which device.
+        busy: the load there, where it was so high that times mean little; else empty.
         made: when, in UTC.
         version: of exitwise.
     """
@@ -158,5 +171,6 @@ class Report:
     sizes: dict[str, int]
     machine: dict[str, Any]
     device: str
+    busy: str
     made: str
     version: str

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from exitwise.benching.timing import measure_exit_seconds
+from exitwise.benching.timing import busy, measure_exit_seconds
 from exitwise.data import Splits
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitored import Monitored, read_monitored
@@ -60,7 +60,7 @@ def gather(
     groups = group_runs(names, [settings_of(run) for run in runs])
     records = [Record.of(run) for run in runs]
     seen = None if monitor is None else _monitored(monitor, records[0].calibration)
-    place = pick_device(device)
+    place, occupied = pick_device(device), busy()
     pictures = Pictures(CHANGED, pictures_per_class(len(runs[0].classes), len(runs)))
     times: dict[tuple[Any, ...], tuple[float, ...]] = {}
     figures = []
@@ -74,7 +74,7 @@ def gather(
         key = _network_key(run)
         if key not in times:
             times[key] = measure_exit_seconds(model)
-        test = Said.collect(run, model, splits, place)
+        test = Said.collect(run, model, splits, place, record.calibration)
         figures.append(figures_of(run, name, record, test, times[key], pictures, seen))
     return Report(
         figures,
@@ -82,6 +82,7 @@ def gather(
         runs[0].data["sizes"],
         machine(),
         str(place),
+        occupied,
         now(),
         __version__,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ from exitwise.reporting.learning import learning
 from exitwise.reporting.pictures import class_figures
 from exitwise.reporting.reliability import reliability
 from exitwise.runs.folder import Run
+from exitwise.runs.other_images import calibrated_on
 from exitwise.runs.records.bench import BENCH, Bench
 from exitwise.runs.records.evaluation import Evaluation
 from exitwise.runs.records.metrics import read_metrics
@@ -78,23 +80,28 @@ class Record(NamedTuple):
 
 
 class Said(NamedTuple):
-    """Test split, its logits (N, K, C) and targets (N); what the exits said of the calibration split, and the
-    temperatures for it."""
+    """Test split, its logits (N, K, C) and targets (N); what the exits said of the images that it was calibrated on,
+    None where these are gone; and the temperatures for the calibration split."""
 
     split: Split
     logits: NDArray[Any]
     targets: NDArray[np.int64]
-    held: Recorded
+    held: Recorded | None
     temperatures: tuple[float, ...]
 
     @classmethod
-    def collect(cls, run: Run, model: StagedModel, splits: Splits, device: torch.device) -> Said:
-        calibration, test = (
-            collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), device)
-            for split in (splits.calibration, splits.test)
-        )
-        held = Recorded(*calibration, run.classes, run.settings.split_seed)
-        return cls(splits.test, *test, held, fit_temperatures(*calibration))
+    def collect(
+        cls, run: Run, model: StagedModel, splits: Splits, device: torch.device, calibration: Calibration
+    ) -> Said:
+        def logits(split: Split) -> tuple[NDArray[Any], NDArray[np.int64]]:
+            return collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), device)
+
+        own, held = logits(splits.calibration), None
+        with suppress(UserError):  # from elsewhere, and gone
+            split = calibrated_on(run, calibration, splits.calibration)
+            outputs = own if split is splits.calibration else logits(split)
+            held = Recorded(*outputs, run.classes, run.settings.split_seed)
+        return cls(splits.test, *logits(splits.test), held, fit_temperatures(*own))
 
 
 class _Tested(NamedTuple):
@@ -133,10 +140,11 @@ class _Tested(NamedTuple):
         how: dict[str, Any] = {"tolerance": calibration.tolerance, "exit_costs": calibration.exit_macs}
         return Outcome.of(left, self.outputs.targets, self.own, self.standard, yardstick, classes, **how)
 
-    def _said(self) -> tuple[str, OperatingPoint, float, str]:
+    def _said(self) -> tuple[str, OperatingPoint, float, str, float]:
         calibration = self.calibration
         point = operate(self.outputs, calibration.policy, calibration.exit_macs)
-        return as_calibrated(calibration.intro), point, calibration.full_macs, "test images"
+        time = sum(share * each for share, each in zip(point.shares, self.seconds, strict=True)) / self.seconds[-1]
+        return as_calibrated(calibration.intro), point, calibration.full_macs, "test images", time
 
 
 def figures_of(
@@ -184,7 +192,7 @@ def _groups(evaluation: Evaluation, calibrated: Budget) -> list[Part]:
 
 
 def _cheapest(run: Run, calibration: Calibration, test: Said, seconds: Sequence[float]) -> Cheapest | None:
-    found = cheapest(calibration, test.held)
+    found = None if test.held is None else cheapest(calibration, test.held)
     if found is None:
         return None
     tested = _Tested.by(found, test, seconds)

@@ -70,6 +70,7 @@ class Run:
         self.settings = resolve(read_yaml(self.config_path))
         self.data: dict[str, Any] = DATA.read(self.path)
         self.name: str | None = None
+        self.moved_to: Path | None = None
 
     def under(self, name: str | None) -> Run:
         """Return the run with its calibration of this name, and what was measured of that; None: the usual one.
@@ -96,6 +97,7 @@ class Run:
             raise UserError(f"expected the images of {self.path} at {data}; found nothing")
         run = copy.copy(self)
         place = str(Path(data).resolve())
+        run.moved_to = Path(data)
         moved = {"data_root": place} if self.settings.data in SOURCES else {"data": place}
         run.settings = self.settings.model_copy(update=moved)
         return run

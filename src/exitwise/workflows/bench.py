@@ -80,7 +80,7 @@ def bench(
     """Time a network on test samples: in full, leaving early, cut at each exit, and others beside it, in every form.
 
     What leaves early does so as it was calibrated, and at each budget of ``budgets`` by the same measure. Every row
-    has its accuracy on the same samples; gaps to the network in full are paired by sample. In eight bits (ONNX
+    has its accuracy on the same samples; gaps to the full network are paired by sample. In eight bits (ONNX
     Runtime's, with static ranges; of networks that take tokens, dynamic ones) thresholds are found anew on the
     held-out samples, for the same wish. Energy is said where the machine counts it (RAPL). The verdict sets the
     calibrated policy against the fastest of all others that are accurate enough, what leaves early beside it
@@ -244,7 +244,7 @@ def _links(subject: Subject | Exported, folder: Path) -> list[Link]:
 
 
 def _compared(rows: Sequence[Row], measured: Measured) -> list[Row]:
-    """Return the rows with their gaps to the network in full in float32, and what they save beside it in their form."""
+    """Return the rows with their gaps to the full network in float32, and what they save beside it in their form."""
     full = [row for row in rows if row.network.kind == "full"]
     reference = next((row for row in full if row.form != "int8"), full[0])
     there = {(row.form, row.batch_size): row for row in full}

@@ -69,7 +69,12 @@ def calibrate(
     former = next((each for each in (folder, found.folder) if each is not None and each.is_calibrated), None)
     if folder is not None and (why := why_not_written(folder.path)) is not None:
         raise UserError(f"thresholds are stored in {folder.path}, which cannot be written to ({why})")
-    if found.is_other and former and (drift := drift_of(former.read_calibration(model), found.recorded)):
+    if (
+        found.origin
+        and found.origin.data
+        and former
+        and (drift := drift_of(former.read_calibration(model), found.recorded))
+    ):
         warnings.warn(drift, DriftWarning, stacklevel=2)
     seconds = measure_exit_seconds(model) if "latency" in wished.wish else None
     costs = Costs(count_cost(model).macs, model.full_macs, seconds)

@@ -149,7 +149,7 @@ def _with_table(calibration: Calibration, logits: NDArray[Any], targets: NDArray
 def _evaluated(calibration: Calibration, tested: Recorded, costs: tuple[int, ...], full_macs: int) -> Evaluation:
     """Return what a calibration does on test samples."""
     tested.check_finite()
-    logits, targets, classes, _, groups = tested
+    logits, targets, classes, groups = tested.logits, tested.targets, tested.classes, tested.groups
     policy, own = calibration.policy, logits.argmax(-1)
     outputs, alone = Outputs.from_logits(logits, targets, policy.measure), Outputs.from_logits(logits, targets)
     policies = {line.budget: ExitPolicy(line.thresholds, policy.measure) for line in calibration.table}

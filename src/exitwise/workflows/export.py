@@ -24,6 +24,7 @@ from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import preprocessing_of
 from exitwise.runs.folder import Run
+from exitwise.runs.other_images import calibrated_on
 from exitwise.shown import Shown, percent
 from exitwise.workflows.arguments import check_network_call
 from exitwise.workflows.quantise import Batches, Compared, quantise
@@ -155,7 +156,7 @@ def export(
         return Exported(out, tuple(sorted(out.iterdir())))
     check_out(out, overwrite)
     check_repeatable(calibrated)
-    batches = _held_out(model, held_out) if isinstance(source, nn.Module) else _held_out_of(Run(source), model)
+    batches = _held_out(model, held_out) if isinstance(source, nn.Module) else _held_out_of(run, calibrated, model)
     with TemporaryDirectory() as folder:
         write(model, calibrated, Path(folder) / "float32", **about)
         precisions = quantise(Path(folder) / "float32", out, int8, calibrated, batches, overwrite=overwrite)
@@ -168,6 +169,6 @@ def _held_out(model: StagedModel, loader: Iterable[Any] | None) -> Batches:
     return lambda: arrays_of(model, pairs_of(loader, model, "held-out loader"))
 
 
-def _held_out_of(run: Run, model: StagedModel) -> Batches:
-    split = run.splits().calibration
+def _held_out_of(run: Run, calibration: Calibration, model: StagedModel) -> Batches:
+    split = calibrated_on(run, calibration, run.splits().calibration)
     return lambda: arrays_of(model, split.batches(EVALUATION_BATCH, run.settings.workers))

@@ -10,29 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES
+from exitwise.catalogue.sources import SOURCES
 from exitwise.data import Splits
-from exitwise.data.fingerprints import MOST_KNOWN, noted, unused
+from exitwise.data.fingerprints import noted, unused
 from exitwise.data.loaders import pairs_of
-from exitwise.data.sources.files import FileSource, kept_or_read
-from exitwise.data.sources.folder import FolderSource
-from exitwise.data.sources.manifest import read_manifest
-from exitwise.data.sources.shards import shards_at
 from exitwise.data.splits import Split
 from exitwise.deploy.calibrating import Recorded, check_samples
 from exitwise.deploy.groups import Groups, check_groups, groups_of
-from exitwise.errors import DataError, ExitwiseWarning, UserError
+from exitwise.deploy.origin import Origin
+from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel, check_staged
-from exitwise.runs.build import pick_device, preprocessing_of
+from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run
-from exitwise.runs.records.identity import trained_on
+from exitwise.runs.other_images import images_at
 
 
 class HeldOut(NamedTuple):
@@ -40,7 +36,7 @@ class HeldOut(NamedTuple):
 
     ``checkpoint`` is the name of its weights in a run; ``seed`` that of the division for a guarantee; ``samples`` are
     fingerprints of a loader's samples; ``folder`` is the run; ``groups`` that of each sample, where they are known;
-    ``is_other`` says whether they are no images of the run's own.
+    ``origin`` says which images they are.
     """
 
     model: StagedModel
@@ -52,12 +48,12 @@ class HeldOut(NamedTuple):
     samples: frozenset[int] = frozenset()
     folder: Run | None = None
     groups: Sequence[str] | None = None
-    is_other: bool = False
+    origin: Origin | None = None
 
     @property
     def recorded(self) -> Recorded:
         """What the exits said."""
-        return Recorded(self.logits, self.targets, self.classes, self.seed, self.groups)
+        return Recorded(self.logits, self.targets, self.classes, self.seed, self.groups, self.origin)
 
 
 def exits_of(run: str | Path | StagedModel) -> int:
@@ -114,9 +110,8 @@ def _of_run(
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     parts = groups_in(groups, split)
     best, seed = run.best().name, run.settings.split_seed
-    found = HeldOut(
-        model, logits, targets, best, seed, run.classes, folder=run, groups=parts, is_other=others is not None
-    )
+    origin = Origin(len(targets), split.fingerprint(), None if others is None else str(Path(data or "").absolute()))
+    found = HeldOut(model, logits, targets, best, seed, run.classes, folder=run, groups=parts, origin=origin)
     found.recorded.check()
     return found
 
@@ -153,31 +148,6 @@ def _has_moved_to(data: str | Path, run: Run) -> bool:
     except UserError:
         return False
     return True
-
-
-def images_at(data: Path, run: Run) -> Split:
-    """Return all images of a folder per class, a table, or shards, as a run sees its own.
-
-    Raises:
-        DataError: for classes that the run has not, no images, or many that it was trained on.
-    """
-    preprocessing = preprocessing_of(run.settings)
-    size = None if preprocessing.any_size else preprocessing.image_size
-    if MANIFEST.is_at(data):
-        labelled = [image for part in read_manifest(data, run.classes).parts.values() for image in part]
-        source = kept_or_read(FileSource(labelled, run.classes, preprocessing.channels, size), size)
-    elif SHARDS.is_at(data):
-        source = shards_at(data, run.classes, preprocessing.channels, size)
-    else:
-        source = kept_or_read(FolderSource(data, preprocessing.channels, size, run.classes), size)
-    split = Split(source, torch.arange(len(source.targets)), preprocessing)
-    known = trained_on(run.path, split)
-    if len(known) > MOST_KNOWN * len(split):
-        raise DataError(
-            f"expected the run's images as they were, or others that it was not trained on, in {data}; it was trained "
-            f"on {len(known)} of {len(split)} there, such as {known[0]}"
-        )
-    return split
 
 
 def groups_in(groups: Groups | Sequence[str] | None, split: Split) -> list[str] | None:

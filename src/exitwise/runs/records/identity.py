@@ -72,10 +72,14 @@ def changes(folder: Path, splits: Splits) -> str:
     return f"the images have changed: {', '.join(said)}" if said else "the images have changed"
 
 
-def trained_on(folder: Path, split: Split) -> list[str]:
-    """Return which images of a split a run was trained on, by name and stamp; none if there is no list."""
-    known = {(name, stamp) for (part, name), (_, stamp) in read_known(folder).items() if part == "train"}
-    return [name for name, stamp in _named(split) if (name, stamp) in known]
+def known_to(folder: Path, split: Split) -> dict[str, list[str]]:
+    """Return which images of a split a run knows by name and stamp, by its own part; none if there is no list."""
+    parts = {(name, stamp): part for (part, name), (_, stamp) in read_known(folder).items()}
+    found: dict[str, list[str]] = {}
+    for each in _named(split):
+        if each in parts:
+            found.setdefault(parts[each], []).append(each[0])
+    return found
 
 
 def _rows(splits: Splits) -> Rows:
