@@ -123,17 +123,22 @@ def test_the_slider_and_its_chart_are_in_one_view_and_cost_is_chosen(page):
 
 def test_many_classes_are_searched_and_commands_are_copied(browser, report, tmp_path):
     run = report.runs[0]
-    classes = [each._replace(name=f"{each.name} kind{number}") for number in range(3) for each in run.classes]
+    classes = [each._replace(name=f"{each.name} kind{number:02}") for number in range(30) for each in run.classes]
     alone = replace(report, runs=[replace(run, classes=classes)], comparisons=report.comparisons[:1])
     from selenium.webdriver import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
     opened(browser, render(alone), tmp_path)
     field = element(browser, "search-0")
-    field.send_keys(" KIND2")
+    for width in (1280, 390):
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert 844 < browser.execute_script("return document.documentElement.scrollHeight") <= 6000
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    field.send_keys(" KIND02")
     shown = [row.text for row in browser.find_elements("css selector", "tr[data-class] th") if row.is_displayed()]
-    assert sorted(shown) == sorted(each.name for each in classes if each.name.endswith("kind2"))
-    assert element(browser, "found-0").text == "10 of 30 classes"
+    assert sorted(shown) == sorted(each.name for each in classes if each.name.endswith("kind02"))
+    assert element(browser, "found-0").text == "10 of 300 classes"
     button = browser.find_element("css selector", "button[data-copy='command-0']")
     button.send_keys(Keys.ENTER)
     WebDriverWait(browser, 5).until(lambda _: button.text in ("Copied", "Selected"))

@@ -17,6 +17,7 @@ import exitwise as ew
 from exitwise.benching.timing import BusyWarning, measure_exit_seconds
 from exitwise.budgets import parse_seconds
 from exitwise.cli import main
+from exitwise.cli.demo import demo
 from exitwise.deploy import calibrating as finding
 from exitwise.deploy.calibrating import CalibrationWarning, _warn_of_bounds
 from exitwise.errors import UserError
@@ -270,6 +271,13 @@ def test_other_work_is_noticed_before_times_are_taken(run, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
     with pytest.warns(BusyWarning, match=r"other work is running here \(load 99.0 on \d+ cores\)"):
         measure_exit_seconds(run.run.model(), rounds=1)
+
+
+def test_the_demo_says_that_the_machine_is_busy(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
+    monkeypatch.setattr("exitwise.settings.compose.compose", {}.__getitem__)  # it ends there
+    with pytest.warns(BusyWarning, match="load 99.0"), pytest.raises(TypeError):
+        demo(out=tmp_path)
 
 
 def test_a_later_exit_is_never_taken_for_quicker(run, monkeypatch):
