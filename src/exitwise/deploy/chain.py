@@ -53,11 +53,27 @@ class Inside:
         first = parts[0]
         if len(parts) == 1:
             return first
-        arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in first.arrays}
+        arrays = {name: _joined([part.arrays[name] for part in parts]) for name in first.arrays}
         carried = first.carried and {
-            name: np.concatenate([part.carried[name] for part in parts if part.carried]) for name in first.carried
+            name: _joined([part.carried[name] for part in parts if part.carried]) for name in first.carried
         }
         return cls(arrays, carried)
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return rows one after the other: without a copy where they lie so, as those that left a stage together do."""
+    first = parts[0]
+    whole = first.base
+    if isinstance(whole, np.ndarray) and whole.flags.c_contiguous and whole.dtype == first.dtype:
+        place = start = first.ctypes.data
+        for part in parts:
+            if part.base is not whole or part.ctypes.data != place or not part.flags.c_contiguous:
+                break
+            place += part.nbytes
+        else:
+            numbers = slice(*((each - whole.ctypes.data) // whole.itemsize for each in (start, place)))
+            return whole.reshape(-1)[numbers].reshape(sum(map(len, parts)), *first.shape[1:])
+    return np.concatenate(parts)
 
 
 class Answer(NamedTuple):
