@@ -2,9 +2,9 @@
 
     python benchmarks/bench.py [--only inference training] [--out results]
 
-All but those that train for hours (finetune, rivals, study, long_tail), the sweep, and serving's long load; peers only
-where earlyon is installed. Each writes its record to --out, over the last one, when it has ended. What is worse than
-last time by a tenth, or short of its bar, is marked.
+All but those that train long (finetune, rivals, study, long_tail, cifar10_fast), the sweep, and serving's long load;
+peers only where earlyon is installed. Each writes its record to --out, over the last one, when it has ended. What is
+worse than last time by a tenth, or short of its bar, is marked.
 """
 
 from __future__ import annotations

@@ -56,9 +56,20 @@ def machine() -> dict:
     """Where and with what the figures were taken."""
     return {
         "platform": platform.platform(),
+        "processor": _processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def _processor() -> str | None:
+    """Return name, family and model of the processor, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in told:
+        return None
+    return f"{told['model name']}, family {told.get('cpu family')}, model {told.get('model')}"

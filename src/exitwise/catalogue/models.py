@@ -222,9 +222,15 @@ MODELS = by_name(
         "wide_cifar",
         "wide, shallow residual network for CIFAR, fast on a CPU",
         _WIDE,
-        {"widths": (16, 32, 64, 128, 256), "halved": (True, True, True, False), "input_shape": (3, 32, 32)},
-        1188984,
-        (7520896, 14600064, 21680512, 35841408),
+        {
+            "widths": (16, 32, 64, 128, 256),
+            "halved": (True, True, True, False),
+            "head_convolutions": True,
+            "identity": True,
+            "input_shape": (3, 32, 32),
+        },
+        1582328,
+        (8701184, 16961280, 25223936, 39384832),
     ),
     Model(
         "wide_grey",

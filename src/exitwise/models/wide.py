@@ -48,15 +48,21 @@ class PooledHead(nn.Module):
     Args:
         channels: of the map.
         num_classes: number of classes C.
+        convolution: sides of a convolution with a stride of 2, to twice the channels, that comes first; None: none.
     """
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, convolution: tuple[int, int] | None = None) -> None:
         super().__init__()
+        self.own: nn.Module = nn.Identity()
+        if convolution is not None:
+            self.own = Conv2dNormActivation(channels, 2 * channels, convolution, 2)
+            channels *= 2
         self.norm = nn.LayerNorm(2 * channels)
         self.linear = nn.Linear(2 * channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C) of a map (B, channels, height, width)."""
+        x = self.own(x)
         return self.linear(self.norm(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)))
 
 
@@ -68,6 +74,10 @@ class Wide(StagedModel):
         widths: channels of the first convolution, then of each block, of which there are as many as exits.
         halved: of which blocks the map is halved; by default of all.
         kernel: side of the convolutions.
+        head_convolutions: whether all heads but the last begin with a convolution of their own.
+        identity: start with convolutions that hand on what they get: the first answers to brightness, edges and colours
+            (:func:`cosine_filters`), the others repeat their input in the first of their channels, and chance gives the
+            rest (after Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024).
         input_shape: (channels, height, width); of signals the height is 1.
 
     Raises:
@@ -81,6 +91,8 @@ class Wide(StagedModel):
         widths: Sequence[int] = (32, 64, 128, 256, 256),
         halved: Sequence[bool] | None = None,
         kernel: int = 3,
+        head_convolutions: bool = False,
+        identity: bool = False,
         input_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         sides = min(kernel, 2 * input_shape[1] - 1), kernel
@@ -94,5 +106,33 @@ class Wide(StagedModel):
         stages = []
         for number, (before, after) in enumerate(pairwise(widths)):
             block: nn.Module = WideBlock(before, after, sides, halvings[number])
-            stages.append(Stage(nn.Sequential(first, block) if number == 0 else block, PooledHead(after, num_classes)))
+            own = sides if head_convolutions and number < len(halvings) - 1 else None
+            stages.append(
+                Stage(nn.Sequential(first, block) if number == 0 else block, PooledHead(after, num_classes, own))
+            )
         super().__init__(stages, num_classes, input_shape)
+        if identity:
+            self._start_alike()
+
+    @torch.no_grad()
+    def _start_alike(self) -> None:
+        first, *others = (module for module in self.modules() if isinstance(module, nn.Conv2d))
+        filters = cosine_filters(first.weight.shape[1:])[: len(first.weight) // 2]
+        first.weight[: 2 * len(filters)] = torch.cat([filters, -filters])
+        for convolution in others:
+            nn.init.dirac_(convolution.weight[: convolution.in_channels])
+
+
+def cosine_filters(shape: Sequence[int]) -> Tensor:
+    """Return the cosine basis of patches, the smoothest first, each of norm 1: (N, channels, height, width).
+
+    The main components of patches of photographs are near to it (Ahmed, Natarajan and Rao, 1974): brightness, then
+    edges and differences of colours.
+
+    Args:
+        shape: of a patch: channels, height, width.
+    """
+    axes = [torch.cos(torch.pi / side * (torch.arange(side) + 0.5) * torch.arange(side)[:, None]) for side in shape]
+    basis = torch.einsum("ax,by,cz->abcxyz", *axes).flatten(0, 2)
+    order = torch.cartesian_prod(*(torch.arange(side) for side in shape)).sum(1).argsort(stable=True)
+    return basis[order] / basis[order].flatten(1).norm(dim=1)[:, None, None, None]
