@@ -24,7 +24,8 @@ from common import Bar, finish, parser
 
 from exitwise.deploy.chain import Answer, Inside
 from exitwise.exiting.rule import leaves
-from exitwise.serving.scheduler import Left, Scheduler
+from exitwise.serving.fates import Left
+from exitwise.serving.scheduler import Scheduler
 
 LEAVING = (0.5, 0.2, 0.15, 0.15)
 STAGE_SECONDS, FLAT, LIMIT = 0.005, 16, 0.080

@@ -67,7 +67,7 @@ CASCADE = Row(Network("cascade", "early"), "onnx", 1, 1, 1, 1, 1, 0.9, 50.0)
             [FULL, EARLY, row("static", 3, 0.9)],
             "worth it: .*; 1.50x (± 0.00) as fast as static (eager), +0.0 ± 0.5 points",
         ),
-        ([FULL, EARLY, row("full", 1, form="onnx")], "not worth it: early (eager): 0.50x .*full (onnx)"),
+        ([FULL, EARLY, row("full", 1, form="onnx")], "not worth it: early (eager): 0.50x .*full network (onnx)"),
         ([FULL, row("early", 3.92, 0.9)], "not worth it: .*; 50 % fewer MACs, but exits, small operators"),
         ([FULL, row("early", 3.9, 0.9, macs=95)], "not worth it: .*; 5 % fewer MACs: too few samples leave early"),
         ([FULL, row("early", 8, 0.9, macs=105)], "not worth it: .*; 5 % more MACs: too few samples leave early"),

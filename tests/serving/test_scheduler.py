@@ -7,7 +7,8 @@ import pytest
 from timer_stages import TimerStages, samples
 
 from exitwise.errors import UserError
-from exitwise.serving.scheduler import FullError, LateError, Scheduler, StageError
+from exitwise.serving.fates import FullError, LateError, StageError
+from exitwise.serving.scheduler import Scheduler
 
 HALF = (0.5, 0.5)
 

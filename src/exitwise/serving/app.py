@@ -22,8 +22,8 @@ from exitwise.deploy.split import STATE_TYPE
 from exitwise.errors import UserError, in_a_line
 from exitwise.serving.access import Access, DeniedError
 from exitwise.serving.bodies import Asked, MediaTypeError, SlowError, arrays_of, asked, read_body
+from exitwise.serving.fates import FullError, Left, RefusedError
 from exitwise.serving.metrics import Metrics
-from exitwise.serving.scheduler import FullError, Left, RefusedError
 from exitwise.serving.service import Dial, Live, NoAnswerError, Service, TooLargeError
 from exitwise.version import __version__
 

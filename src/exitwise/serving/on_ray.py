@@ -1,42 +1,35 @@
 """A bundle on Ray Serve: a deployment per stage or group of stages, behind one address. Only survivors travel on.
 
-The front reads requests and keeps each sample's thresholds and deadline. A replica of stages batches what comes to it
-by Serve's own batching: the next batch is what waits when the last one is done. States of those that stay lie in Ray's
-object store; the front hands on where they lie, and the next replica fetches them from there.
+The front reads requests and keeps each sample's thresholds and deadline. It hands on where the states of those that
+stay lie, and the next replica fetches them from there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import ray
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from exitwise.deploy.bundle import read_bundle
-from exitwise.deploy.chain import Inside
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.states import bundle_digest
 from exitwise.errors import UserError, in_a_line
-from exitwise.exiting.rule import Thresholds
 from exitwise.processes.cluster import cluster
 from exitwise.serving.access import Access
 from exitwise.serving.app import Limits, create_app
-from exitwise.serving.scheduler import FullError, LateError, Left, StageCounts, StageError, goes, said
+from exitwise.serving.ray_fleet import Fleet
+from exitwise.serving.ray_stages import Stages, check_same
 from exitwise.serving.service import Service
 
 NAME = "exitwise"
@@ -47,293 +40,6 @@ HEALTH_SECONDS = 5
 
 Replicas = int | tuple[int, int]
 """Of a deployment: so many, or from least to most as the load is."""
-
-
-class Kept(NamedTuple):
-    """Where the state of a sample lies: which row of what in Ray's object store."""
-
-    batch: Any
-    row: int
-
-
-class Item(NamedTuple):
-    """A sample before a stage (0-based), and the thresholds that it leaves by."""
-
-    state: Inside | Kept
-    stage: int
-    thresholds: Thresholds
-
-
-class Spent(NamedTuple):
-    """A batch that a sample was in: of which stage, with how many, for how long."""
-
-    stage: int
-    samples: int
-    seconds: float
-
-
-class Reply(NamedTuple):
-    """What stages say of a sample: its fate at the last exit that it came to, where its state lies if it goes on (its
-    fate is not ``in_time`` then), and the batches that it was in."""
-
-    left: Left
-    state: Kept | None
-    spent: tuple[Spent, ...]
-
-
-class Failed(NamedTuple):
-    """Stages that failed, why, and whether it was for a state that is gone, with the replica that kept it."""
-
-    why: str
-    gone: bool = False
-
-
-class Stages:
-    """A replica of some stages.
-
-    Args:
-        bundle: its folder, on every machine.
-        digest: by which it is recognised.
-        first, end: stages from and before which, 0-based.
-        max_batch: samples at once.
-        timeout: seconds after which a batch is taken to hang, and the replica is replaced.
-        how: threads and provider, of :class:`~exitwise.OnnxRunner`.
-
-    Raises:
-        UserError: if another bundle lies here.
-    """
-
-    def __init__(
-        self, bundle: str, digest: str, first: int, end: int, max_batch: int, timeout: float, how: dict[str, Any]
-    ) -> None:
-        check_same(bundle, digest)
-        self._chain, self._end = OnnxRunner(bundle, **how).chain, end
-        self._chain.keep(range(first, end))
-        self._timeout, self._began = timeout, 0.0
-
-        async def together(items: list[Item]) -> list[Reply | Failed]:
-            return await asyncio.to_thread(self._run, items)
-
-        self._together = serve.batch(max_batch_size=max_batch, batch_wait_timeout_s=0.0)(together)
-
-    async def __call__(self, item: Item) -> Reply | Failed:
-        """Run a sample through the stages until it leaves, with those that wait beside it."""
-        reply: Reply | Failed = await self._together(item)
-        return reply
-
-    def check_health(self) -> None:
-        """Raise RuntimeError where a batch hangs: Serve replaces the replica then."""
-        if self._began and time.monotonic() - self._began > self._timeout:
-            raise RuntimeError(f"a batch did not finish within {self._timeout:g} s")
-
-    def _run(self, items: list[Item]) -> list[Reply | Failed]:
-        replies: list[Reply | Failed] = [Failed("its state is gone", gone=True)] * len(items)
-        alike: dict[Any, list[tuple[int, Inside]]] = defaultdict(list)
-        for place, inside in enumerate(_fetched(items)):
-            if inside is not None:
-                alike[items[place].stage, inside.shapes].append((place, inside))
-        for (stage, _), some in alike.items():
-            places = [place for place, _ in some]
-            try:
-                found = self._through(
-                    stage, Inside.together([inside for _, inside in some]), [items[i].thresholds for i in places]
-                )
-            except Exception as error:  # whatever a stage raises costs its batch alone
-                found = [Failed(in_a_line(error))] * len(places)
-            for place, reply in zip(places, found, strict=True):
-                replies[place] = reply
-        return replies
-
-    def _through(self, first: int, inside: Inside, thresholds: list[Thresholds]) -> list[Reply | Failed]:
-        lefts: list[Any] = [None] * inside.samples
-        spent: list[tuple[Spent, ...]] = [()] * inside.samples
-        places = list(range(inside.samples))
-        for k in range(first, self._end):
-            self._began = time.monotonic()
-            try:
-                answer, inside = self._chain.step(k, inside)
-            except Exception:
-                self._chain.restart(k)
-                raise
-            finally:
-                batch, self._began = Spent(k, len(places), time.monotonic() - self._began), 0.0
-            leaving = goes(answer, k, [thresholds[place] for place in places])
-            for i, place in enumerate(places):
-                lefts[place] = said(answer, i, k, thresholds[place], leaving[i])
-                spent[place] += (batch,)
-            places = [place for place, gone in zip(places, leaving, strict=True) if not gone]
-            if not places:
-                break
-            if any(leaving):
-                inside = inside.rows([not gone for gone in leaving])
-        kept = ray.put(inside) if places else None
-        rows = {place: Kept(kept, row) for row, place in enumerate(places)}
-        return [Reply(left, rows.get(place), spent[place]) for place, left in enumerate(lefts)]
-
-
-def _fetched(items: Sequence[Item]) -> list[Inside | None]:
-    """Return samples as arrays; None for one whose state is gone."""
-    there: dict[Any, Inside | None] = {}
-    for item in items:
-        if isinstance(item.state, Kept) and item.state.batch not in there:
-            there[item.state.batch] = None
-            with suppress(RayError):
-                there[item.state.batch] = ray.get(item.state.batch)
-    found: list[Inside | None] = []
-    for item in items:
-        if isinstance(item.state, Inside):
-            found.append(item.state)
-            continue
-        batch = there[item.state.batch]
-        found.append(None if batch is None else batch.rows(slice(item.state.row, item.state.row + 1)))
-    return found
-
-
-class _GoneError(StageError):
-    """A replica was lost, and samples with it that may be run again."""
-
-
-class Fleet:
-    """Takes the scheduler's place in the front: sends each sample from deployment to deployment.
-
-    A sample whose replica is lost is run once more from where it came in.
-
-    Args:
-        chain: the stages, which run elsewhere.
-        handles: of the deployments, by the first stage (0-based) of each.
-        max_batch: samples at once in a stage.
-        max_inside: samples that may be inside at a time; others are refused.
-        stage_timeout: seconds for a deployment to answer.
-
-    Attributes:
-        counts: what each stage has done; batches of several samples count in parts.
-        refused, late, lost, inside: as of :class:`~exitwise.serving.scheduler.Scheduler`.
-    """
-
-    def __init__(
-        self, chain: Any, *, handles: dict[int, Any], max_batch: int, max_inside: int, stage_timeout: float
-    ) -> None:
-        chain.keep(range(0))
-        self.max_batch, self.max_inside, self.stage_timeout = max_batch, max_inside, stage_timeout
-        self.counts = [StageCounts() for _ in range(len(chain))]
-        self.refused = self.late = self.lost = self.inside = 0
-        firsts = [max(first for first in handles if first <= k) for k in range(len(chain))]
-        self._handles = [handles[first] for first in firsts]
-        self._waiting = [0] * len(chain)
-
-    @property
-    def load(self) -> float:
-        """Return which share of the samples that may be inside are."""
-        return self.inside / self.max_inside
-
-    def waiting(self) -> list[int]:
-        """Return how many samples are under way to each stage, or in the batch there."""
-        return list(self._waiting)
-
-    def submit(
-        self, inside: Inside, thresholds: Thresholds, seconds: float | None = None, stage: int = 0
-    ) -> list[Future[Left]]:
-        """Take samples in, all or none, as :meth:`~exitwise.serving.scheduler.Scheduler.submit` does; within the loop
-        of the front."""
-        size, loop = inside.samples, asyncio.get_running_loop()
-        if seconds is not None and seconds <= 0:
-            self.late += size
-            raise LateError("its deadline passed before the first exit")
-        if self.inside + size > self.max_inside:
-            self.refused += size
-            raise FullError(f"{self.inside} samples of at most {self.max_inside} are inside; got {size} more")
-        self.inside += size
-        end = None if seconds is None else loop.time() + seconds
-        futures = []
-        for i in range(size):
-            sample = Item(inside.rows(slice(i, i + 1)), stage, thresholds)
-            future: Future[Left] = Future()
-            task = loop.create_task(self._fate(sample, end))
-            task.add_done_callback(partial(self._done, future))
-            future.add_done_callback(partial(_give_up, task))
-            futures.append(future)
-        return futures
-
-    def close(self, seconds: float | None = None) -> bool:
-        """Return whether nothing is inside: Serve lets a front end when its requests are answered."""
-        return not self.inside
-
-    def _done(self, future: Future[Left], task: asyncio.Task[Left]) -> None:
-        self.inside -= 1
-        if future.cancelled() or not future.set_running_or_notify_cancel():
-            return
-        if task.cancelled():
-            future.set_exception(StageError("it is being stopped"))
-        elif (error := task.exception()) is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(task.result())
-
-    async def _fate(self, sample: Item, end: float | None) -> Left:
-        reached: list[Left] = []
-        try:
-            async with asyncio.timeout_at(end):
-                try:
-                    return await self._through(sample, reached)
-                except _GoneError:
-                    return await self._through(sample, reached)
-        except TimeoutError:
-            self.late += 1
-            if reached:
-                return max(reached, key=lambda left: left.exit)
-            raise LateError("its deadline passed before the first exit") from None
-        except StageError:
-            self.lost += 1
-            raise
-
-    async def _through(self, sample: Item, reached: list[Left]) -> Left:
-        while True:
-            reply = await self._ask(sample)
-            for batch in reply.spent:
-                counts = self.counts[batch.stage]
-                counts.batches += 1 / batch.samples
-                counts.samples += 1
-                counts.seconds += batch.seconds / batch.samples
-            if reply.state is None:
-                self.counts[reply.left.exit].left += 1
-                return reply.left
-            reached.append(reply.left)
-            sample = Item(reply.state, reply.left.exit + 1, sample.thresholds)
-
-    async def _ask(self, sample: Item) -> Reply:
-        k, reply = sample.stage, None
-        self._waiting[k] += 1
-        try:
-            async with asyncio.timeout(self.stage_timeout):
-                reply = await _answer(self._handles[k].remote(sample))
-        except TimeoutError:
-            error = StageError(f"stage {k + 1} did not answer within {self.stage_timeout:g} s")
-        except RayActorError as lost:
-            error = _GoneError(f"a replica of stage {k + 1} was lost: {in_a_line(lost)}")
-        except (RayError, RayServeException) as failure:
-            error = StageError(f"stage {k + 1} failed: {in_a_line(failure)}")
-        finally:
-            self._waiting[k] -= 1
-        if isinstance(reply, Reply):
-            return reply
-        if isinstance(reply, Failed):
-            error = (_GoneError if reply.gone else StageError)(f"stage {k + 1} failed: {reply.why}")
-        self.counts[k].failures += 1
-        raise error
-
-
-async def _answer(response: Any) -> Reply | Failed:
-    try:
-        reply: Reply | Failed = await response
-        return reply
-    except asyncio.CancelledError:
-        response.cancel()
-        raise
-
-
-def _give_up(task: asyncio.Task[Left], future: Future[Left]) -> None:
-    if future.cancelled():
-        task.cancel()
 
 
 class _Deployed(Service):
@@ -377,12 +83,6 @@ class Front:
             Path(bundle), schedule=partial(Fleet, handles=handles), threads=1, provider="cpu", **options
         )
         _apps.append(create_app(service, Access.of(*tokens), limits))
-
-
-def check_same(bundle: str, digest: str) -> None:
-    """Raise UserError unless the bundle that lies here is the one that was deployed."""
-    if bundle_digest(Path(bundle)) != digest:
-        raise UserError(f"expected the bundle that was deployed at {bundle}, on every machine; got another")
 
 
 def serve_app(

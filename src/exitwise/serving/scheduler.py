@@ -16,14 +16,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from exitwise.deploy.chain import Answer, Inside
 from exitwise.errors import UserError, in_a_line
-from exitwise.exiting.rule import Thresholds, leaves
+from exitwise.exiting.rule import Thresholds
+from exitwise.serving.fates import FullError, LateError, Left, StageCounts, StageError, goes, said
 from exitwise.serving.queues import Batch, Queues
 
 LOG = logging.getLogger("exitwise.serving")
@@ -37,54 +38,6 @@ class Stages(Protocol):
     def step(self, k: int, inside: Inside, /) -> tuple[Answer, Inside]: ...
 
     def restart(self, k: int, /) -> None: ...
-
-
-class RefusedError(RuntimeError):
-    """A sample was not taken or not answered; the same request may succeed later."""
-
-
-class FullError(RefusedError):
-    """As many samples are inside as may be."""
-
-
-class LateError(RefusedError):
-    """Its deadline passed before the first exit."""
-
-
-class StageError(RefusedError):
-    """A stage failed, or did not finish in time, with the sample in its batch."""
-
-
-class Left(NamedTuple):
-    """The fate of a sample.
-
-    Attributes:
-        exit: 0-based.
-        prediction: class index.
-        confidence: at that exit.
-        logits: as :class:`~exitwise.deploy.chain.Answer` has them, float32 (classes).
-        thresholds: it left by.
-        in_time: whether its confidence let it leave; False: its deadline passed, and this is the best exit reached.
-    """
-
-    exit: int
-    prediction: int
-    confidence: float
-    logits: npt.NDArray[np.float32] | None
-    thresholds: Thresholds
-    in_time: bool = True
-
-
-def goes(answer: Answer, stage: int, thresholds: Sequence[Thresholds]) -> list[bool]:
-    """Return which samples leave at a stage's exit, each by thresholds of its own."""
-    by = {each: leaves(answer.confidence, stage, each) for each in set(thresholds)}
-    return [bool(by[each][i]) for i, each in enumerate(thresholds)]
-
-
-def said(answer: Answer, i: int, stage: int, thresholds: Thresholds, in_time: bool) -> Left:
-    """Return what an exit says of a sample of a batch."""
-    logits = None if answer.logits is None else answer.logits[i].copy()
-    return Left(stage, int(answer.prediction[i]), float(answer.confidence[i]), logits, thresholds, in_time)
 
 
 @dataclass(eq=False, slots=True)
@@ -104,17 +57,6 @@ class _Running:
     batch: Batch[_Sample]
     until: float
     abandoned: bool = False
-
-
-@dataclass
-class StageCounts:
-    """What a stage has done: batches, the samples in them, seconds in it, samples that left at its exit, failures."""
-
-    batches: float = 0
-    samples: int = 0
-    seconds: float = 0.0
-    left: int = 0
-    failures: int = 0
 
 
 class Scheduler:

@@ -22,7 +22,8 @@ from exitwise.errors import DataError, UserError
 from exitwise.exiting.arrays import softmax
 from exitwise.exiting.rule import Thresholds
 from exitwise.exiting.table import line_for
-from exitwise.serving.scheduler import Left, Scheduler
+from exitwise.serving.fates import Left
+from exitwise.serving.scheduler import Scheduler
 from exitwise.storage.images import read_header
 
 SHED_FROM = 0.5
