@@ -10,6 +10,7 @@ from exitwise.deploy.monitored import Monitored
 from exitwise.exiting.paired import Paired
 from exitwise.exiting.parts import Part
 from exitwise.exiting.point import OperatingPoint
+from exitwise.exiting.scores import Scores
 from exitwise.exiting.temperatures import bound_of
 from exitwise.reporting.changes import Changes
 from exitwise.reporting.learning import Epoch
@@ -73,6 +74,19 @@ class ExitFigures:
         return bound_of(self.temperature)
 
 
+class ByClass(NamedTuple):
+    """Names of the classes in the order of indices, and scores with what gave the answers: ``exit 1`` and so on, and
+    ``as calibrated``."""
+
+    names: list[str]
+    scores: list[tuple[str, Scores]]
+
+    @property
+    def has_top(self) -> bool:
+        """Return whether it was asked for the likeliest classes."""
+        return any(scores.top is not None for _, scores in self.scores)
+
+
 @dataclass(frozen=True)
 class RunFigures:
     """The figures of one run in a report.
@@ -96,6 +110,7 @@ class RunFigures:
             record.
         learning: accuracies of some epochs; empty without a record.
         monitored: what deployed inputs looked like; None without a record.
+        by_class: scores class by class; None in older records.
     """
 
     name: str
@@ -114,6 +129,7 @@ class RunFigures:
     weights: list[dict[str, Any]]
     learning: list[Epoch]
     monitored: Monitored | None = None
+    by_class: ByClass | None = None
 
     @property
     def elsewhere(self) -> str:

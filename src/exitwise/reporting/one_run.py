@@ -29,7 +29,7 @@ from exitwise.exiting.wish import as_calibrated
 from exitwise.models.staged import StagedModel
 from exitwise.reporting.changes import changes
 from exitwise.reporting.choice import budget_command, cheapest, drop_command
-from exitwise.reporting.content import Budget, Cheapest, ExitFigures, Rival, RunFigures
+from exitwise.reporting.content import Budget, ByClass, Cheapest, ExitFigures, Rival, RunFigures
 from exitwise.reporting.learning import learning
 from exitwise.reporting.pictures import class_figures
 from exitwise.reporting.reliability import reliability
@@ -181,7 +181,16 @@ def figures_of(
         spread_out([row for row in weights or [] if row["losses"]]),
         learning(metrics, policy.exits),
         monitored,
+        _by_class(evaluation, calibrated, run.classes),
     )
+
+
+def _by_class(evaluation: Evaluation, calibrated: Budget, classes: Sequence[str]) -> ByClass | None:
+    """Return the scores of an evaluation; those of its policy where it is of these thresholds."""
+    rows = [(f"exit {number}", scores) for number, scores in enumerate(evaluation.exit_scores, start=1)]
+    if evaluation.scores is not None and evaluation.calibrated == calibrated.point:
+        rows.append(("as calibrated", evaluation.scores))
+    return ByClass(list(classes), rows) if rows else None
 
 
 def _groups(evaluation: Evaluation, calibrated: Budget) -> list[Part]:

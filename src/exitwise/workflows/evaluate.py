@@ -23,6 +23,7 @@ from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
 from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.outputs import Outputs, anytime, operate
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.scores import Scores, among_top
 from exitwise.exiting.table import budget_table
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
@@ -106,7 +107,7 @@ def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Seque
     tested = Recorded(logits, targets, run.classes, groups=parts)
     found = _evaluated(calibration, tested, costs, model.full_macs)
     if calibrated is None:
-        found = replace(found, calibrated=None, answers=(), intro="", outcome=None)
+        found = replace(found, calibrated=None, answers=(), intro="", outcome=None, scores=None)
     evaluation = replace(found, checkpoint=run.best().name, left_out=len(splits.test) - len(targets))
     if writable and store(partial(_write, run, evaluation), run.path):
         return replace(evaluation, stored=EVALUATION.called(run.name).path(run.path))
@@ -176,4 +177,19 @@ def _evaluated(calibration: Calibration, tested: Recorded, costs: tuple[int, ...
             tolerance=calibration.tolerance,
             exit_costs=costs,
         ),
+        *_scores(logits, outputs, policy, len(classes)),
     )
+
+
+def _scores(
+    logits: NDArray[Any], outputs: Outputs, policy: ExitPolicy, classes: int
+) -> tuple[tuple[Scores, ...], Scores]:
+    """Return the scores of each exit alone and of a policy; of one whose measure mixes exits without the likeliest."""
+    targets, own, found = outputs.targets, logits.argmax(-1), among_top(logits, outputs.targets)
+    left = outputs.under(policy)
+    tops = [None] * logits.shape[1] if found is None else found.mean(axis=0).tolist()
+    exits = tuple(Scores.of(own[:, k], targets, classes, top) for k, top in enumerate(tops))
+    top = None
+    if found is not None and not policy.measure.mixes(logits[:1, 0]):
+        top = float(np.take_along_axis(found, left.exits[:, None], axis=1).mean())
+    return exits, Scores.of(left.predictions, targets, classes, top)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from exitwise.exiting.measures import measure_from_json
 from exitwise.exiting.outcome import Outcome
 from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
+from exitwise.exiting.scores import TOP, Scores
 from exitwise.exiting.wish import as_calibrated
 from exitwise.shown import Shown, macs, percent, shares
 from exitwise.storage.record import Record
@@ -51,6 +53,8 @@ class Evaluation(Shown):
         full_macs: what shares of cost are of; 0: the last exit's.
         intro: what the calibration is for, in words.
         outcome: what it loses on the test images, and for whom; None without one, and in records of version 1.
+        exit_scores: of each exit alone, class by class; none in older records.
+        scores: of the calibration, class by class; None without one, and in older records.
         stored: the file that it was written to; None: nowhere.
     """
 
@@ -65,6 +69,8 @@ class Evaluation(Shown):
     full_macs: int = 0
     intro: str = ""
     outcome: Outcome | None = None
+    exit_scores: tuple[Scores, ...] = ()
+    scores: Scores | None = None
     stored: Path | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -85,10 +91,12 @@ class Evaluation(Shown):
 
         full = self.full
         table = Table(title="Test images")
-        for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit"):
+        by_class = self._by_class()
+        for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit", *by_class):
             table.add_column(name, justify="left" if name == "setting" else "right")
         for number, (accuracy, cost) in enumerate(zip(self.anytime, self.exit_macs, strict=True), start=1):
-            table.add_row(f"all at exit {number}", percent(accuracy), macs(cost), percent(cost / full), "")
+            more = [read(self.exit_scores[number - 1]) for read in by_class.values()]
+            table.add_row(f"all at exit {number}", percent(accuracy), macs(cost), percent(cost / full), "", *more)
         table.add_section()
         for line in self.budgets[::-SHOWN_EVERY][::-1]:
             table.add_row(f"budget {percent(line.budget)}", *_row(line.test, full))
@@ -97,8 +105,18 @@ class Evaluation(Shown):
             for number, (accuracy, cost) in enumerate(zip(self.answers, self.exit_macs, strict=False), start=1):
                 name = f"all at exit {number}, as calibrated"
                 table.add_row(name, percent(accuracy), macs(cost), percent(cost / full), "")
-            table.add_row("as calibrated", *_row(self.calibrated, full))
+            more = [read(self.scores) for read in by_class.values()] if self.scores is not None else []
+            table.add_row("as calibrated", *_row(self.calibrated, full), *more)
         return Group(*self.lines, table, *self._parts())
+
+    def _by_class(self) -> dict[str, Callable[[Scores], str]]:
+        """Return columns for what is said class by class; none where a record says nothing of it."""
+        if not self.exit_scores:
+            return {}
+        columns: dict[str, Callable[[Scores], str]] = {"macro F1": lambda scores: percent(scores.macro_f1)}
+        if any(scores.top is not None for scores in self.exit_scores):
+            columns[f"top {TOP}"] = lambda scores: "" if scores.top is None else percent(scores.top)
+        return columns
 
     def _parts(self) -> list[Table]:
         """Return classes and groups as tables."""
@@ -133,6 +151,8 @@ def _encode(evaluation: Evaluation) -> dict[str, Any]:
         "intro": evaluation.intro,
         "outcome": evaluation.outcome and evaluation.outcome.to_json(),
         "answers": list(evaluation.answers),
+        "exit_scores": [scores.to_json() for scores in evaluation.exit_scores],
+        "scores": None if evaluation.scores is None else evaluation.scores.to_json(),
         "calibrated": evaluation.calibrated._asdict() if evaluation.calibrated else None,
     }
 
@@ -159,6 +179,8 @@ def _decode(content: dict[str, Any], version: int) -> Evaluation:
         content.get("full_macs", 0),
         content.get("intro", ""),
         Outcome.from_json(content["outcome"]) if content.get("outcome") else None,
+        tuple(map(Scores.from_json, content.get("exit_scores", ()))),
+        Scores.from_json(content["scores"]) if content.get("scores") else None,
     )
 
 
