@@ -54,6 +54,7 @@ def kept_once(model: StagedModel, split: Split) -> None:
 
 
 def seconds(way: Callable[[StagedModel, Split], None], head: str, split: Split) -> tuple[float, StagedModel]:
+    assert isinstance(split.preprocessing, Preprocessing)
     model = network(head, split.preprocessing.image_size)
     start = time.perf_counter()
     way(model, split)

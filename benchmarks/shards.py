@@ -31,7 +31,7 @@ import torch
 from common import Bar, finish, parser
 from PIL import Image
 
-from exitwise.data import Splits, TrainingBatches
+from exitwise.data import Preprocessing, Splits, TrainingBatches
 from exitwise.data.sources.files import read_image
 from exitwise.runs.build import load_splits
 from exitwise.settings.compose import compose
@@ -162,6 +162,7 @@ def loader(root: Path, workers: int, rounds: int) -> tuple[dict, list[Bar]]:
     splits = load_splits(compose(RECIPE, flags={"data": str(root / "shards"), "batch_size": BATCH}))
     seconds = time.monotonic() - begun
     torch.set_num_threads(1)
+    assert isinstance(splits.train.preprocessing, Preprocessing)
     TRANSFORM.append(cast("Callable", splits.train.preprocessing.one_by_one()))
     for path in sorted((root / "shards").glob("train-*.tar")):
         with tarfile.open(path) as tar:

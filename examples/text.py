@@ -9,38 +9,19 @@ FINE_TUNED, or read if it is there: it stands for a network of your own. The bun
 transformers: only onnxruntime and tokenizers.
 """
 
-import email
-import email.policy
-import json
 import random
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mails import BEGINNING, CLASSES, read_mails
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import exitwise as ew
 
-TOKENS, BATCH, BEGINNING = 96, 32, 150
-CLASSES = ("wanted", "unwanted")
-
-
-def read_mails(folder: Path) -> list[tuple[str, int]]:
-    """Subject and plain text of each mail, once each, and whether it is unwanted; in an order drawn by seed."""
-    mails = {}
-    for path in sorted(folder.glob("*/*.json")):
-        mail = json.loads(path.read_text())
-        parsed = email.message_from_string(mail["text"], policy=email.policy.compat32)
-        parts = [part.get_payload() for part in parsed.walk() if part.get_content_maintype() == "text"]
-        text = re.sub(r"<[^>]*>|https?://\S+", " ", " ".join(map(str, parts)))
-        subject = re.sub(r"\[[^\]]*\]|\bre:", " ", str(parsed.get("Subject", "")), flags=re.IGNORECASE)
-        mails[" ".join(f"{subject} {text}"[:4000].split())] = int(mail["group"].startswith("spam"))
-    found = list(mails.items())
-    random.Random(0).shuffle(found)
-    return found
+TOKENS, BATCH = 96, 32
 
 
 def batches(mails, tokenizer, size=BATCH, shuffle=None):

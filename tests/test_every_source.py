@@ -16,6 +16,7 @@ from exitwise.training.checkpoint import load_checkpoint
 from exitwise.training.trainer import Silent
 from images import make_folder
 from shards import shards_of_folder
+from tiny_texts import table, texts_of, tiny_network
 
 COLOURS = {"recipe": "digits", "mean": [0.5] * 3, "std": [0.5] * 3, "augment": "crop", "batch_size": 16}
 QUICK = {
@@ -59,7 +60,12 @@ def arrow(root):
     return root / "arrow"
 
 
-MADE = {"folder": folder, "manifest": manifest, "shards": shards, "arrow": arrow}
+def texts(root):
+    tiny_network(root.with_name("network"))
+    return table(root / "mails.csv", texts_of(60))
+
+
+MADE = {"folder": folder, "manifest": manifest, "shards": shards, "arrow": arrow, "texts": texts}
 
 
 class StopAt(Silent):
@@ -89,6 +95,9 @@ def test_each_source(name, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     given = {"data": str(MADE[name](home)), **COLOURS} if name in PATHS else {"data": name}
+    if name == "texts":
+        given = {"data": given["data"], "model": f"hf/{tmp_path / 'network'}", "tokens": 8, "batch_size": 16}
+        given |= {"pretrained": "none", "exits": 2, "refit_heads": False}
     settings = compose(None, flags={**given, **QUICK})
     whole = ew.train(settings, tmp_path / "whole").run
     with pytest.raises(Interrupted):
@@ -101,10 +110,12 @@ def test_each_source(name, tmp_path):
     if name in PATHS:
         shutil.move(home, tmp_path / "away")
         place = tmp_path / "away" / os.path.relpath(settings.data, home)
-    ew.calibrate(again.run, budget=0.6, data=place)
+    ew.calibrate(again.run, budget=0.8 if name == "texts" else 0.6, data=place)
     evaluation = ew.evaluate(again.run, data=place)
     splits = again.run.at(place).splits()
     assert evaluation.images == len(splits.test)
     if splits.test.source.paths:
         image = splits.test.source.paths[int(splits.test.indices[0])]
         assert ew.predict(str(again.run.path), [image])[0].prediction in splits.classes
+    if name == "texts":
+        assert ew.predict(str(again.run.path), ["win the prize"])[0].prediction in splits.classes

@@ -109,7 +109,7 @@ FIRST, SECOND = "photos/dark/00.png", "photos/dark/01.png"
 BAD = {
     "missing files": (HEADER, [("a.png", "x"), ("b.png", "y")], r"; 2 are missing: a.png \(line 2\), b.png \(line 3"),
     "no label": (("image", "mood"), [("a.png", "x")], "column label or class or .*; got image, mood"),
-    "texts": (("text", "label"), [("hello", "x")], "it has one of texts, which are no images"),
+    "texts": (("text", "label"), [("hello", "x")], "is a table of texts, which a network of texts takes"),
     "mixed labels": (HEADER, [(FIRST, "1"), (SECOND, "cat")], "one kind .* number 1 .* name 'cat'"),
     "empty": (HEADER, [(FIRST, "")], "expected a value for label in line 2 of .*; it is empty"),
     "twice": (HEADER, [(FIRST, "a"), (FIRST, "b")], "each image once in .*00.png is in lines 2 and 3"),

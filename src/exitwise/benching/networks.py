@@ -17,6 +17,7 @@ from exitwise.data import Preprocessing, Splits
 from exitwise.data.splits import Split
 from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.calibration import Calibration
+from exitwise.deploy.manifest import TEXT
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.errors import UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits, collect_outputs
@@ -131,7 +132,7 @@ def subject_of_run(run: Run, budgets: Sequence[float], samples: int, place: torc
     tested = collect_logits(model, splits.test.batches(EVALUATION_BATCH, workers), place)
     return Subject(
         model,
-        _repeated(_test_images(splits, samples), samples),
+        _repeated(_test_inputs(splits, samples), samples),
         _alone(model),
         early_of(calibration, table, budgets, measure),
         calibration,
@@ -241,11 +242,16 @@ def beside_run(
     if is_bundle(path):
         runner = OnnxRunner(path)
         _check_same(runner.classes, run.classes, source)
-        test = replace(run.splits().test, preprocessing=_preprocessing_of(runner, source))
+        test = run.splits().test
+        if run.settings.tokens is None:
+            test = replace(test, preprocessing=_preprocessing_of(runner, source))
+        elif runner.inputs[0].preprocessing != TEXT:
+            raise UserError(f"expected a bundle that takes texts at {source}; got one that takes others")
         return exported(source, runner, lambda: test.batches(EVALUATION_BATCH), samples)
     if path.is_dir():
         raise UserError(f"expected a run folder with config.yaml, a bundle, or a model's name; got {source}")
-    model = create_model(source, num_classes=len(run.classes)).eval().to(place)
+    texts = {} if run.settings.tokens is None else {"tokens": run.settings.tokens}
+    model = create_model(source, num_classes=len(run.classes), **texts).eval().to(place)
     inputs = varied(model.example, samples, next(model.parameters()).cpu())
     return Subject(model, inputs, {Network(source, "static"): model.exits - 1})
 
@@ -324,11 +330,11 @@ def _check_same(classes: Sequence[str], wanted: Sequence[str], source: str) -> N
         raise UserError(f"expected the classes of this run, {', '.join(wanted[:3])}, ..., at {source}; got {what}")
 
 
-def _test_images(splits: Splits, count: int) -> Tensor:
-    """Return test images in random order."""
+def _test_inputs(splits: Splits, count: int) -> Inputs:
+    """Return test samples in random order."""
     order = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0))[:count]
     split = Split(splits.test.source, splits.test.indices[order], splits.test.preprocessing)
-    return torch.cat([images for images, _ in split.batches(EVALUATION_BATCH)])
+    return joined([inputs for inputs, _ in split.batches(EVALUATION_BATCH)])
 
 
 def _repeated(inputs: Inputs, count: int) -> Inputs:

@@ -43,13 +43,18 @@ COMMANDS = by_name(
     ),
     Entry(
         "predict",
-        "Classify images with a calibrated run or an exported bundle, each as deep as it needs.",
+        "Classify images or texts with a calibrated run or an exported bundle, each as deep as it needs.",
         "exitwise.cli.predict:predict",
     ),
     Entry(
         "export",
         "Write a calibrated run for another runtime: files that run without torch.",
         "exitwise.cli.export:export",
+    ),
+    Entry(
+        "push",
+        "Send a calibrated and evaluated run to Hugging Face's hub, with a model card.",
+        "exitwise.cli.push:push",
     ),
     Entry(
         "serve",

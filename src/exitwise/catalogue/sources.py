@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,43 @@ def _seen_in(folder: Path) -> list[Path]:
     return [each for each in folder.iterdir() if each.name[0] not in ".@#$_"]
 
 
+COLUMNS = {
+    "image": ("image", "file", "path", "filename", "file_name", "image_path", "filepath"),
+    "text": ("text", "sentence", "document", "message"),
+    "label": ("label", "class", "target", "category"),
+    "split": ("split", "set", "part"),
+    "group": ("group", "patient", "patient_id", "group_id"),
+}
+"""What columns of tables may be called, in any case; of several the first. Those of an image or a text and of a label
+are needed."""
+
+
+class TextTable(PathData):
+    """A table that has a column of texts and none of images."""
+
+    def is_at(self, path: Path) -> bool:
+        return super().is_at(path) and self.is_among(_columns(path))
+
+    @staticmethod
+    def is_among(columns: Iterable[str]) -> bool:
+        """Return whether these are columns of such a table."""
+        names = {str(name).strip().lower() for name in columns}
+        return bool(names & set(COLUMNS["text"])) and not names & set(COLUMNS["image"])
+
+
+def _columns(table: Path) -> Sequence[str]:
+    """Return the names of a table's columns; none where they cannot be read, which who reads the rows will say."""
+    try:
+        if table.suffix.lower() == ".parquet":
+            from pyarrow import parquet
+
+            return list(parquet.read_schema(table).names)
+        with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            return next(csv.reader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ","), [])
+    except (OSError, ValueError, ImportError, csv.Error):
+        return []
+
+
 SHARDS = PathData(
     "shards",
     "tar files of images and labels, as WebDataset has them, or a folder of such shards",
@@ -129,7 +167,13 @@ MANIFEST = PathData(
     "exitwise.data.sources.manifest:open_manifest",
     (".csv", ".tsv", ".parquet"),
 )
-PATHS = by_name(ARROW, SHARDS, FOLDER, MANIFEST)
+TEXTS = TextTable(
+    "texts",
+    "a CSV or Parquet table of texts and labels, for hf/NAME",
+    "exitwise.data.sources.texts:open_texts",
+    MANIFEST.suffixes,
+)
+PATHS = by_name(ARROW, SHARDS, FOLDER, TEXTS, MANIFEST)
 """What a path may name; of several kinds that are there, the first."""
 
 
@@ -146,6 +190,6 @@ def is_named(data: str) -> bool:
 def data_names() -> str:
     """Return what may be given as data, in words."""
     return (
-        f"{', '.join(SOURCES)}, a folder of images, a CSV or Parquet table of images and labels, shards in tar, a data "
-        "set of Hugging Face's datasets in a folder, or hf/OWNER/NAME"
+        f"{', '.join(SOURCES)}, a folder of images, a CSV or Parquet table of images or texts and labels, shards in "
+        "tar, a data set of Hugging Face's datasets in a folder, or hf/OWNER/NAME"
     )

@@ -32,7 +32,7 @@ def predict(
     threads: int | None = None,
     engine: Literal["local", "ray"] = "local",
 ) -> None:
-    """Classify images with a calibrated run or an exported bundle, each as deep as it needs.
+    """Classify images or texts with a calibrated run or an exported bundle, each as deep as it needs.
 
     Examples:
 
@@ -40,6 +40,7 @@ def predict(
         exitwise predict photos.bundle holiday.jpg --top 5
         exitwise predict photos.bundle ./inbox --output labels.csv
         exitwise predict photos.bundle shard-0000.tar --output labels.parquet
+        exitwise predict runs/mails "You have won" inbox.csv
         exitwise predict photos.bundle s3://photos/inbox --engine ray --output s3://photos/labels.parquet
 
     Parameters
@@ -47,7 +48,8 @@ def predict(
     run
         Calibrated run folder, or a folder that `exitwise export` wrote (which needs onnxruntime, and no torch).
     files
-        Images, folders of images, lists of files (.csv with a column `file`, .txt), or shards (.tar).
+        Images, folders of images, lists of files (.csv with a column `file`, .txt), or shards (.tar). Where texts are
+        classified: texts, tables with a column `text` (.csv, .tsv, .parquet), or files of a text per line (.txt).
     output
         Write a .csv, .json, .jsonl or .parquet file in place of the table, or CSV to standard output (-). The same
         command goes on where it was stopped.

@@ -46,6 +46,7 @@ def train(
         exitwise train --data ./photos --model timm/resnet18 --exits 3
         exitwise train --data ./photos --out runs/photos
         exitwise train --out runs/photos --extend-to 30
+        exitwise train --data mails.csv --model hf/sentence-transformers/all-MiniLM-L6-v2
         exitwise train --data ./photos --model timm/resnet10t --exits 1 --distil-from runs/photos
         exitwise train --recipe cifar10_msdnet5 --data ./cifar10 --method uniform --batch-size 256
 
@@ -125,12 +126,11 @@ def train(
 
 def describe_settings(settings: Settings) -> str:
     """Return what matters most of the settings, in a line."""
-    side = settings.image_size
     parts = [
         f"{settings.epochs} epochs",
         f"batch {settings.batch_size}",
         f"{settings.optimizer} lr {settings.lr:g}",
-        f"signals of {side} values" if is_of_signals(settings.data) else f"images {side}x{side}",
+        _of_what(settings),
     ]
     if settings.backbone_lr_factor != 1:
         parts.append(f"backbone lr x {settings.backbone_lr_factor:g}")
@@ -140,3 +140,10 @@ def describe_settings(settings: Settings) -> str:
     if settings.distil_from is not None:
         parts.append(f"taught by {settings.distil_from}")
     return ", ".join(parts)
+
+
+def _of_what(settings: Settings) -> str:
+    side = settings.image_size
+    if settings.tokens is not None:
+        return f"texts of up to {settings.tokens} tokens"
+    return f"signals of {side} values" if is_of_signals(settings.data) else f"images {side}x{side}"

@@ -1,4 +1,4 @@
-"""Augmented training batches of a split, on a device."""
+"""Training batches of a split, augmented, on a device."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch.utils.data import DataLoader
 from exitwise.data.reading import ImagesByKey, collate, end_quietly, start
 from exitwise.data.sampling import EpochBatches, InOrder, derive_seed, random_keys
 from exitwise.data.sources import ArraySource
+from exitwise.data.sources.texts import TextSource
 from exitwise.data.splits import Split
+from exitwise.data.transforms import Preprocessing
+from exitwise.kernels.inputs import Inputs, moved
 
 
 class TrainingBatches:
-    """Augmented training batches on a device: (images, targets).
+    """Augmented training batches on a device: (inputs, targets).
 
     Images that are in memory go to the device once, as uint8, and are augmented there in batches, unless something is
     done to single images; others are read by a :class:`DataLoader`. What a batch holds depends on (seed, epoch, number)
     alone, whatever the device or the number of workers. In place of an image that turns out broken comes the next
-    readable one of its class.
+    readable one of its class. Texts are alike in length within a batch, and filled up to its longest.
 
     Args:
         split: the training split.
@@ -50,10 +53,20 @@ class TrainingBatches:
         in_order: bool = False,
     ) -> None:
         shards = split.source.shards
+        self.texts = split.source if isinstance(split.source, TextSource) else None
         self.sampler = (InOrder if in_order else EpochBatches)(
-            len(split), batch_size, seed, rank, ranks, None if shards is None else shards[split.indices]
+            len(split),
+            batch_size,
+            seed,
+            rank,
+            ranks,
+            None if shards is None else shards[split.indices],
+            None if self.texts is None else self.texts.lengths[split.indices],
         )
         self.device = torch.device(device)
+        self.indices, self.targets = split.indices, split.targets.to(self.device)
+        if not isinstance(split.preprocessing, Preprocessing):
+            return
         self.preprocessing = split.preprocessing
         self.to_float = split.preprocessing.to_float()
         self.workers = workers
@@ -63,7 +76,6 @@ class TrainingBatches:
         if self.resident:
             assert isinstance(split.source, ArraySource)
             self.images = split.source.images[split.indices].to(self.device)
-            self.targets = split.targets.to(self.device)
         else:
             self.loader = DataLoader(
                 ImagesByKey(split, singly, seed),
@@ -77,6 +89,10 @@ class TrainingBatches:
             )
 
     def __str__(self) -> str:
+        if self.texts is not None:
+            longest, cut = int(self.texts.lengths[self.indices].max()), int(self.texts.cut[self.indices].sum())
+            more = f" ({cut} of them longer, and cut)" if cut else ""
+            return f"{len(self.indices)} texts of up to {longest} tokens{more}, alike in length in each batch"
         if self.resident:
             size = self.images.numel() / 2**20
             return f"{len(self.images)} images, decoded once and kept on {self.device} ({size:.0f} MiB)"
@@ -84,7 +100,12 @@ class TrainingBatches:
         shards = "" if self.sampler.shards is None else f" from {len(self.sampler.shards.unique())} shards"
         return f"{self.sampler.size} images, read one by one{shards} by {readers}"
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
+        if self.texts is not None:
+            for positions in self.sampler.positions():
+                inputs = self.texts.inputs(self.indices[positions])
+                yield moved(inputs, self.device), self.targets[positions.to(self.device)]
+            return
         salt = derive_seed(self.sampler.seed, self.sampler.epoch)
         for positions, images, targets in self._decoded():
             keys = random_keys(positions, salt)

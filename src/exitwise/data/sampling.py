@@ -19,6 +19,10 @@ BUFFER = 8192
 """Images through which those of shards are shuffled; a shard often holds a thousand."""
 
 
+POOL = 32
+"""Batches whose samples are sorted by length together."""
+
+
 def derive_seed(*numbers: int) -> int:
     """Return a well-mixed 63-bit seed for a generator."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
@@ -71,6 +75,27 @@ def streamed(shards: Tensor, generator: torch.Generator, buffer: int = BUFFER) -
     return torch.cat([torch.tensor(order, dtype=torch.int64), rest])
 
 
+def alike(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Return positions in a shuffled order in which the samples of a batch are of nearly the same length, int64 (N).
+
+    Some batches' samples together are sorted by length and divided; batches and the samples in each are shuffled then.
+    A last, smaller batch is as it comes.
+
+    Args:
+        lengths: of each sample (N).
+        batch_size: samples in a batch.
+        generator: of the random numbers.
+    """
+    order = torch.randperm(len(lengths), generator=generator)
+    whole = len(order) // batch_size * batch_size
+    batches: list[Tensor] = []
+    for pool in order[:whole].split(batch_size * POOL) if whole else ():
+        batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
+    turns = torch.randperm(len(batches), generator=generator).tolist()
+    inside = [torch.randperm(batch_size, generator=generator) for _ in batches]
+    return torch.cat([*(batches[turn][inside[turn]] for turn in turns), order[whole:]])
+
+
 class EpochBatches(Sampler[list[Key]]):
     """The batches of one epoch, shuffled anew in each; a last, smaller batch is kept.
 
@@ -86,6 +111,7 @@ class EpochBatches(Sampler[list[Key]]):
         seed: of the shuffles.
         rank, ranks: number of this process, from 0, and how many there are.
         shards: of the images, which are then shuffled as :func:`streamed` has it; None: evenly.
+        lengths: of texts, which are then shuffled as :func:`alike` has it.
 
     Attributes:
         epoch: the epoch to deliver next.
@@ -96,7 +122,14 @@ class EpochBatches(Sampler[list[Key]]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1, shards: Tensor | None = None
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        shards: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> None:
         if batch_size < SMALLEST_BATCH * ranks:
             shared = f" by {ranks} processes" if ranks > 1 else ""
@@ -112,6 +145,7 @@ class EpochBatches(Sampler[list[Key]]):
         self.rank = rank
         self.ranks = ranks
         self.shards = shards
+        self.lengths = lengths
         self.epoch = 0
         self.start = 0
 
@@ -132,11 +166,15 @@ class EpochBatches(Sampler[list[Key]]):
     def positions(self) -> list[Tensor]:
         """Return the positions of this process's images of each batch from ``start`` on, int64."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = (
+        batches = self._order(generator).split(self.batch_size)
+        return [self._share(number, batches[number]) for number in range(self.start, self.batches_per_epoch)]
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if self.lengths is not None:
+            return alike(self.lengths, self.batch_size, generator)
+        return (
             torch.randperm(self.size, generator=generator) if self.shards is None else streamed(self.shards, generator)
         )
-        batches = order.split(self.batch_size)
-        return [self._share(number, batches[number]) for number in range(self.start, self.batches_per_epoch)]
 
     def _share(self, number: int, batch: Tensor) -> Tensor:
         """Return this process's part of the first half and of the second; the first is at most one larger."""

@@ -16,9 +16,15 @@ from exitwise.data.ledger import ImageLedger
 from exitwise.data.reading import ImagesInOrder, Reading, collate, end_quietly, start
 from exitwise.data.sampling import derive_seed
 from exitwise.data.sources import ArraySource, Source, Sources, open_source
+from exitwise.data.sources.texts import TextSource
+from exitwise.data.tokens import Tokens
 from exitwise.data.transforms import Preprocessing
 from exitwise.errors import DataError
+from exitwise.kernels.inputs import Inputs
 from exitwise.storage.digest import digest_of
+
+TEXTS_AT_ONCE = 32
+"""At most, where no gradient is needed: more would be filled up to longer ones."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Split:
 
     source: Source
     indices: Tensor
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | Tokens
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -81,8 +87,14 @@ class Split:
         """Return the part of one of several processes: in the order of ranks, they make up the split."""
         return replace(self, indices=self.indices.tensor_split(ranks)[rank])
 
-    def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return images in order, not augmented, in batches of (images, targets); broken ones are left out."""
+    def batches(self, batch_size: int, workers: int = 0) -> Iterable[tuple[Inputs, Tensor]]:
+        """Return samples in order, not augmented, in batches of (inputs, targets); broken images are left out.
+
+        Batches of texts, which are filled up to the longest, may be smaller.
+        """
+        if isinstance(self.source, TextSource):
+            return self._texts(self.source, min(batch_size, TEXTS_AT_ONCE))
+        assert isinstance(self.preprocessing, Preprocessing)
         transform = self.preprocessing.for_evaluation()
         if isinstance(self.source, ArraySource):
             images = self.source.images
@@ -97,6 +109,10 @@ class Split:
             generator=torch.Generator(),
         )
         return self._readable(loader)
+
+    def _texts(self, source: TextSource, batch_size: int) -> Iterator[tuple[Inputs, Tensor]]:
+        for part in self.indices.split(batch_size):
+            yield source.inputs(part), source.targets[part]
 
     def _readable(self, loader: DataLoader[Reading]) -> Iterator[tuple[Tensor, Tensor]]:
         for batch, faults in start(loader):
@@ -131,7 +147,7 @@ class Splits(NamedTuple):
 
 def load(
     name_or_path: str,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | Tokens,
     *,
     root: str | Path | None = None,
     calibration_fraction: float = 0.1,
@@ -161,9 +177,12 @@ def load(
     Raises:
         DataError: for missing, empty or unsuitable data, too much of it broken, and classes too small to be split.
     """
-    image_size = None if preprocessing.any_size else preprocessing.image_size
     ledger = ImageLedger()
-    sources = open_source(name_or_path, root, preprocessing.channels, image_size, ledger)
+    if isinstance(preprocessing, Tokens):
+        sources = open_source(name_or_path, root, tokens=preprocessing)
+    else:
+        image_size = None if preprocessing.any_size else preprocessing.image_size
+        sources = open_source(name_or_path, root, preprocessing.channels, image_size, ledger)
     ledger.limit(max_broken)
     fractions = {
         name: fraction

@@ -68,7 +68,7 @@ class Image(NamedTuple):
 
 
 class Examination(NamedTuple):
-    """Findings, and all images; none for data sets that are known by name, or in Arrow."""
+    """Findings, and all images; none for data sets that are known by name, in Arrow, or of texts."""
 
     findings: list[Finding]
     images: list[Image]
@@ -89,7 +89,7 @@ def examine_data(
         check_data(data)
     except DataError as error:
         return Examination([Finding("problem", str(error))], [])
-    if is_named(data) or ARROW.is_at(Path(data)):
+    if is_named(data) or ARROW.is_at(Path(data)) or settings.tokens is not None:
         return Examination([_as_training_sees_it(settings, [])], [])
     images = list(_decoded(_listed(Path(data)), threads, progress))
     whole = [image for image in images if image.fault is None]
@@ -171,7 +171,8 @@ def _as_training_sees_it(settings: Settings, broken: Iterable[Skipped]) -> Findi
     except DataError as error:
         return Finding("problem", str(error))
     sizes = ", ".join(f"{count} {name}" for name, count in splits.summary()["sizes"].items())
-    return Finding("fine", f"{len(splits.classes)} classes; images: {sizes}")
+    what = "images" if settings.tokens is None else "texts"
+    return Finding("fine", f"{len(splits.classes)} classes; {what}: {sizes}")
 
 
 def _broken(images: list[Image], max_broken: float) -> Finding:

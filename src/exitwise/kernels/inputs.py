@@ -22,6 +22,9 @@ Inputs = Any
 IMAGE_KEYS = ("image", "images", "pixel_values", "input", "inputs", "x")
 """What batches that are mappings call the only input of a network."""
 
+IDS = "input_ids"
+"""The input that token ids are."""
+
 MASK = "attention_mask"
 """The input that says which tokens are there (1), and which fill up a row (0)."""
 
@@ -50,6 +53,11 @@ def example_of(example: Any, input_shape: tuple[int, ...] | None) -> Inputs:
         raise UserError(f"expected as many rows in each example input, at least one; got {described(example)}")
     copies = {name: value.detach().clone() for name, value in tensors.items()}
     return copies if isinstance(example, Mapping) else copies[""]
+
+
+def example_of_tokens(count: int) -> Inputs:
+    """Return one text of so many tokens, for a network that takes ids and their mask."""
+    return {name: torch.ones(1, count, dtype=torch.int64) for name in (IDS, MASK)}
 
 
 def named(inputs: Inputs) -> dict[str, Tensor]:
@@ -118,6 +126,19 @@ def joined(batches: Sequence[Inputs]) -> Inputs:
 def shortened(inputs: Inputs) -> Inputs:
     """Return inputs with about half of their tokens, at least two."""
     return tree_map(lambda part: part[:, : max(2, part.shape[1] // 2)] if is_tokens(part) else part, inputs)
+
+
+def parted(inputs: Inputs, count: int) -> list[Inputs]:
+    """Return inputs in so many parts of nearly as many rows, the first ones one larger."""
+    parts = {name: tensor.tensor_split(count) for name, tensor in named(inputs).items()}
+    if not isinstance(inputs, Mapping):
+        return list(parts[""])
+    return [{name: each[k] for name, each in parts.items()} for k in range(count)]
+
+
+def laid_out(inputs: Inputs, form: torch.memory_format) -> Inputs:
+    """Return inputs whose tensors have a memory format."""
+    return tree_map(lambda tensor: tensor.contiguous(memory_format=form), inputs)
 
 
 def varied(example: Inputs, samples: int, like: Tensor, seed: int = 0) -> Inputs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from exitwise.catalogue.models import MODELS
+from exitwise.errors import UserError
+from exitwise.kernels.inputs import example_of_tokens
 from exitwise.models.backbones.attach import add_exits
 from exitwise.models.backbones.libraries import Pretrained, check_backbone_name, create_backbone, data_config
 from exitwise.models.cost import Cost, count_cost
@@ -36,7 +38,8 @@ def create_model(name: str, **overrides: Any) -> StagedModel:
         overrides: of a listed network, arguments of its class to use in place of the named size's, such as
             ``num_classes`` or ``input_shape`` (channels, height, width). Of a backbone, ``num_classes``,
             ``input_shape`` and ``pretrained`` as in
-            :func:`~exitwise.models.backbones.libraries.create_backbone`, the rest as in
+            :func:`~exitwise.models.backbones.libraries.create_backbone`; ``tokens`` of a text, for a classifier of
+            texts; the rest as in
             :func:`~exitwise.models.backbones.attach.add_exits`.
 
     Raises:
@@ -54,8 +57,15 @@ def _exited(
     num_classes: int | None = None,
     input_shape: tuple[int, int, int] | None = None,
     pretrained: Pretrained = False,
+    tokens: int | None = None,
     **options: Any,
 ) -> StagedModel:
+    if tokens is not None:
+        backbone = create_backbone(name, num_classes, None, pretrained, texts=True)
+        positions = getattr(backbone.config, "max_position_embeddings", None) or tokens
+        if tokens > positions:
+            raise UserError(f"expected tokens of at most {positions}, as many as {name} has positions; got {tokens}")
+        return add_exits(backbone, example=example_of_tokens(tokens), **options)
     backbone = create_backbone(name, num_classes, input_shape, pretrained)
     if input_shape is None:
         size = data_config(name).image_size

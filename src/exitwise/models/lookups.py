@@ -7,12 +7,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from exitwise.kernels.inputs import MASK, Inputs, batch_of, is_tokens, named
+from exitwise.kernels.inputs import IDS, MASK, Inputs, batch_of, is_tokens, named
 from exitwise.kernels.modes import evaluating
 from exitwise.models.staged import StagedModel
-
-IDS = "input_ids"
-"""The input that token ids are."""
 
 SHORT, LONG, LONGEST = 4, 7, 1024
 """Tokens of the two texts that are compared; and how many are tried where no table of positions is found."""

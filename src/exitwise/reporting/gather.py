@@ -61,7 +61,10 @@ def gather(
     records = [Record.of(run) for run in runs]
     seen = None if monitor is None else _monitored(monitor, records[0].calibration)
     place, occupied = pick_device(device), busy()
-    pictures = Pictures(CHANGED, pictures_per_class(len(runs[0].classes), len(runs)))
+    classes = len(runs[0].classes)
+    pictures = Pictures(CHANGED, pictures_per_class(classes, len(runs)))
+    if runs[0].settings.tokens is not None:  # texts have none
+        pictures = Pictures(0, [0] * classes)
     times: dict[tuple[Any, ...], tuple[float, ...]] = {}
     figures = []
     reader: Run | None = None

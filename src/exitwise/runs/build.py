@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,10 +14,14 @@ from torch import Tensor, nn
 
 from exitwise.catalogue.links import LINKS
 from exitwise.data import Preprocessing, Splits, TrainingBatches, load
+from exitwise.data.tokens import Tokens
+from exitwise.deploy.preprocessing import preprocessing_for
+from exitwise.deploy.texts import Texts
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import example_of
 from exitwise.methods import Method, build_method, create_flow, in_schedule
 from exitwise.models import create_model
+from exitwise.models.backbones.libraries import tokenizer_of
 from exitwise.models.backbones.weights import load_exited
 from exitwise.models.cascade import Cascade
 from exitwise.models.links import link_heads
@@ -59,6 +63,8 @@ def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks
     np.random.seed(settings.seed % 2**32)
     with first(ranks):
         model = build_model(settings, len(splits.classes), pretrained=True).to(device)
+    if settings.tokens is not None:
+        texts_of(settings, model)
     if settings.compile:
         compile_network(model)
     batches = TrainingBatches(
@@ -78,7 +84,31 @@ def build(settings: Settings, splits: Splits, device: torch.device, ranks: Ranks
     return Parts(model, method.to(device), build_optimizer(settings, model), batches)
 
 
-def preprocessing_of(settings: Settings) -> Preprocessing:
+@lru_cache(maxsize=4)
+def _texts(model: str, tokens: int) -> Texts:
+    return Texts(tokenizer_of(model), tokens)
+
+
+def texts_of(settings: Settings, model: StagedModel) -> Texts:
+    """Return the way of texts to a run's network.
+
+    Raises:
+        UserError: if the network takes shorter texts, or knows fewer ids.
+    """
+    assert settings.tokens is not None
+    texts = preprocessing_for(model, _texts(settings.model, settings.tokens))
+    assert isinstance(texts, Texts)
+    return texts
+
+
+def preprocessing_of(settings: Settings) -> Preprocessing | Tokens:
+    """Return what the settings say of images, or of texts."""
+    if settings.tokens is not None:
+        return Tokens(_texts(settings.model, settings.tokens).content)
+    return image_preprocessing_of(settings)
+
+
+def image_preprocessing_of(settings: Settings) -> Preprocessing:
     """Return what the settings say of images."""
     return Preprocessing(
         settings.image_size,
@@ -119,10 +149,8 @@ def _asked(settings: Settings) -> dict[str, Any]:
 
 def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -> StagedModel:
     """Return the network that the settings name, for that many classes; with its pretrained weights, if asked for."""
-    options: dict[str, Any] = {
-        "num_classes": classes,
-        "input_shape": settings.input_shape,
-    }
+    shape = {"input_shape": settings.input_shape} if settings.tokens is None else {"tokens": settings.tokens}
+    options: dict[str, Any] = {"num_classes": classes, **shape}
     first_weights = settings.pretrained if pretrained else None
     other_run = first_weights is not None and is_run_folder(Path(first_weights))
     if is_backbone(settings.model):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES
+from exitwise.data import Preprocessing
 from exitwise.data.fingerprints import MOST_KNOWN
+from exitwise.data.sources import Source
 from exitwise.data.sources.files import FileSource, kept_or_read
 from exitwise.data.sources.folder import FolderSource
 from exitwise.data.sources.manifest import read_manifest
 from exitwise.data.sources.shards import shards_at
+from exitwise.data.sources.texts import texts_at
 from exitwise.data.splits import Split
+from exitwise.data.tokens import Tokens
 from exitwise.deploy.calibration import Calibration
 from exitwise.errors import DataError, ExitwiseWarning, UserError
 from exitwise.runs.build import preprocessing_of
@@ -33,14 +37,7 @@ def images_at(data: Path, run: Run) -> Split:
         DataError: for classes that the run has not, no images, or many that it was trained on.
     """
     preprocessing = preprocessing_of(run.settings)
-    size = None if preprocessing.any_size else preprocessing.image_size
-    if MANIFEST.is_at(data):
-        labelled = [image for part in read_manifest(data, run.classes).parts.values() for image in part]
-        source = kept_or_read(FileSource(labelled, run.classes, preprocessing.channels, size), size)
-    elif SHARDS.is_at(data):
-        source = shards_at(data, run.classes, preprocessing.channels, size)
-    else:
-        source = kept_or_read(FolderSource(data, preprocessing.channels, size, run.classes), size)
+    source = _source_at(data, run.classes, preprocessing)
     split = Split(source, torch.arange(len(source.targets)), preprocessing)
     known = _of_same_pixels(run, split) if run.settings.data in SOURCES else known_to(run.path, split)
     trained, tested = (known.get(part, []) for part in ("train", "test"))
@@ -57,6 +54,18 @@ def images_at(data: Path, run: Run) -> Split:
             stacklevel=2,
         )
     return split
+
+
+def _source_at(data: Path, classes: Sequence[str], preprocessing: Preprocessing | Tokens) -> Source:
+    if isinstance(preprocessing, Tokens):
+        return texts_at(data, classes, preprocessing)
+    size = None if preprocessing.any_size else preprocessing.image_size
+    if MANIFEST.is_at(data):
+        labelled = [image for part in read_manifest(data, classes).parts.values() for image in part]
+        return kept_or_read(FileSource(labelled, classes, preprocessing.channels, size), size)
+    if SHARDS.is_at(data):
+        return shards_at(data, classes, preprocessing.channels, size)
+    return kept_or_read(FolderSource(data, preprocessing.channels, size, classes), size)
 
 
 def _of_same_pixels(run: Run, split: Split) -> dict[str, list[str]]:

@@ -49,6 +49,15 @@ def check_data(name_or_path: str) -> None:
     raise DataError(f"expected a data set's name or a folder of images; there is no {name_or_path or repr('')}{hint}")
 
 
+def check_texts(data: str) -> None:
+    """Raise DataError unless there is a table that texts may be read from."""
+    if data in SOURCES or not MANIFEST.is_at(Path(data)):
+        raise DataError(
+            f"expected a table of texts and labels ({', '.join(MANIFEST.suffixes)}) for a network of texts; got "
+            f"{data or 'none'}"
+        )
+
+
 def check_not_moved(run: Path, data: str) -> None:
     """Raise UserError unless a run's data has a name, or is still where it lay."""
     if not is_named(data) and not Path(data).exists():

@@ -11,7 +11,7 @@ from exitwise.catalogue.backbones import IMAGES
 from exitwise.catalogue.lookup import find
 from exitwise.catalogue.methods import METHODS
 from exitwise.catalogue.recipes import RECIPES, Recipe
-from exitwise.catalogue.sources import SOURCES
+from exitwise.catalogue.sources import SOURCES, TEXTS
 from exitwise.errors import UserError
 from exitwise.settings.checks import check_network
 from exitwise.settings.schema import Settings, check_values, is_backbone, resolve
@@ -42,7 +42,7 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
         if not isinstance(value, str | None):
             raise UserError(f"setting {key}: input should be a name; got {value!r}")
     overrides |= _in_full(data)
-    chosen = recipe or named or recipe_for(data, model, overrides.get("regime"))
+    chosen = recipe or named or recipe_for(data, model, overrides.get("regime"), overrides.get("tokens"))
     base = _recipe(chosen)
     if not (recipe or named) and data in SOURCES and chosen == SOURCES[data].recipe:
         base |= SOURCES[data].settings
@@ -50,11 +50,13 @@ def compose(recipe: str | None, config: Layer | None = None, flags: Layer | None
     check_values(overrides)
     check_network(backbone)
     if is_backbone(backbone):
-        base |= _images_for(backbone, base.get("augment", "none"))
+        if {**base, **overrides}.get("tokens") is None:
+            base |= _images_for(backbone, base.get("augment", "none"))
         if overrides.get("pretrained") == "none":
             base |= {"backbone_lr_factor": 1.0}
     if "data" not in overrides and base["data"] not in SOURCES:
-        raise UserError("this recipe needs a folder of images: give --data")
+        what = "table of texts" if base.get("tokens") else "folder of images"
+        raise UserError(f"this recipe needs a {what}: give --data")
     chosen_parts = chosen_in(from_flags, chosen_in(from_file, chosen_in(base)))
     in_file = chosen_in(from_file, chosen_parts)
     base = _without(base, options_of_others(chosen_parts))
@@ -102,8 +104,10 @@ def _recipe(name: str) -> Recipe:
     return find(RECIPES, name, "recipe").load()()
 
 
-def recipe_for(data: str | None, model: str | None = None, regime: str | None = None) -> str:
-    """Return the name of the recipe for a data set, and maybe a backbone and a regime, where none was named."""
+def recipe_for(data: str | None, model: str | None = None, regime: str | None = None, tokens: int | None = None) -> str:
+    """Return the name of the recipe for a data set where none was named; maybe for a backbone, a regime or texts."""
+    if tokens or (data is not None and data not in SOURCES and TEXTS.is_at(Path(data))):
+        return "text_heads" if regime == "heads" else "texts"
     if model is not None and is_backbone(model):
         return "heads" if regime == "heads" else "finetune"
     return "digits" if data is None else SOURCES[data].recipe if data in SOURCES else "images"

@@ -39,6 +39,9 @@ class _DataAndModel(BaseModel):
     image_size: Annotated[Whole, Field(ge=1, le=8192)] = Field(
         8, description="Side of the images that the network sees, in pixels; of signals, their length."
     )
+    tokens: Annotated[Whole, Field(ge=1, le=10**6)] | None = Field(
+        None, description="Data of texts: longer ones are cut after so many tokens. Unset: the data are images."
+    )
     augment: Literal["none", "shift", "crop", "resize"] = Field(
         "none", description="Training augmentation; all but resize take images of image_size."
     )

@@ -20,6 +20,7 @@ from exitwise.catalogue.methods import METHODS, find_method, weigh_alone
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.options import Options, Surroundings
 from exitwise.catalogue.parts import Part
+from exitwise.catalogue.sources import is_named
 from exitwise.catalogue.trackers import TRACKERS
 from exitwise.errors import UserError, near_match
 from exitwise.settings.checks import check_device, check_network, check_shape, is_of_signals
@@ -122,6 +123,8 @@ class Settings(Fields):
             raise ValueError("accumulate and sync_batchnorm exclude one another; got both")
         if self.flow != "plain":
             self._check_flow()
+        if self.tokens is not None:
+            self._check_texts()
         if self.mixup or self.cutmix:
             self._check_mixing("mixup" if self.mixup else "cutmix")
         if self.handed_on != "nothing" and (self.regime == "heads" or self.refit_heads):
@@ -164,6 +167,16 @@ class Settings(Fields):
             raise ValueError(f"{name} is for images; {self.data} has signals (leave it out)")
         check_shape(self.data, len(self.mean), None if self.augment == "resize" else self.image_size)
         return self
+
+    def _check_texts(self) -> None:
+        if not self.model.startswith("hf/"):
+            raise ValueError(f"texts (tokens {self.tokens}) are for hf/NAME, a network of texts; got {self.model}")
+        if is_named(self.data):
+            raise ValueError(f"texts (tokens {self.tokens}) are read from a table; got {self.data}")
+        of_images = ("augment", "policy", "erase", "mixup", "cutmix", "channels_last", "distil_from")
+        given = next((name for name in of_images if getattr(self, name) not in ("none", 0, None)), None)
+        if given:
+            raise ValueError(f"{given} is for images; the data are texts (leave it out)")
 
     def _check_mixing(self, name: str) -> None:
         if self.distil_from is not None:

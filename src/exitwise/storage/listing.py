@@ -1,4 +1,4 @@
-"""Which images a call names: files, folders, lists of files, shards, or what is in memory. Reads none of them."""
+"""Which images or texts a call names: files, folders, lists, shards, tables, or what is in memory. Reads no image."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exitwise.catalogue.sources import COLUMNS as SOURCE_COLUMNS
 from exitwise.errors import DataError, UserError
 from exitwise.storage.folders import IMAGE_SUFFIXES, image_files
 from exitwise.storage.images import ImageLike
+from exitwise.storage.tables import column_of, read_table, text_of
 
 COLUMNS = ("file", "path", "image", "filename")
 """Of a list of files in CSV: the first of these that it has."""
+
+
+TEXT_FILES = (".csv", ".tsv", ".parquet", ".txt")
+"""Suffixes of what may hold many texts."""
 
 
 class Member(NamedTuple):
@@ -32,7 +38,7 @@ class Member(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """An image, and what an answer calls it."""
+    """An image or a text, and what an answer calls it."""
 
     name: str
     image: ImageLike | Member
@@ -61,6 +67,47 @@ def listed(files: Any) -> list[Listed]:
         else:
             images.append(Listed(str(getattr(each, "name", f"image {len(images) + 1}")), each))
     return images
+
+
+def listed_texts(texts: Any) -> list[Listed]:
+    """Return the texts of a call, in order: those in tables with a column of texts (``.csv``, ``.tsv``, ``.parquet``)
+    and in files of a text per line (``.txt``); what is no such path is a text itself.
+
+    Raises:
+        UserError: without any.
+        DataError: for a path that is not there, or holds none.
+    """
+    given = [texts] if isinstance(texts, (str, PathLike)) else list(texts)
+    if not given:
+        raise UserError("expected texts to classify; got none")
+    found: list[Listed] = []
+    for each in given:
+        if not isinstance(each, (str, PathLike)):
+            raise UserError(f"expected texts, or files of them; got {type(each).__name__}")
+        if isinstance(each, str) and Path(each).suffix.lower() not in TEXT_FILES:
+            found.append(Listed(f"text {len(found) + 1}", each))
+            continue
+        read = list(_texts_in(Path(each)))
+        if not read:
+            raise DataError(f"expected texts in {each}; found none")
+        found += read
+    return found
+
+
+def _texts_in(path: Path) -> Iterable[Listed]:
+    if not path.is_file():
+        raise DataError(f"expected a file of texts at {path}; found nothing")
+    if path.suffix.lower() not in TEXT_FILES:
+        raise DataError(f"expected texts in a file {', '.join(TEXT_FILES)}; got {path}")
+    if path.suffix.lower() == ".txt":
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        return [Listed(f"{path}:{k}", line.strip()) for k, line in enumerate(lines, start=1) if line.strip()]
+    names, rows = read_table(path, SOURCE_COLUMNS["text"], "texts")
+    column = column_of(names, SOURCE_COLUMNS["text"])
+    if column is None:
+        wanted = " or ".join(SOURCE_COLUMNS["text"])
+        raise DataError(f"expected a column {wanted} in {path}; got {', '.join(map(str, names))}")
+    return [Listed(f"{path}:{line}", text_of(row.get(column)) or "") for line, row in rows]
 
 
 def _at(path: Path) -> Iterable[Listed]:

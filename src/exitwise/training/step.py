@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from exitwise.kernels.inputs import Inputs, parted
 from exitwise.methods.base import Method, Weighting
 from exitwise.processes.ranks import ALONE, Ranks
 from exitwise.weighting.gradient import Batch, TrainPass, train_pass, with_teacher
@@ -47,7 +48,7 @@ class HalfStep(NamedTuple):
     taken: Tensor
 
 
-def half_batches(inputs: Tensor, targets: Tensor, teacher: Tensor | None = None) -> Iterator[tuple[Batch, Batch]]:
+def half_batches(inputs: Inputs, targets: Tensor, teacher: Tensor | None = None) -> Iterator[tuple[Batch, Batch]]:
     """(train half, meta half), then the other way round; of an odd batch the first half is one larger.
 
     ``teacher`` are a teacher's logits for the samples, to be halved with them.
@@ -55,10 +56,10 @@ def half_batches(inputs: Tensor, targets: Tensor, teacher: Tensor | None = None)
     Raises:
         ValueError: if there are fewer than two samples.
     """
-    if len(inputs) < 2:
-        raise ValueError(f"a batch is trained on in halves and needs at least 2 samples; got {len(inputs)}")
+    if len(targets) < 2:
+        raise ValueError(f"a batch is trained on in halves and needs at least 2 samples; got {len(targets)}")
     parts = (inputs, targets) if teacher is None else (inputs, targets, teacher)
-    first, second = cast("tuple[Batch, Batch]", tuple(zip(*(part.chunk(2) for part in parts), strict=True)))
+    first, second = cast("tuple[Batch, Batch]", tuple(zip(*(parted(part, 2) for part in parts), strict=True)))
     yield first, second
     yield second, first
 
@@ -118,7 +119,7 @@ def accumulated_step(
     runs: list[TrainPass] = []
     weights, losses = [], []
     count = min(parts, max(len(targets) // 2, 1))
-    for part in zip(*(each.tensor_split(count) for each in train), strict=True):
+    for part in zip(*(parted(each, count) for each in train), strict=True):
         inputs, labels, teacher = with_teacher(part)
         forward = train_pass(model, inputs, labels, loss, teacher=teacher)
         weights.append(method.weigh(model, optimizer, forward, part, 0).weights)

@@ -17,6 +17,7 @@ from exitwise.data.sampling import EpochBatches, derive_seed
 from exitwise.errors import Interrupted, UserError
 from exitwise.kernels.channels_last import ChannelsLast
 from exitwise.kernels.compiled import is_compiled, uncompiled
+from exitwise.kernels.inputs import Inputs, laid_out
 from exitwise.kernels.synced_norm import SyncedNorm
 from exitwise.methods.base import Method
 from exitwise.models.staged import StagedModel
@@ -50,7 +51,7 @@ class Batches(Protocol):
 
     sampler: EpochBatches
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]: ...
 
 
 class Reporter(Protocol):
@@ -143,7 +144,7 @@ class Trainer:
         course: Course = "cosine",
         patience: int | None = None,
         loss: Loss | None = None,
-        teacher: Callable[[Tensor], Tensor] | None = None,
+        teacher: Callable[[Inputs], Tensor] | None = None,
         checkpoints: CheckpointFolder | None = None,
         checkpoint_every: int | None = None,
         reporter: Reporter | None = None,
@@ -251,7 +252,7 @@ class Trainer:
                     self._save("last")
         self._end_epoch()
 
-    def _next(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    def _next(self, batches: Iterator[tuple[Inputs, Tensor]]) -> tuple[Inputs, Tensor] | None:
         """Return the next loaded batch, None at the end, unless a signal has come to this process or to another one."""
         batch = None
         try:
@@ -269,7 +270,7 @@ class Trainer:
             return True
         return time.monotonic() - self.saved > CHECKPOINT_SECONDS
 
-    def train_on(self, inputs: Tensor, targets: Tensor) -> None:
+    def train_on(self, inputs: Inputs, targets: Tensor) -> None:
         """One loaded batch on the model's device: schedule, a step on each half, metrics."""
         progress = self.progress
         for schedule in self.schedules:
@@ -278,7 +279,7 @@ class Trainer:
         self.method.begin(progress.batch, share)
         if self.model.flow is not None:
             self.model.flow.progress = share
-        inputs = inputs.contiguous(memory_format=self.format)
+        inputs = laid_out(inputs, self.format)
         ranks = self.ranks if self.batches.sampler.dealt(progress.batch) else self.ranks.repeated()
         for half, (train, meta) in enumerate(half_batches(inputs, targets, self._taught(inputs))):
             if self.mixing is not None:
@@ -302,7 +303,7 @@ class Trainer:
             return accumulated_step(*training, train, self.accumulate, self.loss, ranks, self.clip)
         return half_step(*training, train, meta, self.progress.batch, self.loss, ranks, self.clip)
 
-    def _taught(self, inputs: Tensor) -> Tensor | None:
+    def _taught(self, inputs: Inputs) -> Tensor | None:
         """Return what the teacher says of a loaded batch, whose augmented images it sees as the network does."""
         if self.teacher is None:
             return None

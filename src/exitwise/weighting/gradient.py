@@ -24,9 +24,10 @@ from exitwise.errors import UserError, in_a_line
 from exitwise.kernels.channels_last import ChannelsLast
 from exitwise.kernels.compiled import is_compiled, uncompiled
 from exitwise.kernels.gradients import no_changed_gradients, unchanged_gradients
+from exitwise.kernels.inputs import Inputs, device_of
 from exitwise.kernels.tangents import KeptOutputs, TangentRules
 from exitwise.processes.ranks import ALONE, Ranks
-from exitwise.shapes import Float, Int, Shaped
+from exitwise.shapes import Float, Int
 from exitwise.weighting.allocation import Objective, allocate, meta_loss
 from exitwise.weighting.lookahead import look_ahead
 from exitwise.weighting.losses import Loss, Targets
@@ -35,8 +36,8 @@ from exitwise.weighting.replay import RandomState, check_repeats
 
 GradientMode = Literal["forward", "double-backward", "finite-difference"]
 Batch = (
-    tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"] | Float[Tensor, "meta classes"]]
-    | tuple[Shaped[Tensor, "meta ..."], Int[Tensor, "meta"], Float[Tensor, "meta classes"]]
+    tuple[Inputs, Int[Tensor, "meta"] | Float[Tensor, "meta classes"]]
+    | tuple[Inputs, Int[Tensor, "meta"], Float[Tensor, "meta classes"]]
 )
 """Inputs and class indices, or probabilities of classes; where a teacher is learned from, its logits too."""
 
@@ -62,7 +63,7 @@ class TrainPass:
         counts: what each exit counts in training, beside all weights; None: 1. The meta loss knows nothing of it.
     """
 
-    inputs: Shaped[Tensor, "batch ..."]
+    inputs: Inputs
     targets: Targets
     logits: Float[Tensor, "batch exits classes"]
     losses: Float[Tensor, "batch exits"]
@@ -100,7 +101,7 @@ class MetaGradient(NamedTuple):
 
 def train_pass(
     model: nn.Module,
-    inputs: Shaped[Tensor, "batch ..."],
+    inputs: Inputs,
     targets: Targets,
     loss: Loss | None = None,
     *,
@@ -122,9 +123,9 @@ def train_pass(
     Raises:
         ValueError: if the model returns a single tensor.
     """
-    random_state = RandomState.capture(inputs.device, model)
+    random_state = RandomState.capture(device_of(inputs), model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    autocast = torch.is_autocast_enabled(inputs.device.type)  # whose products have another precision
+    autocast = torch.is_autocast_enabled(device_of(inputs).type)  # whose products have another precision
     keep = keep and not autocast
     kept = KeptOutputs() if keep else None
     with kept or nullcontext():
@@ -144,7 +145,7 @@ def train_pass(
     )
 
 
-def with_teacher(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+def with_teacher(batch: Batch) -> tuple[Inputs, Tensor, Tensor | None]:
     """Return inputs, targets and a teacher's logits, None if there are none."""
     return (*batch, None) if len(batch) == 2 else batch
 
@@ -306,7 +307,7 @@ def loss_tangents(
             the module.
     """
     check_mode(mode)
-    device = forward.inputs.device.type
+    device = forward.logits.device.type
     if mode == "finite-difference" and torch.is_autocast_enabled(device):
         raise ValueError("finite differences need losses in float32; autocast is on (mode 'forward' takes both)")
     if not tangents:
@@ -427,9 +428,7 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: param for name, param in model.named_parameters() if param.requires_grad}
 
 
-def call_with(
-    model: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Tensor, "batch ..."]
-) -> Float[Tensor, "batch exits classes"]:
+def call_with(model: nn.Module, params: Mapping[str, Tensor], inputs: Inputs) -> Float[Tensor, "batch exits classes"]:
     """Return the logits of ``model`` with some parameters or buffers replaced; its own buffers are left untouched.
 
     Raises:

@@ -133,6 +133,8 @@ def _of_runs(runs: Sequence[Run], sizes: Sequence[Size] | None, exits: Exits, ou
     for run, name in zip(runs, names, strict=True):
         if run.cascade is not None:
             raise UserError(f"expected runs of one network each; {name} is a cascade")
+        if run.settings.tokens is not None:
+            raise UserError(f"expected runs of images; {name} is of texts")
         if len(run.settings.mean) != len(runs[0].settings.mean):
             raise UserError(f"expected runs with images of as many channels; {names[0]} and {name} differ")
     check_same_data(runs, names)
@@ -172,7 +174,7 @@ def _settings(runs: Sequence[Run], views: Sequence[View]) -> Settings:
     largest = max(range(len(runs)), key=lambda k: (runs[k].settings.image_size, k))
     settings, first = runs[largest].settings, runs[0].settings
     side = max(side for view in views for side in view.size or ())
-    if not build.preprocessing_of(settings).any_size:
+    if not build.image_preprocessing_of(settings).any_size:
         side = settings.image_size
     return settings.model_copy(update={"image_size": side, "mean": first.mean, "std": first.std})
 

@@ -1,4 +1,4 @@
-"""What classifies image files: a calibrated run's network, or an exported bundle, which needs no torch."""
+"""What classifies images or texts: a calibrated run's network, or an exported bundle, which needs no torch."""
 
 from __future__ import annotations
 
@@ -9,29 +9,53 @@ from typing import Any, NamedTuple
 from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.calibration import CALIBRATION
+from exitwise.deploy.manifest import MANIFEST, TEXT, read_manifest
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.states import bundle_digest, digest_of
 from exitwise.errors import UserError
-from exitwise.storage.images import ImageLike
+from exitwise.settings.checks import check_run_folder
+from exitwise.settings.yaml import read_yaml
+from exitwise.storage.images import BrokenImageError
 
 
 class Classifier(NamedTuple):
     """An image at a time becomes an input, and some inputs together become answers.
 
     Attributes:
-        read: an image as an input; several threads may call it.
+        read: an image, or a text, as an input; several threads may call it.
         classify: some inputs, as a result of their fates.
         classes: names.
         full_macs: what shares of cost are of.
         digest: of what the answers depend on.
     """
 
-    read: Callable[[ImageLike], Any]
+    read: Callable[[Any], Any]
     classify: Callable[[Sequence[Any]], Any]
     classes: Sequence[str]
     full_macs: float
     digest: str
+
+
+class EmptyTextError(BrokenImageError):
+    """A text without anything in it."""
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        super().__init__(path, kind, reason)
+        self.args = (f"expected a text; {reason}",)
+
+
+def takes_texts(folder: Path) -> bool:
+    """Return whether a run or a bundle classifies texts, in place of images.
+
+    Raises:
+        UserError: for a folder that is neither, or damaged.
+    """
+    if is_bundle(folder):
+        inputs = read_manifest(folder / MANIFEST, folder / MANIFEST).inputs
+        return bool(inputs) and inputs[0].preprocessing == TEXT
+    check_run_folder(folder)
+    return read_yaml(folder / "config.yaml").get("tokens") is not None
 
 
 def open_classifier(
@@ -59,6 +83,8 @@ def _by_bundle(folder: Path, provider: str, threads: int | None, images: int, to
     if top > len(runner.classes):
         raise UserError(f"expected at most {len(runner.classes)} classes for top; got {top}")
     runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, images)
+    if runner.inputs[0].preprocessing == TEXT:
+        return Classifier(_a_text, runner, runner.classes, runner.full_macs, bundle_digest(folder))
 
     def classify(chunk: Sequence[Any]) -> Any:
         return runner({name: np.stack([each[name] for each in chunk]) for name in chunk[0]})
@@ -70,28 +96,43 @@ def _by_run(folder: Path, device: str, images: int, name: str | None) -> Classif
     with needing_extras("a run folder"):
         import torch
 
+        from exitwise.data import Preprocessing
         from exitwise.data.sources import read_image
         from exitwise.exiting.runner import EarlyExitRunner
+        from exitwise.kernels.inputs import moved
         from exitwise.runs.build import pick_device, preprocessing_of
         from exitwise.runs.folder import Run
 
     run = Run(folder).under(name)
     preprocessing = preprocessing_of(run.settings)
-    if preprocessing.signals:
+    if isinstance(preprocessing, Preprocessing) and preprocessing.signals:
         raise UserError(f"expected a run on images; {folder} is of signals, which are given to ew.EarlyExitRunner")
-    transform = preprocessing.for_evaluation()
     place = pick_device(device)
     model = run.model(place)
     calibration = run.read_calibration(model)
     monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, images)
     runner = EarlyExitRunner(model, calibration.policy, calibration.exit_macs, monitor=monitor)
+    about = run.classes, calibration.full_macs, digest_of(CALIBRATION.called(name).path(folder))
+    if not isinstance(preprocessing, Preprocessing):
+        tokens = preprocessing
+        return Classifier(_a_text, lambda some: runner(moved(tokens.batch(tokens.ids(some)[0]), place)), *about)
+    transform = preprocessing.for_evaluation()
     return Classifier(
         lambda image: transform(read_image(image, preprocessing.channels)),
         lambda chunk: runner(torch.stack(list(chunk)).to(place)),
-        run.classes,
-        calibration.full_macs,
-        digest_of(CALIBRATION.called(name).path(folder)),
+        *about,
     )
+
+
+def _a_text(text: str) -> str:
+    """Return a text as it is.
+
+    Raises:
+        EmptyTextError: for an empty one.
+    """
+    if not text.strip():
+        raise EmptyTextError(Path(), "empty", "it is empty")
+    return text
 
 
 def fates_of(result: Any, classes: Sequence[str], full_macs: float, top: int) -> list[tuple[Any, ...]]:

@@ -22,7 +22,7 @@ from exitwise.errors import UserError
 from exitwise.evaluation.exported import arrays_of
 from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.models.staged import StagedModel
-from exitwise.runs.build import preprocessing_of
+from exitwise.runs.build import image_preprocessing_of, texts_of
 from exitwise.runs.folder import Run
 from exitwise.runs.other_images import calibrated_on
 from exitwise.shown import Shown, percent
@@ -148,7 +148,10 @@ def export(
         run, (out,) = Run(source).under(calibration), rest
         model = run.model("cpu")
         calibrated = run.read_calibration(model)
-        names, prepared, name = run.classes, preprocessing_of(run.settings), run.network
+        names, name = run.classes, run.network
+        prepared = (
+            image_preprocessing_of(run.settings) if run.settings.tokens is None else texts_of(run.settings, model)
+        )
     about: dict[str, Any] = {"classes": names, "preprocessing": prepared, "name": name}
     out = Path(out)
     if int8 is None:

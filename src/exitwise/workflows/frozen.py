@@ -15,6 +15,7 @@ from exitwise.errors import Interrupted
 from exitwise.evaluation.collect import share_of, together
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_outputs
 from exitwise.exiting.outputs import Outputs
+from exitwise.kernels.inputs import Inputs, laid_out
 from exitwise.methods import Uniform
 from exitwise.models.staged import StagedModel
 from exitwise.processes.ranks import ALONE, Ranks
@@ -128,7 +129,7 @@ def _keep_training(
     sampler = batches.sampler
     model.to(memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
 
-    def epoch(number: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def epoch(number: int) -> Iterable[tuple[Inputs, Tensor]]:
         sampler.epoch, sampler.start = number, 0
         return batches
 
@@ -140,19 +141,19 @@ def _keep_training(
 
 
 def _watched(
-    pairs: Iterable[tuple[Tensor, Tensor]],
+    pairs: Iterable[tuple[Inputs, Tensor]],
     total: int,
     ranks: Ranks,
     stop: StopRequest,
     settings: Settings,
     reporter: Reporter,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Inputs, Tensor]]:
     form = torch.channels_last if settings.channels_last else torch.contiguous_format
-    for done, (images, targets) in enumerate(pairs):
+    for done, (inputs, targets) in enumerate(pairs):
         if number := ranks.max_over(stop.signal or 0):
             raise Interrupted(signal.Signals(number))
         reporter.on_keep(done, total)
-        yield images.contiguous(memory_format=form), targets
+        yield laid_out(inputs, form), targets
 
 
 def _how(settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Classify image files with a calibrated run or an exported bundle, few or very many."""
+"""Classify images or texts with a calibrated run or an exported bundle, few or very many."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from exitwise.deploy.predictions import Broken, Prediction, Predictions, Tally, 
 from exitwise.deploy.sessions import allowed_cores
 from exitwise.errors import UserError
 from exitwise.storage.images import BrokenImageError, ImageLike
-from exitwise.storage.listing import Listed, listed
+from exitwise.storage.listing import Listed, listed, listed_texts
 from exitwise.storage.rows import GrowingTable, write_csv
-from exitwise.workflows.classifier import Classifier, fates_of, open_classifier
+from exitwise.workflows.classifier import Classifier, fates_of, open_classifier, takes_texts
 
 BATCH = 64
 """Images at a time."""
@@ -40,13 +40,14 @@ def predict(
     top: int = 0,
     strict: bool = False,
 ) -> Predictions:
-    """Classify images, each as deep as it needs, and return all answers.
+    """Classify images or texts, each as deep as it needs, and return all answers.
 
     Args:
         source: a calibrated run folder, or an exported bundle.
         files: an image, a folder of images, a list of files (``.csv`` with a column ``file``, or ``.txt``), a shard
             (``.tar``), or several of them. An image is a path, the bytes of a file, a file that is open, or an array of
-            pixels: uint8 (height, width) or (height, width, 3).
+            pixels: uint8 (height, width) or (height, width, 3). Of a run or a bundle of texts: a text, a table with a
+            column ``text`` (``.csv``, ``.tsv``, ``.parquet``), a file with a text per line (``.txt``), or several.
         device: where to run a run's network; of a bundle ONNX Runtime's provider: cpu, cuda, openvino, coreml, ...
         threads: of a bundle on the CPU; by default as many as cores may be used.
         calibration: of a run, the name of one that it keeps.
@@ -56,7 +57,7 @@ def predict(
     Raises:
         ValueError: without calibration or images, for a damaged bundle, or broken images.
     """
-    images = listed(files)
+    images = listed_texts(files) if takes_texts(Path(source)) else listed(files)
     classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
     predictions = Predictions()
     for chunk in _answers(classifier, images, top, strict):
@@ -104,11 +105,13 @@ def predict_to(
     if engine == "ray":
         if not is_bundle(Path(source)):
             raise UserError(f"engine ray is for a bundle that `exitwise export` wrote; got {source}")
+        if takes_texts(Path(source)):
+            raise UserError(f"engine ray is for images; {source} takes texts")
         with needing_extras("predicting on Ray"):
             from exitwise.workflows.predict_on_ray import predict_on_ray
 
         return predict_on_ray(output, source, files, fields, device, top, strict, overwrite)
-    images = listed(files)
+    images = listed_texts(files) if takes_texts(Path(source)) else listed(files)
     classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
     told = progress or (lambda done, total: None)
     tally = Tally()

@@ -248,7 +248,8 @@ _last: dict[str, Splits] = {}
 
 def _loaded(settings: Settings) -> Splits:
     """Return the data of a run; that of the last one where it is the same."""
-    key = repr(settings.model_dump(include=set(_OF_DATA)))
+    of_texts = {"model"} if settings.tokens is not None else set()
+    key = repr(settings.model_dump(include={*_OF_DATA, *of_texts}))
     if key not in _last:
         _last.clear()
         _last[key] = load_splits(settings, max_broken=settings.max_broken)
@@ -256,7 +257,7 @@ def _loaded(settings: Settings) -> Splits:
 
 
 _OF_DATA = (
-    *("data", "data_root", "image_size", "augment", "mean", "std", "interpolation", "crop", "smallest_crop"),
+    *("data", "data_root", "tokens", "image_size", "augment", "mean", "std", "interpolation", "crop", "smallest_crop"),
     *("calibration_fraction", "test_fraction", "imbalance", "split_seed", "max_broken"),
 )
 """Settings that :func:`load_splits` reads."""

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from exitwise.catalogue.extras import needing_extras
-from exitwise.catalogue.sources import HUB
+from exitwise.catalogue.sources import COLUMNS, HUB
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import Request, Source, Sources
 from exitwise.data.sources.files import enter, kept_or_read
 from exitwise.data.sources.inside import InsideSource
 from exitwise.data.sources.labels import SEVERAL, class_names, numbered
 from exitwise.data.sources.layout import kind_of
-from exitwise.data.sources.manifest import COLUMNS
 from exitwise.errors import DataError, ExitwiseWarning
 from exitwise.storage.images import BrokenImageError
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from exitwise.data.ledger import ImageLedger
+from exitwise.data.tokens import Tokens
 
 
 class Source(Protocol):
@@ -69,6 +70,7 @@ class Request(NamedTuple):
         channels: 1 or 3.
         image_size: the side that all images must have; None for any size.
         ledger: the account to enter a folder's images in.
+        tokens: the way of texts to the network; None for images.
     """
 
     data: str
@@ -76,6 +78,7 @@ class Request(NamedTuple):
     channels: int
     image_size: int | None
     ledger: ImageLedger
+    tokens: Tokens | None = None
 
 
 class ArraySource:

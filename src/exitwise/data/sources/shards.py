@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from exitwise.catalogue.sources import SHARDS
+from exitwise.catalogue.sources import COLUMNS, SHARDS
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.base import Request, Source, Sources
 from exitwise.data.sources.files import enter, kept_or_read
 from exitwise.data.sources.inside import InsideSource
 from exitwise.data.sources.labels import SEVERAL, class_names, numbered
 from exitwise.data.sources.layout import KINDS, kind_of
-from exitwise.data.sources.manifest import COLUMNS
 from exitwise.errors import DataError
 from exitwise.storage.folders import IMAGE_SUFFIXES, is_hidden
 from exitwise.storage.images import BrokenImageError

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from exitwise.errors import UserError
 from exitwise.kernels.gradients import unchanged_gradients
+from exitwise.kernels.inputs import device_of, named
 from exitwise.methods.base import Weighting
 from exitwise.methods.flow.base import flowing_as_at
 from exitwise.methods.weights.meta_weighted import MetaWeighted
@@ -71,6 +73,11 @@ class SharedStep(MetaWeighted):
             self.pending, self.loaded = _unpack(self.loaded, forward, trainable(model)), None
         loss, finite = (None, None) if self.pending is None else self._learn(model, self.pending, forward)
         self.pending = None
+        if forward.ranks.dealt and not isinstance(forward.inputs, Tensor):
+            raise UserError(
+                "a half batch of several processes is kept for the shared step, which takes one tensor as input; got "
+                f"{', '.join(forward.inputs)} (method meta-weighted takes them)"
+            )
         if self.updates_at(index):
             params = trainable(model)
             before = {name: param.detach().clone() for name, param in params.items()}
@@ -121,8 +128,11 @@ def _without_graph(forward: TrainPass) -> TrainPass:
     return replace(forward, logits=forward.logits.detach(), losses=forward.losses.detach(), extra=None)
 
 
+_INPUTS = "inputs"
+"""What a checkpoint calls the inputs; of several, with their names after it."""
+
 _GENERATORS = ("cpu", "cuda", "python", "numpy")
-_TENSORS = ("inputs", "targets", "logits", "losses", "confidences", "teacher")
+_TENSORS = ("targets", "logits", "losses", "confidences", "teacher")
 
 
 def _pack(pending: Pending) -> dict[str, Any]:
@@ -133,6 +143,7 @@ def _pack(pending: Pending) -> dict[str, Any]:
     forward = pending.forward
     assert pending.taken is not None
     shares = {name: tensor for name in _TENSORS if (tensor := getattr(forward, name)) is not None}
+    shares |= {_INPUTS + name: tensor for name, tensor in named(forward.inputs).items()}
 
     def clean(value: Any) -> Any:
         return value if pending.taken or not isinstance(value, Tensor) else value.nan_to_num(0, 0, 0)
@@ -155,7 +166,7 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
 
     Tensors get the memory format that the run's inputs and ``params`` have: sums depend on it in their last bits.
     """
-    device = like.inputs.device
+    device = device_of(like.inputs)
     ranks = dealt_to(len(state["run"]["targets"]), like.ranks)
     random = own_states(state["random"], ranks)
     assert random["cpu"] is not None
@@ -169,8 +180,13 @@ def _unpack(state: dict[str, Any], like: TrainPass, params: Mapping[str, Tensor]
     parts = {name: move(share) for name, share in deal_shares(state["run"], ranks).items()}
     if not state["taken"]:
         parts["losses"].fill_(torch.nan)  # as they may have been: of a pass that need not come again
-    if like.inputs.dim() == 4 and like.inputs.is_contiguous(memory_format=torch.channels_last):
-        parts["inputs"] = parts["inputs"].contiguous(memory_format=torch.channels_last)
+    inputs = {name: parts.pop(_INPUTS + name) for name in named(like.inputs)}
+    if not isinstance(like.inputs, Tensor):
+        parts[_INPUTS] = inputs
+    elif like.inputs.dim() == 4 and like.inputs.is_contiguous(memory_format=torch.channels_last):
+        parts[_INPUTS] = inputs[""].contiguous(memory_format=torch.channels_last)
+    else:
+        parts[_INPUTS] = inputs[""]
     forward = TrainPass(
         **parts,
         loss=like.loss,

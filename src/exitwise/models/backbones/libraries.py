@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,12 @@ def data_config(name: str) -> DataConfig:
 
 
 def create_backbone(
-    name: str, num_classes: int | None = None, input_shape: Sequence[int] | None = None, pretrained: Pretrained = False
+    name: str,
+    num_classes: int | None = None,
+    input_shape: Sequence[int] | None = None,
+    pretrained: Pretrained = False,
+    *,
+    texts: bool = False,
 ) -> nn.Module:
     """Build a classifier.
 
@@ -76,6 +82,7 @@ def create_backbone(
         input_shape: (channels, height, width); the library's own if None. Networks that are built for a size get it.
         pretrained: True: the library's own weights, from its hub; a path: weights from a local file, its shards'
             index, or a folder with one of them. A classifier for another number of classes starts near zero.
+        texts: whether a classifier of texts is wanted, in place of one of images.
 
     Raises:
         UserError: for an unknown name, or weights that cannot be had or do not fit.
@@ -84,21 +91,38 @@ def create_backbone(
     library.check(rest)
     try:
         with _quiet_hub():
-            network = library.create(rest, num_classes, input_shape, False)
+            network = library.create(rest, num_classes, input_shape, False, texts)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{name} could not be built: {in_a_line(error)}") from error
     if pretrained is True:
-        load_weights(network, _from_hub(name, input_shape), name, num_classes)
+        load_weights(network, _from_hub(name, input_shape, texts), name, num_classes)
     elif pretrained is not False:
         load_weights(network, read_weights(pretrained), str(pretrained), num_classes)
     return network
 
 
-def _from_hub(name: str, input_shape: Sequence[int] | None) -> dict[str, Tensor]:
+def tokenizer_of(name: str) -> Any:
+    """Return the tokenizer of a network of texts.
+
+    Raises:
+        UserError: for an unknown name, or one without a tokenizer.
+    """
+    library, rest = _parts(name)
+    library.check(rest)
+    if library is not _LIBRARIES["hf"]:
+        raise UserError(f"expected hf/NAME, a network of texts; got {name}")
+    try:
+        with _quiet_hub():
+            return _import("transformers").AutoTokenizer.from_pretrained(rest, trust_remote_code=False)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"expected the tokenizer of {name}; {in_a_line(error)}") from error
+
+
+def _from_hub(name: str, input_shape: Sequence[int] | None, texts: bool) -> dict[str, Tensor]:
     library, rest = _parts(name)
     try:
         with _quiet_hub():
-            return library.create(rest, None, input_shape, True).state_dict()
+            return library.create(rest, None, input_shape, True, texts).state_dict()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"expected to download the weights of {name}; {in_a_line(error)} (pretrained takes a local file too, or "
@@ -108,19 +132,27 @@ def _from_hub(name: str, input_shape: Sequence[int] | None) -> dict[str, Tensor]
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Within this context the hub's client keeps its retries to itself."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Within this context the hub's client keeps its retries to itself, and transformers what it loads."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "transformers")]
+    levels = [logger.level for logger in loggers]
+    bars: Any = getattr(sys.modules.get("transformers"), "logging", None)
+    shown = bars is not None and bars.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    if shown:
+        bars.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if shown:
+            bars.enable_progress_bar()
 
 
 class _Library(NamedTuple):
     check: Callable[[str], None]
-    create: Callable[[str, int | None, Sequence[int] | None, bool], nn.Module]
+    create: Callable[[str, int | None, Sequence[int] | None, bool, bool], nn.Module]
     data_config: Callable[[str], DataConfig]
 
 
@@ -144,7 +176,11 @@ def _timm_check(name: str) -> None:
         raise UserError(f"unknown model 'timm/{name}'; {near_match(name, timm.list_models())[:200]}")
 
 
-def _timm_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
+def _timm_create(
+    name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool, texts: bool
+) -> nn.Module:
+    if texts:
+        raise UserError(f"expected hf/NAME for texts; got timm/{name}")
     timm = _import("timm")
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if shape is not None:
@@ -178,7 +214,11 @@ def _torchvision_check(name: str) -> None:
         raise UserError(f"unknown model 'torchvision/{name}'; {near_match(name, known)[:200]}")
 
 
-def _torchvision_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
+def _torchvision_create(
+    name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool, texts: bool
+) -> nn.Module:
+    if texts:
+        raise UserError(f"expected hf/NAME for texts; got torchvision/{name}")
     models = _import("torchvision.models")
     builder = models.get_model_builder(name)
     options: dict[str, Any] = {"init_weights": True} if "init_weights" in inspect.signature(builder).parameters else {}
@@ -211,7 +251,7 @@ def _hf_check(name: str) -> None:
         raise UserError(f"expected a folder with config.json at {name}; found none")
 
 
-def _hf_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool) -> nn.Module:
+def _hf_create(name: str, classes: int | None, shape: Sequence[int] | None, pretrained: bool, texts: bool) -> nn.Module:
     transformers = _import("transformers")
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     if classes is not None:
@@ -220,11 +260,12 @@ def _hf_create(name: str, classes: int | None, shape: Sequence[int] | None, pret
         config.num_channels = shape[0]
         if hasattr(config, "image_size"):
             config.image_size = shape[1]
+    kind = transformers.AutoModelForSequenceClassification if texts else transformers.AutoModelForImageClassification
     if pretrained:
-        return transformers.AutoModelForImageClassification.from_pretrained(
+        return kind.from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
         )
-    return transformers.AutoModelForImageClassification.from_config(config)
+    return kind.from_config(config)
 
 
 def _hf_data(name: str) -> DataConfig:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exitwise.data import Split, Splits
+from exitwise.data.sources.texts import TextSource
 from exitwise.errors import UserError
 from exitwise.storage.files import to_csv, write_bytes
 
@@ -25,7 +26,7 @@ Rows = dict[tuple[str, str], tuple[str, str]]
 
 def write_known(folder: Path, splits: Splits) -> None:
     """Write the list into a run folder; of images that come from no files of a user there is none."""
-    if not splits.ledger.images:
+    if not _is_listed(splits):
         (folder / KNOWN).unlink(missing_ok=True)
         return
     table = to_csv(FIELDS, ((*key, *value) for key, value in _rows(splits).items()))
@@ -53,7 +54,7 @@ def read_known(folder: Path) -> Rows:
 
 def changes(folder: Path, splits: Splits) -> str:
     """Return how images differ from those of a run: ``the images have changed: 2 gone (a/1.png, a/2.png)``."""
-    known, now = read_known(folder), _rows(splits) if splits.ledger.images else {}
+    known, now = read_known(folder), _rows(splits) if _is_listed(splits) else {}
     if not known or not now:
         return "the images have changed"
     before, after = ({name: each for (_, name), each in rows.items()} for rows in (known, now))
@@ -73,13 +74,23 @@ def changes(folder: Path, splits: Splits) -> str:
 
 
 def known_to(folder: Path, split: Split) -> dict[str, list[str]]:
-    """Return which images of a split a run knows by name and stamp, by its own part; none if there is no list."""
-    parts = {(name, stamp): part for (part, name), (_, stamp) in read_known(folder).items()}
+    """Return which images of a split a run knows by name and stamp, by its own part; none if there is no list.
+
+    Texts are known by stamp alone: their lines say nothing of what stands there.
+    """
+    of_texts = isinstance(split.source, TextSource)
+    parts = {("" if of_texts else name, stamp): part for (part, name), (_, stamp) in read_known(folder).items()}
     found: dict[str, list[str]] = {}
-    for each in _named(split):
-        if each in parts:
-            found.setdefault(parts[each], []).append(each[0])
+    for name, stamp in _named(split):
+        part = parts.get(("" if of_texts else name, stamp))
+        if part is not None:
+            found.setdefault(part, []).append(name)
     return found
+
+
+def _is_listed(splits: Splits) -> bool:
+    """Return whether samples come from a user's files: images, or the lines of a table of texts."""
+    return bool(splits.ledger.images) or isinstance(splits.train.source, TextSource)
 
 
 def _rows(splits: Splits) -> Rows:
