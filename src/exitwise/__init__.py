@@ -79,6 +79,7 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.workflows.export import Exported, export
     from exitwise.workflows.fit import ExitsFitted, fit_exits
     from exitwise.workflows.predict import predict, predict_to
+    from exitwise.workflows.push import Pushed, push
     from exitwise.workflows.report import report
     from exitwise.workflows.serve import serve
     from exitwise.workflows.study import study

@@ -10,7 +10,6 @@ from exitwise.errors import UserError
 from exitwise.settings.compose import compose
 from tiny_texts import table, texts_of, tiny_network
 
-
 pytestmark = pytest.mark.slow
 
 

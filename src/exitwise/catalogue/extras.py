@@ -15,6 +15,7 @@ EXTRAS = {
     "tokenizers": "text",
     "pyarrow": "parquet",
     "datasets": "datasets",
+    "huggingface_hub": "hub",
     **{name: name for name in ("tensorboard", "trackio", "mlflow", "wandb")},
     "ray": "ray",
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "python_multipart"), "serve"),

@@ -35,6 +35,7 @@ from exitwise.errors import UserError
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.staged import StagedModel
 from exitwise.runs import build
+from exitwise.runs.hub import fetch
 from exitwise.runs.records.cascade import CASCADE, Members
 from exitwise.runs.records.data import DATA, IMAGES
 from exitwise.runs.records.environment import ENVIRONMENT, environment
@@ -71,6 +72,20 @@ class Run:
         self.data: dict[str, Any] = DATA.read(self.path)
         self.name: str | None = None
         self.moved_to: Path | None = None
+
+    @classmethod
+    def from_hub(cls, name: str, *, revision: str | None = None, folder: str | Path | None = None) -> Run:
+        """Return a run that was sent to Hugging Face's hub (:func:`exitwise.push`), fetched if need be.
+
+        Args:
+            name: OWNER/NAME of the repository.
+            revision: a branch, a tag or a commit.
+            folder: where to lay it; by default the hub's cache.
+
+        Raises:
+            UserError: if it cannot be had, or is no run.
+        """
+        return cls(fetch(name, revision, folder))
 
     def under(self, name: str | None) -> Run:
         """Return the run with its calibration of this name, and what was measured of that; None: the usual one.
