@@ -93,6 +93,20 @@ def test_the_command_needs_no_torch(bundle, photos):
     assert ew.OnnxRunner(bundle).calibration.budget == {"budget": 0.6}
 
 
+def test_a_damaged_calibration_is_replaced_and_a_missing_folder_is_named(run, photos, tmp_path):
+    record = run.run.path / "calibration.json"
+    before = record.read_bytes()
+    with pytest.raises(
+        DataError, match=r"expected images in a folder per class, a table or shards at .*; found nothing"
+    ):
+        ew.calibrate(run.run.path, data=tmp_path / "nowhere", budget=0.5)
+    assert record.read_bytes() == before
+    record.write_text("{")
+    ew.calibrate(run.run.path, data=photos, budget=0.5, splits=run.splits)
+    assert Run(run.run.path).read_calibration().origin.data == str(photos)
+    record.write_bytes(before)
+
+
 def test_images_that_differ_are_told(run, bundle, photos, tmp_path):
     for path in photos.glob("*/*.png"):
         place = tmp_path / path.parent.name

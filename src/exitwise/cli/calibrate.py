@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -134,7 +135,7 @@ def calibrate(
         "temperature": temperature,
     }
     if compare:
-        _compare(run, asked, device)
+        _compare(run, {**asked, "data": data, "groups": groups, "name": name}, device)
         return
     Asked.of(asked, most=math.inf)  # a run that is a cascade may be given a budget of more than 1
     bundle = is_bundle(run)
@@ -166,7 +167,7 @@ def calibrate(
     console.print(f"stored in {CALIBRATION.called(name).path(run)}; next: {following}")
 
 
-def _compare(run: Path, asked: Wishes, device: str) -> None:
+def _compare(run: Path, asked: Mapping[str, Any], device: str) -> None:
     aside = ("drop_from", "temperature")
     given = [name for name, value in asked.items() if value is not None and name not in aside]
     if given:

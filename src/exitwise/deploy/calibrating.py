@@ -205,7 +205,14 @@ def calibrated(
     tolerance = asked.wish.get("max_accuracy_drop", TOLERANCE)
     point, left = operate(outputs, policy, costs.exit_macs), outputs.under(policy)
     miss = missed(
-        asked.wish, found.proportions, point, len(targets), costs.full_macs, has_temperatures=asked.temperature
+        asked.wish,
+        found.proportions,
+        point,
+        len(targets),
+        costs.full_macs,
+        costs.exit_seconds,
+        has_temperatures=asked.temperature,
+        on_a_part=seen is not None,
     )
     if miss and not searched:
         warnings.warn(miss, CalibrationWarning, stacklevel=3)

@@ -20,7 +20,7 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds, finite_thresholds
 from exitwise.exiting.table import Budgeted, line_for
 from exitwise.exiting.wish import DropFrom, Thresholding, worded
-from exitwise.shown import Shown, percent
+from exitwise.shown import Shown, percent, points
 from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Calibration(Shown):
         whose = f"of each {each}" if each else "on average"
         images = f"images of each {each}" if each else "images"
         what = {
-            "accuracy-drop": f"accuracy {whose} at most {100 * tolerance:g} points below that of {self._yardstick}",
+            "accuracy-drop": f"accuracy {whose} at most {points(tolerance)} below that of {self._yardstick}",
             "disagreement": f"at most {100 * tolerance:g} % of {images} classified otherwise than by the full network",
         }[guarantee["risk"]]
         if guarantee["holds"]:

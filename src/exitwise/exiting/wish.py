@@ -125,8 +125,10 @@ def missed(
     point: OperatingPoint,
     samples: int,
     full_macs: float,
+    exit_seconds: Sequence[float] | None = None,
     *,
     has_temperatures: bool = False,
+    on_a_part: bool = False,
 ) -> str | None:
     """Return by how much a wish is missed on the samples that it was calibrated on, in a line; None if it is not.
 
@@ -136,6 +138,8 @@ def missed(
         point: what they do.
         samples: how many there are; a difference of two of them is none.
         full_macs: what shares of MACs are of.
+        exit_seconds: time to leave at each exit, where one is asked for.
+        on_a_part: whether thresholds were found on a part of the samples.
         has_temperatures: whether confidences are divided by temperatures already.
     """
     ((name, value),) = wish.items()
@@ -150,6 +154,11 @@ def missed(
         if asked - spent <= slack:
             return None
         what = f"{percent(asked)} of MACs were asked for and {percent(spent)} are spent"
+    elif name == "latency" and exit_seconds is not None:
+        spent = sum(share * each for share, each in zip(point.shares, exit_seconds, strict=True))
+        if value - spent <= slack * exit_seconds[-1]:
+            return None
+        what = f"{milliseconds(value)} were asked for and {milliseconds(spent)} are spent"
     elif name in ("p", "proportions"):
         gaps = [abs(share - part) for share, part in zip(point.shares, proportions, strict=True)]
         if max(gaps) <= slack:
@@ -158,6 +167,8 @@ def missed(
         what = f"{percent(proportions[exit])} were to leave at exit {exit + 1}, and {percent(point.shares[exit])} do"
     else:
         return None
+    if on_a_part:
+        return f"{what}: thresholds were found on a part of the samples, so that the others could test something"
     return (
         f"{what}: too many samples have the same confidence, which no threshold divides; "
         f"{'' if has_temperatures else 'temperatures (--temperature) or '}another measure (--measure) may"

@@ -42,11 +42,8 @@ def _flags(calibration: Calibration) -> Sequence[str]:
     flags = [] if measure.name == USUAL_MEASURE else ["--measure", measure.name]
     if _has_temperatures(measure):
         flags.append("--temperature")
-    promise = calibration.guarantee or {}
-    if promise.get("risk") == "answers":
-        flags += ["--answered-accuracy", f"{promise['accuracy']:.6g}", "--guarantee", f"{promise['probability']:.6g}"]
-    elif calibration.policy.abstain_below is not None:
-        flags += ["--abstain-below", f"{calibration.policy.abstain_below:.6g}"]
+    if calibration.policy.abstain_below is not None:
+        flags += ["--abstain-below", f"{calibration.policy.abstain_below:.9g}"]
     if calibration.drop_from != "best":
         flags += ["--drop-from", calibration.drop_from]
     return flags if kind is None else [*flags, "--thresholds", kind]
@@ -61,16 +58,13 @@ def cheapest(calibration: Calibration, held: Recorded) -> Calibration | None:
     calibration is for a drop already, or there is nothing to choose."""
     if "max_accuracy_drop" in calibration.budget or calibration.policy.exits == 1:
         return None
-    measure, promise = calibration.policy.measure, calibration.guarantee or {}
-    of_answers = promise.get("risk") == "answers"
+    measure = calibration.policy.measure
     asked = Asked(
         {"max_accuracy_drop": TOLERANCE},
-        guarantee=promise["probability"] if of_answers else None,
         drop_from=calibration.drop_from,
         thresholds=calibration.thresholding,
         measure=measure.name,
-        abstain_below=None if of_answers else calibration.policy.abstain_below,
-        answered_accuracy=promise["accuracy"] if of_answers else None,
+        abstain_below=calibration.policy.abstain_below,
         temperature=_has_temperatures(measure),
     )
     with warnings.catch_warnings():

@@ -111,6 +111,7 @@ class RunFigures:
         learning: accuracies of some epochs; empty without a record.
         monitored: what deployed inputs looked like; None without a record.
         by_class: scores class by class; None in older records.
+        gone: why the images that it was calibrated on cannot be looked at; empty where they can.
     """
 
     name: str
@@ -130,6 +131,7 @@ class RunFigures:
     learning: list[Epoch]
     monitored: Monitored | None = None
     by_class: ByClass | None = None
+    gone: str = ""
 
     @property
     def elsewhere(self) -> str:
@@ -138,10 +140,9 @@ class RunFigures:
         return "" if origin is None or origin.data is None else str(origin)
 
     @property
-    def has_guarantee_of_loss(self) -> bool:
-        """Return whether what leaving early loses is guaranteed, which a calibration for a budget cannot be."""
-        promise = self.calibration.guarantee
-        return promise is not None and promise["risk"] != "answers"
+    def is_fitted_on_a_part(self) -> bool:
+        """Return whether temperatures, or more of the measure, come from the images that do not test a guarantee."""
+        return self.calibration.guarantee is not None and self.calibration.policy.measure.temperatures is not None
 
     @property
     def alike(self) -> bool:

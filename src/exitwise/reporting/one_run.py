@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,13 +80,14 @@ class Record(NamedTuple):
 
 class Said(NamedTuple):
     """Test split, its logits (N, K, C) and targets (N); what the exits said of the images that it was calibrated on,
-    None where these are gone; and the temperatures for the calibration split."""
+    None where these are gone, and why; and the temperatures for the calibration split."""
 
     split: Split
     logits: NDArray[Any]
     targets: NDArray[np.int64]
     held: Recorded | None
     temperatures: tuple[float, ...]
+    gone: str = ""
 
     @classmethod
     def collect(
@@ -96,12 +96,14 @@ class Said(NamedTuple):
         def logits(split: Split) -> tuple[NDArray[Any], NDArray[np.int64]]:
             return collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), device)
 
-        own, held = logits(splits.calibration), None
-        with suppress(UserError):  # from elsewhere, and gone
+        own, held, gone = logits(splits.calibration), None, ""
+        try:
             split = calibrated_on(run, calibration, splits.calibration)
             outputs = own if split is splits.calibration else logits(split)
             held = Recorded(*outputs, run.classes, run.settings.split_seed)
-        return cls(splits.test, *logits(splits.test), held, fit_temperatures(*own))
+        except UserError as error:  # from elsewhere, and gone
+            gone = str(error)
+        return cls(splits.test, *logits(splits.test), held, fit_temperatures(*own), gone)
 
 
 class _Tested(NamedTuple):
@@ -182,6 +184,7 @@ def figures_of(
         learning(metrics, policy.exits),
         monitored,
         _by_class(evaluation, calibrated, run.classes),
+        test.gone,
     )
 
 

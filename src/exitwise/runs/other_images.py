@@ -36,6 +36,8 @@ def images_at(data: Path, run: Run) -> Split:
     Raises:
         DataError: for classes that the run has not, no images, or many that it was trained on.
     """
+    if not data.exists():
+        raise DataError(f"expected images in a folder per class, a table or shards at {data}; found nothing")
     preprocessing = preprocessing_of(run.settings)
     source = _source_at(data, run.classes, preprocessing)
     split = Split(source, torch.arange(len(source.targets)), preprocessing)

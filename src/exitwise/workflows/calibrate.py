@@ -15,13 +15,14 @@ from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import check_count
 from exitwise.data import Splits
 from exitwise.deploy.asked import Asked, Wishes
-from exitwise.deploy.calibrating import Costs, calibrated, drift_of, warn_if_few
+from exitwise.deploy.calibrating import Costs, Recorded, calibrated, drift_of, warn_if_few
 from exitwise.deploy.calibration import CALIBRATION, Calibration
 from exitwise.deploy.groups import Groups
 from exitwise.deploy.monitor import DriftWarning
 from exitwise.errors import UserError
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
+from exitwise.runs.folder import Run
 from exitwise.storage.files import why_not_written
 from exitwise.workflows.held_out import exits_of, held_out_of, is_cascade
 
@@ -69,12 +70,7 @@ def calibrate(
     former = next((each for each in (folder, found.folder) if each is not None and each.is_calibrated), None)
     if folder is not None and (why := why_not_written(folder.path)) is not None:
         raise UserError(f"thresholds are stored in {folder.path}, which cannot be written to ({why})")
-    if (
-        found.origin
-        and found.origin.data
-        and former
-        and (drift := drift_of(former.read_calibration(model), found.recorded))
-    ):
+    if found.origin and found.origin.data and former and (drift := _drift(former, model, found.recorded)):
         warnings.warn(drift, DriftWarning, stacklevel=2)
     seconds = measure_exit_seconds(model) if "latency" in wished.wish else None
     costs = Costs(count_cost(model).macs, model.full_macs, seconds)
@@ -87,3 +83,12 @@ def calibrate(
         folder.write_calibration(calibration)
     warn_if_few(len(found.targets))
     return calibration
+
+
+def _drift(former: Run, model: StagedModel, held: Recorded) -> str | None:
+    """Return how samples differ from those of a run's calibration until now; nothing where that is damaged, or of other
+    weights, and is replaced."""
+    try:
+        return drift_of(former.read_calibration(model), held)
+    except UserError:
+        return None

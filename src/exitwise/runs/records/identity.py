@@ -74,18 +74,23 @@ def changes(folder: Path, splits: Splits) -> str:
 
 
 def known_to(folder: Path, split: Split) -> dict[str, list[str]]:
-    """Return which images of a split a run knows by name and stamp, by its own part; none if there is no list.
+    """Return which images of a split a run knows, by its own part; none if there is no list.
 
-    Texts are known by stamp alone: their lines say nothing of what stands there.
+    Where their stamps are of what they hold (:meth:`~exitwise.data.sources.Source.stamp`), as those of texts and of
+    images in memory are, they are known whatever they are called; else by name and size.
     """
-    of_texts = isinstance(split.source, TextSource)
-    parts = {("" if of_texts else name, stamp): part for (part, name), (_, stamp) in read_known(folder).items()}
+    parts = {_known_by(name, stamp): part for (part, name), (_, stamp) in read_known(folder).items()}
     found: dict[str, list[str]] = {}
     for name, stamp in _named(split):
-        part = parts.get(("" if of_texts else name, stamp))
+        part = parts.get(_known_by(name, stamp))
         if part is not None:
             found.setdefault(part, []).append(name)
     return found
+
+
+def _known_by(name: str, stamp: str) -> tuple[str, str]:
+    is_digest = len(stamp) == STAMP
+    return "" if is_digest else name, stamp
 
 
 def _is_listed(splits: Splits) -> bool:
