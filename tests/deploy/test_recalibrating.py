@@ -102,7 +102,10 @@ def test_a_damaged_calibration_is_replaced_and_a_missing_folder_is_named(run, ph
         ew.calibrate(run.run.path, data=tmp_path / "nowhere", budget=0.5)
     assert record.read_bytes() == before
     record.write_text("{")
-    ew.calibrate(run.run.path, data=photos, budget=0.5, splits=run.splits)
+    (photos / "0" / "broken.png").write_bytes(b"no image")
+    with pytest.warns(ExitwiseWarning, match=r"1 broken images are left out, such as .*broken\.png"):
+        ew.calibrate(run.run.path, data=photos, budget=0.5, splits=run.splits)
+    (photos / "0" / "broken.png").unlink()
     assert Run(run.run.path).read_calibration().origin.data == str(photos)
     record.write_bytes(before)
 

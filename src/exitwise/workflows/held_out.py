@@ -109,6 +109,8 @@ def _of_run(
     groups_in(groups, split)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     parts = groups_in(groups, split)
+    if others is not None and (broken := list(split.source.ledger.skipped)):
+        warnings.warn(f"{len(broken)} broken images are left out, such as {broken[0]}", ExitwiseWarning, stacklevel=4)
     best, seed = run.best().name, run.settings.split_seed
     origin = Origin(len(targets), split.fingerprint(), None if others is None else str(Path(data or "").absolute()))
     found = HeldOut(model, logits, targets, best, seed, run.classes, folder=run, groups=parts, origin=origin)
