@@ -305,7 +305,8 @@ def test_a_bundle_in_place_of_a_run_is_told_without_torch_too(tmp_path, capsys):
     bare = "import sys; sys.modules['torch'] = None; from exitwise.cli import main; main()"
     command = [sys.executable, "-c", bare, "calibrate", tmp_path, "--budget", "0.5"]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", told)
+    needed = "exitwise: a bundle is calibrated on images that are given: --data FOLDER; got none with"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"{needed} {tmp_path}\n")
     (tmp_path / "config.yaml").write_text("{}")
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2

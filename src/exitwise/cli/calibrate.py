@@ -138,7 +138,7 @@ def calibrate(
         _compare(run, {**asked, "data": data, "groups": groups, "name": name}, device)
         return
     Asked.of(asked, most=math.inf)  # a run that is a cascade may be given a budget of more than 1
-    bundle = is_bundle(run)
+    bundle = is_bundle(run) and not (run / "config.yaml").is_file()
     if bundle and data is None:
         raise UserError(f"a bundle is calibrated on images that are given: --data FOLDER; got none with {run}")
     if not bundle:
