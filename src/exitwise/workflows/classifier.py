@@ -15,7 +15,6 @@ from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.states import bundle_digest, digest_of
 from exitwise.errors import UserError
 from exitwise.settings.checks import check_run_folder
-from exitwise.settings.yaml import read_yaml
 from exitwise.storage.images import BrokenImageError
 
 
@@ -55,6 +54,8 @@ def takes_texts(folder: Path) -> bool:
         inputs = read_manifest(folder / MANIFEST, folder / MANIFEST).inputs
         return bool(inputs) and inputs[0].preprocessing == TEXT
     check_run_folder(folder)
+    from exitwise.settings.yaml import read_yaml
+
     return read_yaml(folder / "config.yaml").get("tokens") is not None
 
 

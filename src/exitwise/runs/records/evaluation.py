@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,12 +90,10 @@ class Evaluation(Shown):
 
         full = self.full
         table = Table(title="Test images")
-        by_class = self._by_class()
-        for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit", *by_class):
+        for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit"):
             table.add_column(name, justify="left" if name == "setting" else "right")
         for number, (accuracy, cost) in enumerate(zip(self.anytime, self.exit_macs, strict=True), start=1):
-            more = [read(self.exit_scores[number - 1]) for read in by_class.values()]
-            table.add_row(f"all at exit {number}", percent(accuracy), macs(cost), percent(cost / full), "", *more)
+            table.add_row(f"all at exit {number}", percent(accuracy), macs(cost), percent(cost / full), "")
         table.add_section()
         for line in self.budgets[::-SHOWN_EVERY][::-1]:
             table.add_row(f"budget {percent(line.budget)}", *_row(line.test, full))
@@ -105,18 +102,23 @@ class Evaluation(Shown):
             for number, (accuracy, cost) in enumerate(zip(self.answers, self.exit_macs, strict=False), start=1):
                 name = f"all at exit {number}, as calibrated"
                 table.add_row(name, percent(accuracy), macs(cost), percent(cost / full), "")
-            more = [read(self.scores) for read in by_class.values()] if self.scores is not None else []
-            table.add_row("as calibrated", *_row(self.calibrated, full), *more)
-        return Group(*self.lines, table, *self._parts())
+            table.add_row("as calibrated", *_row(self.calibrated, full))
+        return Group(*self.lines, table, *self._by_class(), *self._parts())
 
-    def _by_class(self) -> dict[str, Callable[[Scores], str]]:
-        """Return columns for what is said class by class; none where a record says nothing of it."""
+    def _by_class(self) -> list[str]:
+        """Return lines of what is said class by class; none where a record says nothing of it."""
         if not self.exit_scores:
-            return {}
-        columns: dict[str, Callable[[Scores], str]] = {"macro F1": lambda scores: percent(scores.macro_f1)}
-        if any(scores.top is not None for scores in self.exit_scores):
-            columns[f"top {TOP}"] = lambda scores: "" if scores.top is None else percent(scores.top)
-        return columns
+            return []
+        exits = f"exits 1 to {len(self.exit_scores)}"
+        lines = [f"macro F1, {exits}: " + ", ".join(percent(scores.macro_f1) for scores in self.exit_scores)]
+        if self.scores is not None:
+            lines[-1] += f"; as calibrated {percent(self.scores.macro_f1)}"
+        tops = [scores.top for scores in self.exit_scores if scores.top is not None]
+        if tops:
+            lines.append(f"class among the {TOP} likeliest, {exits}: " + ", ".join(map(percent, tops)))
+            if self.scores is not None and self.scores.top is not None:
+                lines[-1] += f"; as calibrated {percent(self.scores.top)}"
+        return lines
 
     def _parts(self) -> list[Table]:
         """Return classes and groups as tables."""
