@@ -185,6 +185,13 @@ def test_a_wish_that_is_missed_is_said_with_what_may_help():
     assert message.startswith("30.0 % of MACs were asked for and 17.0 % are spent: too many samples have the same")
     assert missed({"macs": 30}, (), point, 400, 100) == message
     assert missed({"budget": 0.2}, (), point, 400, 100) is None
+    assert "found on a part" in missed({"budget": 0.3}, (), point, 400, 100, on_a_part=True)
+    assert "temperatures" not in missed({"budget": 0.3}, (), point, 400, 100, has_temperatures=True)
+    seconds = [0.001 * (k + 1) for k in range(len(point.shares))]
+    spent = sum(share * each for share, each in zip(point.shares, seconds, strict=True))
+    assert missed({"latency": spent}, (), point, 400, 100, seconds) is None
+    late = missed({"latency": spent + 0.1 * seconds[-1]}, (), point, 400, 100, seconds)
+    assert f"{1000 * spent:.3g} ms are spent: too many samples have the same confidence" in late
     assert missed({"budget": 0.3}, (), point, 10, 100) is None, "two of ten samples make that much"
     shares = missed({"proportions": [0.25] * 4}, [0.25] * 4, point, 400, 100)
     assert shares.startswith("25.0 % were to leave at exit 1, and 94.0 % do: ")

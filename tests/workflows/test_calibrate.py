@@ -227,6 +227,7 @@ def test_the_least_images_of_a_guarantee_are_the_least(run):
         (["--p", "0.5", "--thresholds", "same"], "one threshold for all exits is for a budget or an accuracy; got p"),
         (["--measure", "margin", "--compare"], "all measures are compared, over all budgets; got measure"),
         (["--budget", "0.5", "--compare"], "all measures are compared, over all budgets; got budget"),
+        (["--data", "new", "--compare"], "all measures are compared, over all budgets; got data"),
     ],
 )
 def test_bad_wishes_change_nothing(run, capsys, flags, message):
