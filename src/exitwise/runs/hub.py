@@ -91,16 +91,7 @@ def send(folder: Path, name: str, private: bool = False) -> str:
 
 
 def fetch(name: str, revision: str | None = None, folder: str | Path | None = None) -> Path:
-    """Return the folder of a run of the hub, fetched if need be.
-
-    Args:
-        name: OWNER/NAME of the repository.
-        revision: a branch, a tag or a commit.
-        folder: where to lay it; by default the hub's cache.
-
-    Raises:
-        UserError: if it cannot be had, or is no run.
-    """
+    """Return the folder of a run of the hub, fetched if need be; arguments are those of :meth:`Run.from_hub`."""
     with _hub(f"to fetch {name} from the hub"):
         from huggingface_hub import HfApi
 
