@@ -23,6 +23,7 @@ import numpy as np, torch
 from exitwise.exiting import calibration, rule
 from exitwise.exiting.arrays import Array
 from exitwise.exiting.runner import ExitResult
+from exitwise.kernels.inputs import Inputs
 from exitwise.models.staged import StagedModel
 from exitwise.weighting import gradient, normalize
 
@@ -30,7 +31,7 @@ assert typing.get_type_hints(normalize.weighted_loss) == dict.fromkeys(("losses"
 assert typing.get_type_hints(rule.exits_taken)["confidences"] is Array
 assert typing.get_type_hints(ExitResult)["macs"] is torch.Tensor
 assert typing.get_type_hints(StagedModel.forward)["return"] == list[torch.Tensor]
-assert gradient.Batch == tuple[torch.Tensor, torch.Tensor] | tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+assert gradient.Batch == tuple[Inputs, torch.Tensor] | tuple[Inputs, torch.Tensor, torch.Tensor]
 assert normalize.weighted_loss(torch.ones(4, 2), torch.ones(4, 2)) == 2
 assert calibration.calibrate_proportions(np.array([[0.9, 0.9], [0.1, 0.9]]), [0.5, 0.5]).thresholds == (0.9,)
 """
