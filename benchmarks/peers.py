@@ -24,8 +24,8 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 import exitwise as ew
-from exitwise.benching.timing import interleaved_medians, load
 from exitwise.deploy.calibration import Calibration
+from exitwise.kernels.timing import interleaved_medians, load
 
 IMAGES = 64
 EAGER = {1: 1.03, 32: 0.90}

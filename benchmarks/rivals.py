@@ -46,7 +46,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import exitwise as ew
-from exitwise.benching.timing import interleaved_seconds
 from exitwise.data.ledger import ImageLedger
 from exitwise.data.sources.files import kept_or_read
 from exitwise.data.sources.folder import FolderSource
@@ -57,6 +56,7 @@ from exitwise.evaluation.outputs import EVALUATION_BATCH
 from exitwise.exiting.calibration import calibrate_macs
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.outputs import Outputs, operate
+from exitwise.kernels.timing import interleaved_seconds
 from exitwise.methods import Uniform
 from exitwise.models.staged import StagedModel
 from exitwise.processes.ranks import ALONE

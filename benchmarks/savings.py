@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from exitwise.benching.timing import interleaved_medians
+from exitwise.kernels.timing import interleaved_medians
 
 
 class Form(NamedTuple):

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from exitwise import create_method, create_model, exit_proportions
-from exitwise.benching.timing import interleaved_medians, interleaved_seconds
 from exitwise.catalogue.axes import AXES
 from exitwise.data import Preprocessing, Split, TrainingBatches
 from exitwise.data.sources import ArraySource
+from exitwise.kernels.timing import interleaved_medians, interleaved_seconds
 from exitwise.methods import Method, Weighting, build_method, create_flow, create_loss, in_schedule
 from exitwise.models.links import link_heads
 from exitwise.training.compiled import compile_network

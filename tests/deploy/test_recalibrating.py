@@ -134,10 +134,31 @@ def test_images_and_wishes_that_will_not_do_change_nothing(bundle, photos, tmp_p
     with pytest.raises(UserError, match="expected exactly one of"):
         ew.calibrate_bundle(bundle, photos)
     with pytest.raises(SystemExit) as stop:
-        main(["calibrate", str(bundle), "--data", str(photos), "--latency", "1ms"])
+        main(["calibrate", str(bundle), "--data", str(photos), "--latency", "1h"])
     assert stop.value.code == 2
-    assert "a latency is measured on the run" in capsys.readouterr().err
+    assert "expected a time with its unit" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"a latency must lie between .* ms; got 1e\+06 ms"):
+        ew.calibrate_bundle(bundle, photos, latency=1000.0)
     assert (bundle / "calibration.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("temperature", [False, True])
+def test_a_bundle_keeps_a_latency_by_the_time_that_it_takes_itself(bundle, photos, monkeypatch, temperature):
+    """Times are those of one image on its way to each exit; given those, mean time is spent as asked for."""
+
+    def timed(functions, rounds):
+        assert [functions[exit]().exit.tolist() for exit in functions] == [[0], [1], [2], [3]]
+        return dict(enumerate((0.002, 0.001, 0.006, 0.008)))  # an exit that seems quicker than the one before
+
+    monkeypatch.setattr("exitwise.deploy.recalibrating.interleaved_medians", timed)
+    before = (bundle / "calibration.json").read_bytes()
+    found = ew.calibrate_bundle(bundle, photos, latency=0.004, temperature=temperature)
+    assert found.exit_seconds == (0.002, 0.002, 0.006, 0.008)
+    spent = sum(share * each for share, each in zip(found.expected["shares"], found.exit_seconds, strict=True))
+    assert 0.0037 < spent <= 0.004
+    assert "mean time on the calibration images: 4 ms, one by one" in str(found) or spent < 0.00395
+    assert ew.OnnxRunner(bundle).calibration.budget == {"latency": 0.004}
+    (bundle / "calibration.json").write_bytes(before)
 
 
 @pytest.mark.filterwarnings("ignore::exitwise.deploy.monitor.DriftWarning")

@@ -12,13 +12,14 @@ from torch import nn
 
 import exitwise as ew
 from exitwise.benching.networks import out_of_reach
-from exitwise.benching.timing import ALWAYS, NEVER, measure_exit_seconds
+from exitwise.benching.timing import measure_exit_seconds
 from exitwise.cli import main
 from exitwise.errors import UserError
 from exitwise.evaluation.collect import collect
 from exitwise.exiting.calibration import calibrate_macs
 from exitwise.exiting.outputs import anytime, operate
 from exitwise.exiting.policy import ExitPolicy
+from exitwise.exiting.rule import leaving_at
 from exitwise.exiting.table import Budgeted
 from exitwise.models import count_cost, create_model
 from exitwise.models.staged import Stage, StagedModel
@@ -161,8 +162,8 @@ class Clock:
 
     def __init__(self, monkeypatch, noise):
         self.now, self.noise, self.generator = 0.0, noise, np.random.default_rng(0)
-        for module in ("forms", "timing"):
-            monkeypatch.setattr(f"exitwise.benching.{module}.time", SimpleNamespace(perf_counter=lambda: self.now))
+        for module in ("benching.forms", "kernels.timing"):
+            monkeypatch.setattr(f"exitwise.{module}.time", SimpleNamespace(perf_counter=lambda: self.now))
         forward = OneExit.forward
 
         def timed(network, x):
@@ -326,7 +327,7 @@ def test_measured_latencies_grow_with_depth():
     seconds = measure_exit_seconds(model, rounds=9)
     assert len(seconds) == 4
     assert seconds[0] < seconds[3]
-    assert ExitPolicy([NEVER, ALWAYS, ALWAYS]).exit_of(np.ones((1, 4))).tolist() == [1]
+    assert ExitPolicy(leaving_at(1, 4)).exit_of(np.ones((1, 4))).tolist() == [1]
 
 
 def test_times_of_an_earlier_version_are_read(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import exitwise as ew
-from exitwise.benching.timing import BusyWarning, measure_exit_seconds
+from exitwise.benching.timing import measure_exit_seconds
 from exitwise.budgets import parse_seconds
 from exitwise.cli import main
 from exitwise.cli.demo import demo
@@ -30,6 +30,7 @@ from exitwise.exiting.outputs import Outputs, anytime, operate
 from exitwise.exiting.paired import Paired
 from exitwise.exiting.risk import control_risk, design_and_test, least_samples
 from exitwise.exiting.temperatures import fit_temperatures
+from exitwise.kernels.timing import BusyWarning
 from exitwise.models import count_cost
 from exitwise.reporting.gather import gather
 from exitwise.reporting.render import render

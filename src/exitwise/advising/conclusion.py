@@ -15,7 +15,8 @@ from exitwise.advising.belief import Interval, Option, believe, early
 from exitwise.advising.candidates import Candidate, Limit
 from exitwise.advising.leaving import Leaving, leaving
 from exitwise.advising.times import Time
-from exitwise.benching.timing import BusyWarning, measure_exit_seconds
+from exitwise.benching.timing import measure_exit_seconds
+from exitwise.kernels.timing import BusyWarning
 from exitwise.models import count_cost
 from exitwise.shown import percent
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from exitwise.benching.timing import interleaved_seconds
 from exitwise.errors import UserError
 from exitwise.kernels.inputs import Inputs, named, varied
+from exitwise.kernels.timing import interleaved_seconds
 from exitwise.models.backbones.attach import add_exits
 from exitwise.models.cost import count_alone
 

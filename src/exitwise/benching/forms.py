@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from exitwise.benching.networks import Exported, Subject, right_early, rows_of
-from exitwise.benching.timing import interleaved_seconds
 from exitwise.deploy.anew import calibrated_anew, standard_of
 from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import Calibration
@@ -33,6 +32,7 @@ from exitwise.exiting.rule import Thresholds
 from exitwise.exiting.runner import EarlyExitRunner, compiled
 from exitwise.exiting.table import budget_table, line_for
 from exitwise.kernels.inputs import Inputs, has_tokens, moved, samples_in
+from exitwise.kernels.timing import interleaved_seconds
 from exitwise.models import count_cost
 from exitwise.models.cost import count_alone
 from exitwise.models.staged import Stage

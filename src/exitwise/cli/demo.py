@@ -30,7 +30,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         Folder for the two runs and the figure.
     """
     import exitwise as ew
-    from exitwise.benching.timing import warn_if_busy
+    from exitwise.kernels.timing import warn_if_busy
     from exitwise.reporting.figures import accuracy_against_macs
     from exitwise.settings.compose import compose
 

@@ -17,8 +17,8 @@ class Wishes(TypedDict, total=False):
     Attributes:
         budget: share of the full network's MACs to spend on average; of a cascade, of its last network's alone.
         macs: mean multiply-accumulates per image.
-        latency: mean seconds per image, one by one, as measured here and now with the exits' own cost; of a run or
-            network alone.
+        latency: mean seconds per image, one by one, as measured here and now with the exits' own cost: of a run or a
+            network in eager mode where it lies, of a bundle in ONNX Runtime.
         p: budget parameter of the geometric family.
         proportions: share of images leaving at each exit.
         max_accuracy_drop: how much accuracy may be lost, in [0, 1], at least cost. The loss on the held-out samples is

@@ -8,6 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,15 +23,21 @@ from exitwise.deploy.calibrating import CalibrationWarning, Costs, Recorded, cal
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.groups import Groups, groups_of
 from exitwise.deploy.monitor import DriftWarning
-from exitwise.deploy.onnx_runner import OnnxRunner
+from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner
 from exitwise.deploy.origin import Origin
 from exitwise.errors import DataError, UserError
+from exitwise.exiting.measures import create_measure
+from exitwise.exiting.rule import leaving_at
+from exitwise.kernels.timing import interleaved_medians, warn_if_busy
 from exitwise.storage.digest import digest_of
 from exitwise.storage.files import why_not_written
 from exitwise.storage.folders import image_files, sub_folders
 
 BATCH = 64
 """Images read and run at a time."""
+
+ROUNDS = 30
+"""Times that one image is run to each exit, where a latency is asked for."""
 
 
 def calibrate_bundle(
@@ -56,8 +64,6 @@ def calibrate_bundle(
         raise UserError(f"thresholds are stored in {runner.folder}, which cannot be written to ({why})")
     former = runner.calibration
     wished = Asked.of(asked, former.exit_macs[-1] / former.full_macs)
-    if "latency" in wished.wish:
-        raise UserError("a latency is measured on the run, whose own calibration it is for; got a bundle")
     check_count("exit proportions", wished.wish.get("proportions"), former.policy.exits)
     if asked.get("measure") is None:
         own = former.policy.measure
@@ -71,7 +77,8 @@ def calibrate_bundle(
     held.check()
     if drift := drift_of(former, held):
         warnings.warn(drift, DriftWarning, stacklevel=2)
-    costs = Costs(former.exit_macs, former.full_macs)
+    seconds = _exit_seconds(runner, images[0][0], wished) if "latency" in wished.wish else None
+    costs = Costs(former.exit_macs, former.full_macs, seconds)
     calibration = calibrated(wished, held, costs, network=former.network)
     if former.guarantee is not None and wished.guarantee is None:
         warnings.warn(
@@ -83,6 +90,28 @@ def calibrate_bundle(
         write_sealed(runner.folder, runner.manifest.content, calibration)
     warn_if_few(len(held.targets))
     return calibration
+
+
+def _exit_seconds(runner: OnnxRunner, image: Path, wished: Asked) -> tuple[float, ...]:
+    """Return the median seconds until one image has left at each exit, in ONNX Runtime, the exits before included.
+
+    By the graph for single images, where that is for the measure that is wished. A later exit is never taken for
+    quicker than an earlier one. Warns where the machine is busy.
+    """
+    warn_if_busy()
+    own, exits = runner.thresholds, len(runner.exit_macs)
+    inputs = {name: array[None] for name, array in runner.read(image).items()}
+    same = create_measure(wished.measure) == runner.calibration.policy.measure and not wished.temperature
+    run = runner if same else runner.by_stages
+
+    def leave(exit: int) -> OnnxResult:
+        runner.thresholds = leaving_at(exit, exits)
+        return run(inputs)
+
+    functions = {exit: partial(leave, exit) for exit in range(exits)}
+    seconds = interleaved_medians(functions, ROUNDS)
+    runner.thresholds = own
+    return tuple(accumulate(seconds.values(), max))
 
 
 def _with_limit(wished: Asked, asked: Wishes, former: Calibration) -> Asked:

@@ -33,6 +33,15 @@ def finite_thresholds(thresholds: Sequence[float | None]) -> Thresholds:
     return tuple(None if t is None else float(t) for t in thresholds)
 
 
+def leaving_at(exit: int, exits: int) -> Thresholds:
+    """Return thresholds by which every sample leaves at one exit, and is asked at those before."""
+    return tuple(NEVER if k < exit else ALWAYS for k in range(exits - 1))
+
+
+NEVER, ALWAYS = 2.0, -1.0
+"""Thresholds that no confidence, and that every confidence, reaches."""
+
+
 def can_leave(exit: int, thresholds: Thresholds) -> bool:
     """Return whether any sample at all can leave at an exit."""
     return exit == len(thresholds) or thresholds[exit] is not None

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from exitwise.benching.timing import busy, measure_exit_seconds
+from exitwise.benching.timing import measure_exit_seconds
 from exitwise.data import Splits
 from exitwise.deploy.calibration import Calibration
 from exitwise.deploy.monitored import Monitored, read_monitored
 from exitwise.errors import UserError
+from exitwise.kernels.timing import busy
 from exitwise.reporting.content import Comparison, Report, RunFigures
 from exitwise.reporting.lines import group_runs, line_of
 from exitwise.reporting.made import machine, now
@@ -132,4 +133,5 @@ def _comparison(label: str, members: list[int], runs: Sequence[RunFigures]) -> C
 def _network_key(run: Run) -> tuple[Any, ...]:
     """Return what decides how long the network takes."""
     names = ("exits", "exits_at", "head", "skip", "image_size", "mean")
-    return run.network, run.exits, *(str(getattr(run.settings, name)) for name in names), len(run.classes)
+    built = run.as_built()
+    return run.network, run.exits, *(str(getattr(built, name)) for name in names), len(run.classes)

@@ -14,11 +14,11 @@ from exitwise.advising.advice import Advice
 from exitwise.advising.candidates import Candidate, Limit, at_hand, measure, of_caller, others, probe_all
 from exitwise.advising.conclusion import conclude
 from exitwise.advising.times import timeable
-from exitwise.benching.timing import warn_if_busy
 from exitwise.budgets import check_whole
 from exitwise.catalogue.backbones import BACKBONE_EXITS
 from exitwise.catalogue.published import warn_if_old
 from exitwise.errors import UserError
+from exitwise.kernels.timing import warn_if_busy
 from exitwise.runs.build import pick_device
 from exitwise.shown import say
 

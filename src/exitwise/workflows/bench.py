@@ -43,7 +43,6 @@ from exitwise.benching.networks import (
     subject_of_network,
     subject_of_run,
 )
-from exitwise.benching.timing import warn_if_busy
 from exitwise.benching.verdict import doubts, tails, verdict
 from exitwise.budgets import check_whole
 from exitwise.data.loaders import pairs_of
@@ -51,6 +50,7 @@ from exitwise.deploy.calibration import Calibration
 from exitwise.errors import UserError
 from exitwise.exiting.outcome import TOLERANCE
 from exitwise.kernels.inputs import Inputs
+from exitwise.kernels.timing import warn_if_busy
 from exitwise.models.staged import StagedModel
 from exitwise.runs.build import pick_device
 from exitwise.runs.folder import Run

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exitwise.benching.timing import interleaved_medians
 from exitwise.deploy.anew import calibrated_anew, standard_of
 from exitwise.deploy.calibrating import Recorded
 from exitwise.deploy.calibration import Calibration
@@ -23,6 +22,7 @@ from exitwise.evaluation.exported import logits_of
 from exitwise.exiting.fitting import fit_and_read
 from exitwise.exiting.outputs import Outputs, operate, right_alone
 from exitwise.exiting.point import OperatingPoint
+from exitwise.kernels.timing import interleaved_medians
 from exitwise.shown import percent
 
 Batches = Callable[[], Iterable[tuple[Arrays, NDArray[np.int64]]]]
