@@ -155,6 +155,7 @@ def build_model(settings: Settings, classes: int, *, pretrained: bool = False) -
     other_run = first_weights is not None and is_run_folder(Path(first_weights))
     if is_backbone(settings.model):
         options |= {"exits": settings.exits, "at": settings.exits_at, "head": settings.head, "skip": settings.skip}
+        options["place_by"] = settings.place_by
         if first_weights not in (None, "none") and not other_run:
             options["pretrained"] = first_weights == "hub" or first_weights
     model = create_model(settings.model, **options)

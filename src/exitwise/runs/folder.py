@@ -350,7 +350,7 @@ def as_built(settings: Settings, path: Path) -> Settings:
     """Return a run's settings with the exits where they are; as they are if there is no record of that."""
     if not NETWORK.exists(path):
         return settings
-    return settings.model_copy(update={"exits": None, "exits_at": NETWORK.read(path)})
+    return settings.model_copy(update={"exits": None, "exits_at": NETWORK.read(path), "place_by": "macs"})
 
 
 def check_same_data(runs: Sequence[Run], names: Sequence[str]) -> None:

@@ -88,6 +88,11 @@ class _DataAndModel(BaseModel):
     exits_at: Numbers[str] | None = Field(
         None, description="Modules to put the early exits after (`exitwise models --exits NAME` lists them)."
     )
+    place_by: Literal["macs", "latency"] = Field(
+        "macs",
+        description="Else they are put at equal shares of this: multiply-accumulates, or the time of one image on this "
+        "machine's CPU, measured when the run begins.",
+    )
     skip: bool = Field(True, description="Cut the backbone into stages; if false, all exits run, saving nothing.")
     head: Literal["auto", "linear"] = Field("auto", description="Kind of those exits.")
     pretrained: str = Field(

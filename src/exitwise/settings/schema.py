@@ -134,7 +134,11 @@ class Settings(Fields):
             raise ValueError("sync_batchnorm cannot be compiled; leave out compile")
         if not is_backbone(self.model):
             given = [name for name in ("exits", "exits_at") if getattr(self, name) is not None]
-            given += [name for name, usual in (("skip", True), ("refit_heads", False)) if getattr(self, name) != usual]
+            given += [
+                name
+                for name, usual in (("place_by", "macs"), ("skip", True), ("refit_heads", False))
+                if getattr(self, name) != usual
+            ]
             given += ["regime " + self.regime] if self.regime in ("heads", "mixed") else []
             if given or self.pretrained != "none":
                 name = (given or ["pretrained"])[0]
@@ -144,6 +148,9 @@ class Settings(Fields):
                 )
         if self.exits is not None and self.exits_at is not None:
             raise ValueError(f"exits and exits_at exclude one another; got {self.exits} and {self.exits_at}")
+        if self.place_by != "macs" and (self.exits_at is not None or not self.skip):
+            other = "exits_at, which gives the places" if self.exits_at else "skip false, which saves no time"
+            raise ValueError(f"place_by chooses places; got {self.place_by} with {other}")
         if self.regime == "heads" and self.pretrained == "none":
             raise ValueError("regime heads leaves the backbone as it is and needs pretrained weights; got none")
         if self.regime == "heads" and self.refit_heads:

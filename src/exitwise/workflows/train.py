@@ -110,6 +110,11 @@ def train(
     if settings.compile:
         check_compiler(device)
     settings.options.check(settings.surroundings(processes=launched()[1]))
+    if settings.place_by == "latency" and launched()[1] > 1:
+        raise UserError(
+            f"places by latency are measured by one process; got {launched()[1]} (exits_at takes places that "
+            "`exitwise models --exits NAME --place-by latency` shows)"
+        )
     tracking = Tracking(settings.track or ())
     with joined(device, settings.process_timeout, together=settings.allocation == "global") as ranks:
         _check_same(settings, ranks)

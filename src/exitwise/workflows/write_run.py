@@ -43,6 +43,7 @@ def write_run(
     kind = {
         "exits": None,
         "exits_at": places,
+        "place_by": "macs",
         "skip": model.skips,
         "head": "linear" if model.head == "linear" else "auto",
     }

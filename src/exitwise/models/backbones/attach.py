@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,15 @@ from exitwise.kernels.modes import evaluating
 from exitwise.models.backbones.backbone import answer, cannot_split, check_whole_numbers, unchanged, unwrapped
 from exitwise.models.backbones.cut import staged
 from exitwise.models.backbones.exited import ExitedModel
+from exitwise.models.backbones.latency import by_latency
 from exitwise.models.backbones.places import ExitPoint, choose, find_places
 from exitwise.models.backbones.tracing import Traced, trace
 from exitwise.models.backbones.whole import left_whole
 from exitwise.models.heads import HeadFactory
 from exitwise.models.staged import Stage, StagedModel, State
+
+PlaceBy = Literal["macs", "latency"]
+"""What the places of exits are equal shares of."""
 
 
 def add_exits(
@@ -34,6 +38,7 @@ def add_exits(
     example: Inputs | None = None,
     input_shape: tuple[int, ...] = (3, 224, 224),
     skip: bool = True,
+    place_by: PlaceBy = "macs",
 ) -> ExitedModel:
     """Put early exits on a classifier, which stays as it is and becomes the last exit.
 
@@ -44,7 +49,7 @@ def add_exits(
         backbone: maps its inputs to logits (B, C), or to an object or mapping with ``logits``. Of a wrapper for several
             devices or of torch.compile, the network in it. Heads have the type of the floats that they see.
         exits: number of exits K, the last one included (1: no early one); the others are put near equal shares of the
-            backbone's multiply-accumulates. 4 if neither this nor ``at`` is given.
+            backbone's cost. 4 if neither this nor ``at`` is given.
         at: name or names of submodules to put exits after, in order; the last exit is added to them.
         num_classes: number of classes C; only to be checked against the backbone's.
         head: ``auto``: suited to the feature (see :func:`~exitwise.models.heads.suited_head`); ``linear``: pooling and
@@ -55,15 +60,18 @@ def add_exits(
         input_shape: in its place, (channels, height, width) of the images that it is meant for.
         skip: cut the backbone into stages. If False, it is left whole: all exits are evaluated together, and
             nothing is saved at inference. For networks that cannot be cut.
+        place_by: what equal shares are of: ``macs``, multiply-accumulates; or ``latency``, the time of one sample as
+            measured here and now, where the network lies, in eager mode and with the exits' own.
 
     Raises:
-        UserError: for a name that is no exit point (lists those that are), more exits than there are places, or example
-            inputs that the network does not take.
+        UserError: for a name that is no exit point (lists those that are), more exits than there are places, example
+            inputs that the network does not take, or ``place_by`` where there are no places to choose.
         CannotSplitError: if the network decides by what it computes; names the module.
     """
     at = [at] if isinstance(at, str) else at
     if exits is not None and at is not None:
         raise UserError(f"expected exits or at, not both; got {exits} and {list(at)}")
+    _check_place_by(place_by, at, skip)
     if not isinstance(backbone, nn.Module):
         raise UserError(f"expected a network as a torch.nn.Module; got a {type(backbone).__name__}")
     backbone = unwrapped(backbone)
@@ -77,8 +85,9 @@ def add_exits(
         if skip:
             traced = trace(backbone, example)
             places = find_places(traced, backbone, example)
-            points = choose(places, exits, at, _hint(traced))
             like = next(backbone.parameters())
+            among = places if place_by == "macs" else by_latency(traced, places, classes, head, example, like)
+            points = [places[point.name].point for point in choose(among, exits, at, _hint(traced))]
             model = staged(traced, places, points, classes, head, example, like).to(like.device)
             inputs = varied(example, 3, like)
             for batch in (inputs, batch_of(inputs, 1, like), *([shortened(inputs)] if has_tokens(example) else [])):
@@ -94,6 +103,14 @@ def add_exits(
         if id(module) not in own:
             module.training = backbone.training
     return model
+
+
+def _check_place_by(place_by: str, at: Sequence[str] | None, skip: bool) -> None:
+    if place_by not in get_args(PlaceBy):
+        raise UserError(f"place_by must be {' or '.join(get_args(PlaceBy))}; got {place_by!r}")
+    if place_by != "macs" and (at is not None or not skip):
+        other = "at, which gives the places" if at is not None else "skip=False, which saves no time"
+        raise UserError(f"place_by chooses places; got {place_by} with {other}")
 
 
 def exit_points(
