@@ -145,7 +145,8 @@ def serve(
             lifespan="off",
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        asyncio.run(_serve(Server(config), listening, service, app, ready))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as loop:
+            loop.run(_serve(Server(config), listening, service, app, ready))
     finally:
         listening.close()
         if service is not None:
