@@ -250,10 +250,15 @@ def capacity_of_resnet(seconds: float, rounds: int) -> tuple[dict[str, Any], lis
         promised = whole / float(np.dot(stay, stages))
         print(f"stages: {', '.join(f'{1000 * each:.1f}' for each in stages)} ms an image, full {1000 * whole:.1f} ms")
         rates: dict[str, list[float]] = {name: [] for name in systems}
-        servers = {name: loopback.Server(system, folder, size) for name, (system, size) in systems.items()}
+        servers = {}
+        for name, (system, size) in systems.items():
+            servers[name] = loopback.Server(system, folder, size)
+            servers[name].pause()
         for turn, (name, server) in itertools.product(range(rounds + 1), servers.items()):
             bodies = [loopback.body_of(systems[name][0], file) for file in files]
+            server.resume()
             answers = loopback.closed(server.port, bodies, 32, seconds if turn else 1.0)
+            server.pause()
             if turn:  # the first wakes it
                 load = measured(32, answers.latencies, seconds)
                 rates[name].append(load.rate)
