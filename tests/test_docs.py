@@ -73,6 +73,7 @@ def run(example, *arguments, before=""):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_own_loop():
     result = run("own_loop.py")
     assert result.returncode == 0, result.stderr

@@ -45,7 +45,7 @@ def call(capsys, *words):
 @pytest.mark.parametrize(
     ("options", "exits"),
     [
-        ((), 2),
+        pytest.param((), 2, marks=pytest.mark.slow),
         pytest.param(("--exits", "all"), 3, marks=pytest.mark.slow),
         pytest.param(("--sizes", "16,32", "--exits", "all"), 4, marks=pytest.mark.slow),
     ],

@@ -31,6 +31,7 @@ def test_a_signal_is_the_shape_of_its_class_somewhere_on_the_line(monkeypatch):
         assert any(np.allclose(np.roll(shape, places), signal) for places in range(40))
 
 
+@pytest.mark.slow
 def test_a_run_on_signals_from_training_to_a_bundle(tmp_path):
     settings = ew.compose("mnist1d", flags={"max_iterations": 2, "device": "cpu"})
     run = ew.train(settings, tmp_path / "run").run

@@ -460,7 +460,7 @@ def write(model, policy, folder):
 @pytest.mark.parametrize(
     ("name", "options", "measure"),
     [
-        ("ranet_small", {}, "patience"),
+        pytest.param("ranet_small", {}, "patience", marks=pytest.mark.slow),
         pytest.param(
             "timm/resnet10t",
             {"exits": 3, "num_classes": 4, "input_shape": (3, 32, 32)},

@@ -78,9 +78,14 @@ WISHES = {
     "10 % of disagreement, guaranteed": {"max_accuracy_drop": 0.1, "guarantee": 0.9, "risk": "disagreement"},
     "latency": {"latency": None},
 }
+DEAR = ("shares, deferral",)
+"""As others in what they ask of a measure that takes longest to fit."""
 
 
-@pytest.mark.parametrize("name", WISHES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in WISHES],
+)
 def test_every_wish_is_met_on_the_calibration_images(run, name, monkeypatch):
     wish = dict(WISHES[name])
     if "latency" in wish:

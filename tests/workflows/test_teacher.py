@@ -93,6 +93,7 @@ class StopAt(Silent):
             raise Stop
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_teacher_and_ends_alike(teacher, tmp_path):
     theirs = shutil.copytree(teacher.path, tmp_path / "teacher")
     flags = {**STUDENT, "data": teacher.settings.data, "exits": 2, "epochs": 2, "distil_from": str(theirs)}
