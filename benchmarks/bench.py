@@ -32,6 +32,7 @@ RUNS: dict[str, list[str]] = {
     "training": [],
     "parts": ["training", "--parts", "--rounds", "9", "--batch-size", "64"],
     "heads": ["heads", "--images", "512", "--rounds", "2"],
+    "predict": ["predict", "--images", "4000"],
     "serving_timers": ["serving", "--only", "timers"],
     "peers": [],
 }
