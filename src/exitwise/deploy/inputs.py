@@ -69,6 +69,8 @@ def _check(each: Input, array: Any, sizes: dict[str, int]) -> None:
 def _check_numbers(each: Input, array: npt.NDArray[Any]) -> None:
     rows = array.reshape(len(array), -1)
     if array.dtype.kind == "f":
+        if np.isfinite(array).all():  # several times as fast as row by row
+            return
         wrong, wanted = ~np.isfinite(rows).all(axis=1), f"finite numbers in {each.name}"
     elif array.ndim == 2 and array.dtype.kind == "i":
         wrong, wanted = (rows < 0).any(axis=1), f"whole numbers from 0 in {each.name}"

@@ -12,9 +12,12 @@ In bundles of version 1 the first stage takes the images as ``state_0``, and a s
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 BEFORE, STATE, NEXT, LOGITS, PROBABILITIES = "before_", "state_", "next_", "logits", "probabilities"
 
 
+@lru_cache(1024)
 def source_of(name: str) -> str:
     """Return the name under which there is, before a stage, what an input of it takes."""
     if name.startswith(BEFORE):

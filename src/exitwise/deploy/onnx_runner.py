@@ -223,9 +223,12 @@ class OnnxRunner:
                 if logits is None:
                     logits = np.zeros((n, answer.logits.shape[-1]), np.float32)
                 logits[go] = answer.logits[leaving]
-            places, inside = places[~leaving], inside.rows(~leaving) if leaving.any() else inside
-            if leaving.all():
+            if len(go) == len(places):
+                places, inside = places[:0], inside.rows(slice(0, 0))
                 break
+            if len(go):
+                staying = ~leaving
+                places, inside = places[staying], inside.rows(staying)
         return self._result(prediction, exit, confidence, logits), places, inside
 
     def _result(self, prediction: Any, exit: Any, confidence: Any, logits: Any) -> OnnxResult:

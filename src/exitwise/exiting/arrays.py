@@ -43,8 +43,7 @@ def largest(values: Float[Array, "*samples classes"]) -> tuple[Float[Array, "*sa
     """Return the largest of the classes' values, and its index."""
     if not isinstance(values, np.ndarray):
         return tuple(values.max(dim=-1))
-    index = values.argmax(axis=-1)
-    return np.take_along_axis(values, index[..., None], -1)[..., 0], index
+    return values.max(axis=-1), values.argmax(axis=-1)  # looking up by index takes three times as long
 
 
 def two_largest(
