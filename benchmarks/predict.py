@@ -66,7 +66,8 @@ def memory_of(pid: int) -> float:
 
 def whole(bundle: Path, folder: Path, output: Path) -> tuple[float, list[float]]:
     """Run the command to its end; return seconds, and MiB each half second."""
-    start, held = time.perf_counter(), []
+    start = time.perf_counter()
+    held: list[float] = []
     child = command(bundle, folder, output)
     while True:
         try:

@@ -25,13 +25,13 @@ from exitwise.exiting.arrays import Array
 from exitwise.exiting.runner import ExitResult
 from exitwise.kernels.inputs import Inputs
 from exitwise.models.staged import StagedModel
-from exitwise.weighting import gradient, normalize
+from exitwise.weighting import normalize, passes
 
 assert typing.get_type_hints(normalize.weighted_loss) == dict.fromkeys(("losses", "weights", "return"), torch.Tensor)
 assert typing.get_type_hints(rule.exits_taken)["confidences"] is Array
 assert typing.get_type_hints(ExitResult)["macs"] is torch.Tensor
 assert typing.get_type_hints(StagedModel.forward)["return"] == list[torch.Tensor]
-assert gradient.Batch == tuple[Inputs, torch.Tensor] | tuple[Inputs, torch.Tensor, torch.Tensor]
+assert passes.Batch == tuple[Inputs, torch.Tensor] | tuple[Inputs, torch.Tensor, torch.Tensor]
 assert normalize.weighted_loss(torch.ones(4, 2), torch.ones(4, 2)) == 2
 assert calibration.calibrate_proportions(np.array([[0.9, 0.9], [0.1, 0.9]]), [0.5, 0.5]).thresholds == (0.9,)
 """

@@ -65,11 +65,12 @@ if TYPE_CHECKING:  # what type checkers see is also where __getattr__ finds each
     from exitwise.studying.records import Study
     from exitwise.training.trainer import Trainer
     from exitwise.weighting.allocation import allocate, meta_loss
-    from exitwise.weighting.gradient import MetaGradient, TrainPass, meta_gradient, train_pass
+    from exitwise.weighting.gradient import MetaGradient, meta_gradient
     from exitwise.weighting.lookahead import look_ahead
     from exitwise.weighting.losses import Loss
     from exitwise.weighting.network import WeightNetwork
     from exitwise.weighting.normalize import weighted_loss
+    from exitwise.weighting.passes import TrainPass, train_pass
     from exitwise.workflows.advise import advise
     from exitwise.workflows.bench import bench
     from exitwise.workflows.calibrate import calibrate

@@ -32,10 +32,10 @@ from exitwise.settings.compose import compose, get_recipe
 from exitwise.settings.fields import Fields
 from exitwise.settings.schema import resolve
 from exitwise.weighting.allocation import Objective
-from exitwise.weighting.gradient import GradientMode
 from exitwise.weighting.losses import Loss
 from exitwise.weighting.network import WeightInput
 from exitwise.weighting.normalize import Centering
+from exitwise.weighting.tangents import GradientMode
 
 KINDS = {
     "model": MODELS,

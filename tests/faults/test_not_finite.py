@@ -11,7 +11,7 @@ from exitwise.methods.weights import meta_weighted, shared_step
 from exitwise.settings.compose import compose
 from exitwise.training import checkpoint_folder
 from exitwise.training.checkpoint import load_checkpoint
-from exitwise.weighting import gradient
+from exitwise.weighting import passes
 
 FLAGS = {"device": "cpu", "batch_size": 20, "epochs": 3, "checkpoint_every": 1}
 FLAGS |= {"test_fraction": 0.8, "calibration_fraction": 0.16}
@@ -47,8 +47,8 @@ def inject(kind, method, spoil, monkeypatch):
         monkeypatch.setattr(TrainingBatches, "__iter__", lambda self: ((spoil(x), y) for x, y in batches(self)))
         return 2
     if kind == "loss":
-        loss = gradient.weighted_loss
-        monkeypatch.setattr(gradient, "weighted_loss", lambda *args: spoil(loss(*args)))
+        loss = passes.weighted_loss
+        monkeypatch.setattr(passes, "weighted_loss", lambda *args: spoil(loss(*args)))
     elif method == "meta-weighted":
         gradient_at = meta_weighted.meta_gradient
 

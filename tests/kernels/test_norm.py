@@ -7,7 +7,7 @@ from torch import nn
 
 from exitwise.kernels.channels_last import ChannelsLast
 from exitwise.kernels.norm import fold_norm, folds, jacobian_product, normalized
-from exitwise.weighting.gradient import check_mode
+from exitwise.weighting.tangents import check_mode
 
 SHAPES = [(4, 6, 5, 5), (2, 16, 8, 4), (3, 1, 6, 6), (5, 7, 1, 3)]
 

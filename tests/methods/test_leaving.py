@@ -9,8 +9,8 @@ import exitwise as ew
 from exitwise.methods.weights.by_exit import ByExit
 from exitwise.methods.weights.capability_gated import CapabilityGated, exit_importance
 from exitwise.methods.weights.exit_simulated import ExitSimulated
-from exitwise.weighting.gradient import train_pass
 from exitwise.weighting.leaving import gated_weights, simulated_weights
+from exitwise.weighting.passes import train_pass
 
 EXITS = 4
 

@@ -15,7 +15,9 @@ from exitwise.training.compiled import check_compiler, compile_network
 from exitwise.training.flags import training_flags
 from exitwise.training.step import half_step
 from exitwise.training.trainer import Trainer
-from exitwise.weighting.gradient import loss_tangents, train_pass, trainable
+from exitwise.weighting.calls import trainable
+from exitwise.weighting.passes import train_pass
+from exitwise.weighting.tangents import loss_tangents
 from images import make_folder
 
 SHARES = [0.4, 0.3, 0.2, 0.1]

@@ -17,8 +17,11 @@ from exitwise.settings.compose import compose
 from exitwise.training.checkpoint import load_checkpoint
 from exitwise.training.mixing import Mixing
 from exitwise.training.trainer import Silent
-from exitwise.weighting.gradient import loss_tangents, meta_gradient, train_pass, trainable
+from exitwise.weighting.calls import trainable
+from exitwise.weighting.gradient import meta_gradient
 from exitwise.weighting.losses import Loss
+from exitwise.weighting.passes import train_pass
+from exitwise.weighting.tangents import loss_tangents
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),

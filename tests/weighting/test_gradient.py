@@ -10,8 +10,11 @@ from exitwise.budgets import exit_proportions
 from exitwise.errors import UserError
 from exitwise.methods.losses.distil import DistilLast, DistilRun
 from exitwise.models import MSDNet
-from exitwise.weighting.gradient import call_with, loss_tangents, meta_gradient, train_pass, trainable
+from exitwise.weighting.calls import call_with, trainable
+from exitwise.weighting.gradient import meta_gradient
 from exitwise.weighting.losses import Loss, cross_entropies
+from exitwise.weighting.passes import train_pass
+from exitwise.weighting.tangents import loss_tangents
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),

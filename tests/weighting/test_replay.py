@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from exitwise.weighting.gradient import loss_tangents, meta_gradient, train_pass, trainable
+from exitwise.weighting.calls import trainable
+from exitwise.weighting.gradient import meta_gradient
+from exitwise.weighting.passes import train_pass
 from exitwise.weighting.replay import (
     RandomState,
     numpy_state,
@@ -16,6 +18,7 @@ from exitwise.weighting.replay import (
     set_numpy_state,
     set_python_state,
 )
+from exitwise.weighting.tangents import loss_tangents
 
 
 class Renorm(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from exitwise.catalogue.options import Options
-from exitwise.weighting.gradient import Batch, TrainPass
+from exitwise.weighting.passes import Batch, TrainPass
 
 
 class Weighting(NamedTuple):

@@ -10,7 +10,7 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from exitwise.data.sampling import derive_seed
-from exitwise.weighting.gradient import Batch
+from exitwise.weighting.passes import Batch
 
 
 class Mixing:

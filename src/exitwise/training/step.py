@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from exitwise.kernels.inputs import Inputs, parted
 from exitwise.methods.base import Method, Weighting
 from exitwise.processes.ranks import ALONE, Ranks
-from exitwise.weighting.gradient import Batch, TrainPass, train_pass, with_teacher
 from exitwise.weighting.guard import all_finite, clip_gradients, gradient_norm, restore_unless, step_if
 from exitwise.weighting.losses import Loss, classes_of
+from exitwise.weighting.passes import Batch, TrainPass, train_pass, with_teacher
 
 
 class HalfStep(NamedTuple):

@@ -31,9 +31,9 @@ from exitwise.training.mixing import Mixing
 from exitwise.training.samples import WeightSamples
 from exitwise.training.schedule import Course, scheduler
 from exitwise.training.step import HalfStep, accumulated_step, half_batches, half_step
-from exitwise.weighting.gradient import Batch
 from exitwise.weighting.lookahead import check_optimizer
 from exitwise.weighting.losses import Loss
+from exitwise.weighting.passes import Batch
 
 CHECKPOINT_SECONDS = 300
 """The longest time between checkpoints, whatever the length of an epoch."""

@@ -13,7 +13,8 @@ from exitwise import EarlyExitRunner, ExitPolicy, add_exits, count_cost, exit_po
 from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.models.backbones.backbone import CannotSplitError
 from exitwise.models.heads import Feature, LinearHead, MapHead, suited_head
-from exitwise.weighting.gradient import loss_tangents, trainable
+from exitwise.weighting.calls import trainable
+from exitwise.weighting.tangents import loss_tangents
 
 SHAPE = (3, 16, 16)
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from exitwise.catalogue.schedules import MixedOptions
 from exitwise.methods.base import Method, Weighting
 from exitwise.methods.schedules.base import Schedule
-from exitwise.weighting.gradient import Batch, TrainPass
+from exitwise.weighting.passes import Batch, TrainPass
 
 
 class BackboneFirst(Schedule):

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from exitwise.catalogue.options import Options
 from exitwise.methods.base import Method, Weighting
-from exitwise.weighting.gradient import Batch, TrainPass
+from exitwise.weighting.passes import Batch, TrainPass
 
 
 class Schedule(Method):

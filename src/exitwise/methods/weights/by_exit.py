@@ -13,7 +13,7 @@ from exitwise.catalogue.methods import ByExitOptions
 from exitwise.errors import UserError
 from exitwise.methods.base import Method, Weighting
 from exitwise.models.staged import StagedModel
-from exitwise.weighting.gradient import Batch, TrainPass
+from exitwise.weighting.passes import Batch, TrainPass
 
 Rule = Literal["increasing", "decreasing", "macs"]
 

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from exitwise.catalogue.methods import CapabilityGatedOptions
 from exitwise.methods.base import Method, Weighting
-from exitwise.weighting.gradient import Batch, TrainPass
 from exitwise.weighting.leaving import gated_weights
+from exitwise.weighting.passes import Batch, TrainPass
 
 
 class CapabilityGated(Method):

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from exitwise.catalogue.methods import ExitSimulatedOptions
 from exitwise.methods.base import Method, Weighting
-from exitwise.weighting.gradient import Batch, TrainPass
 from exitwise.weighting.leaving import simulated_weights
+from exitwise.weighting.passes import Batch, TrainPass
 
 
 class ExitSimulated(Method):

@@ -16,10 +16,12 @@ from exitwise.budgets import check_count, check_proportions, exit_proportions
 from exitwise.catalogue.methods import MetaWeightedOptions
 from exitwise.methods.base import Method, Weighting
 from exitwise.weighting.allocation import Objective
-from exitwise.weighting.gradient import Batch, GradientMode, TrainPass, meta_gradient
+from exitwise.weighting.gradient import meta_gradient
 from exitwise.weighting.guard import Undo, all_finite, step_if
 from exitwise.weighting.network import WeightInput, WeightNetwork
 from exitwise.weighting.normalize import Centering
+from exitwise.weighting.passes import Batch, TrainPass
+from exitwise.weighting.tangents import GradientMode
 
 
 class MetaWeighted(Method):

@@ -21,17 +21,11 @@ from exitwise.methods.base import Weighting
 from exitwise.methods.flow.base import flowing_as_at
 from exitwise.methods.weights.meta_weighted import MetaWeighted
 from exitwise.processes.shares import deal_shares, dealt_to, gather_shares, gather_states, own_states
-from exitwise.weighting.gradient import (
-    Batch,
-    TrainPass,
-    allocated_loss,
-    scale_by_gain,
-    total_gradients,
-    trainable,
-    weight_gradient,
-)
+from exitwise.weighting.calls import trainable
+from exitwise.weighting.gradient import allocated_loss, scale_by_gain, total_gradients, weight_gradient
 from exitwise.weighting.guard import all_finite
 from exitwise.weighting.lookahead import GainRule, gain_rules
+from exitwise.weighting.passes import Batch, TrainPass
 from exitwise.weighting.replay import RandomState
 
 

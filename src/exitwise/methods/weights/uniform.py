@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from exitwise.budgets import check_count
 from exitwise.catalogue.methods import UniformOptions
 from exitwise.methods.base import Method, Weighting
-from exitwise.weighting.gradient import Batch, TrainPass
 from exitwise.weighting.normalize import uniform_weights
+from exitwise.weighting.passes import Batch, TrainPass
 
 
 class Uniform(Method):
