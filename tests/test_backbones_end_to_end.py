@@ -155,6 +155,11 @@ def test_learning_rates_of_backbone_and_exits(photos, tmp_path):
         ({"model": "msdnet_small", "exits": "3"}, "exits is for backbones such as timm/resnet18"),
         ({"model": "msdnet_small", "pretrained": "hub"}, "pretrained is for backbones"),
         ({"model": "timm/resnet10t", "exits": "3", "exits_at": "layer1"}, "exits and exits_at exclude one another"),
+        ({"model": "msdnet_small", "place_by": "latency"}, "place_by is for backbones such as timm/resnet18"),
+        (
+            {"model": "timm/resnet10t", "exits_at": "layer1", "place_by": "latency"},
+            "place_by chooses places; got latency with exits_at",
+        ),
         ({"model": "timm/resnet10t", "exits": "0"}, "exits: input should be greater than or equal to 1"),
         ({"model": "timm/resnet10t", "regime": "mixed"}, "regime mixed needs backbone_epochs"),
         ({"model": "timm/resnet10t", "regime": "heads", "pretrained": "none"}, "needs pretrained weights; got none"),

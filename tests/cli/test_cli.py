@@ -313,7 +313,7 @@ def test_a_bundle_in_place_of_a_run_is_told_without_torch_too(tmp_path, capsys):
     assert ended.stderr == "exitwise: exitwise.calibrate needs torch: pip install 'exitwise[train]'\n"
 
 
-def test_where_exits_can_go(capsys):
+def test_where_exits_can_go(capsys, monkeypatch):
     """The places and the chosen ones are those that add_exits knows, with their costs."""
     with pytest.raises(SystemExit) as stop:
         main(["models", "--exits", "torchvision/resnet18", "--image-size", "64"])
@@ -331,6 +331,17 @@ def test_where_exits_can_go(capsys):
         chosen = [k for k, each in enumerate(model.points, start=1) if each.name == point.name]
         assert cells[3] == (f"exit {chosen[0]}" if chosen else "")
     assert "exit 4" in lines[-1]
+    monkeypatch.setattr("exitwise.models.backbones.latency.interleaved_medians", lambda calls, _: dict.fromkeys(calls, 1))
+    monkeypatch.setattr("exitwise.benching.timing.measure_exit_seconds", lambda model: (0.001, 0.002, 0.003, 0.004))
+    with pytest.raises(SystemExit) as stop:
+        main(["models", "--exits", "torchvision/resnet18", "--image-size", "64", "--place-by", "latency"])
+    assert stop.value.code == 0
+    last = [line.split("│")[-2].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [cell for cell in last if cell] == ["1 ms", "2 ms", "3 ms", "4 ms"]
+    with pytest.raises(SystemExit) as stop:
+        main(["models", "--place-by", "latency"])
+    assert stop.value.code == 2
+    assert "place_by chooses where exits of a backbone go (--exits NAME)" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["models", "--exits", "torchvision/resnet18", "--image-size", "0"])
     assert (stop.value.code, capsys.readouterr().err) == (

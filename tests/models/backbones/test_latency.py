@@ -129,6 +129,10 @@ def test_a_run_keeps_the_places_that_it_began_with(clock, tmp_path, monkeypatch)
     }
     clock([8, 1, 1, 1, 1, 1, 1, 1], [0.01] * 8)
     settings = compose("digits", flags=flags)
+    with monkeypatch.context() as patch:
+        patch.setattr("exitwise.workflows.train.launched", lambda: (0, 2))
+        with pytest.raises(UserError, match="places by latency are measured by one process; got 2"):
+            ew.train(settings, tmp_path / "run")
     made = ew.train(settings, tmp_path / "run")
     assert [point.name for point in made.run.model().points] == ["blocks.0"]
     clock([1, 1, 1, 1, 1, 1, 1, 8], [0.01] * 8)
