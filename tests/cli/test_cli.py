@@ -331,7 +331,9 @@ def test_where_exits_can_go(capsys, monkeypatch):
         chosen = [k for k, each in enumerate(model.points, start=1) if each.name == point.name]
         assert cells[3] == (f"exit {chosen[0]}" if chosen else "")
     assert "exit 4" in lines[-1]
-    monkeypatch.setattr("exitwise.models.backbones.latency.interleaved_medians", lambda calls, _: dict.fromkeys(calls, 1))
+    monkeypatch.setattr(
+        "exitwise.models.backbones.latency.interleaved_medians", lambda calls, _: dict.fromkeys(calls, 1)
+    )
     monkeypatch.setattr("exitwise.benching.timing.measure_exit_seconds", lambda model: (0.001, 0.002, 0.003, 0.004))
     with pytest.raises(SystemExit) as stop:
         main(["models", "--exits", "torchvision/resnet18", "--image-size", "64", "--place-by", "latency"])
