@@ -67,5 +67,5 @@ def test_a_light_install_runs_bundles(wheel, tmp_path):
     assert "torch" not in call(python, "-m", "pip", "list").split()
     image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     image.save(tmp_path / "x.png")
-    assert "1 images" in call(tmp_path / "venv" / "bin" / "exitwise", "predict", BUNDLE, tmp_path / "x.png")
+    assert "1 image," in call(tmp_path / "venv" / "bin" / "exitwise", "predict", BUNDLE, tmp_path / "x.png")
     assert "exitwise.train needs torch: pip install 'exitwise[train]'" in call(python, "-c", LIGHT, BUNDLE)

@@ -6,13 +6,16 @@ import io
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STRING_WIDTH = 120
 """Columns of a result that is turned into a string."""
+
+Noun = Literal["images", "texts", "signals"]
+"""What samples are called."""
 
 
 class Shown:

@@ -94,7 +94,7 @@ def test_predict_takes_images_of_any_size(photos, trained, tmp_path, capsys):
     save_image(tmp_path / "wide.jpg", size=(300, 100), mode="L")
     code, output, _ = call(capsys, "predict", trained, tmp_path / "wide.jpg")
     assert code == 0
-    assert "1 images" in output
+    assert "1 image" in output
 
 
 def test_the_same_command_finds_the_run_finished(photos, trained, capsys):
@@ -305,7 +305,7 @@ def test_a_bundle_in_place_of_a_run_is_told_without_torch_too(tmp_path, capsys):
     bare = "import sys; sys.modules['torch'] = None; from exitwise.cli import main; main()"
     command = [sys.executable, "-c", bare, "calibrate", tmp_path, "--budget", "0.5"]
     ended = subprocess.run(command, capture_output=True, text=True)
-    needed = "exitwise: a bundle is calibrated on images that are given: --data FOLDER; got none with"
+    needed = "exitwise: a bundle is calibrated on samples that are given: --data FOLDER or TABLE; got none with"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"{needed} {tmp_path}\n")
     (tmp_path / "config.yaml").write_text("{}")
     ended = subprocess.run(command, capture_output=True, text=True)

@@ -65,7 +65,7 @@ def test_rows_that_were_chosen_and_broken_ones(tmp_path):
             lambda: datasets.Dataset.from_dict({"text": ["a"], "label": [0]}),
             "one column of images in .*; got text, label",
         ),
-        (lambda: made(3, labels=[[0, 1], [1], [2]]), "label holds several labels of one image; .*no multi-label"),
+        (lambda: made(3, labels=[[0, 1], [1], [2]]), "label holds several labels of one sample; .*no multi-label"),
         (lambda: made(6).rename_column("label", "mood"), "one column of labels in .*; got image, mood"),
         (
             lambda: (

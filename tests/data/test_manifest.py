@@ -109,7 +109,7 @@ FIRST, SECOND = "photos/dark/00.png", "photos/dark/01.png"
 BAD = {
     "missing files": (HEADER, [("a.png", "x"), ("b.png", "y")], r"; 2 are missing: a.png \(line 2\), b.png \(line 3"),
     "no label": (("image", "mood"), [("a.png", "x")], "column label or class or .*; got image, mood"),
-    "texts": (("text", "label"), [("hello", "x")], "is a table of texts, which a network of texts takes"),
+    "texts": (("text", "label"), [("hello", "x")], "is a table of texts, for `exitwise train --model"),
     "mixed labels": (HEADER, [(FIRST, "1"), (SECOND, "cat")], "one kind .* number 1 .* name 'cat'"),
     "empty": (HEADER, [(FIRST, "")], "expected a value for label in line 2 of .*; it is empty"),
     "twice": (HEADER, [(FIRST, "a"), (FIRST, "b")], "each image once in .*00.png is in lines 2 and 3"),
@@ -144,7 +144,7 @@ def test_several_labels_of_an_image(root, tmp_path):
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"image": [FIRST, SECOND], "label": [["a", "b"], ["a"]]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"one label in line 1 of .*; got several labels of one image; .*no multi"):
+    with pytest.raises(DataError, match=r"one label in line 1 of .*; got several labels of one sample; .*no multi"):
         load(str(tmp_path / "a.parquet"), SMALL)
 
 

@@ -152,7 +152,7 @@ BAD = {
     "json without": (lambda path: tar_of(path, ("a.png", PNG), ("a.json", b"{}")), "expected a label in .*a.json"),
     "labels": (
         lambda path: tar_of(path, ("a.png", PNG), ("a.json", b'{"label": [1, 2]}')),
-        "expected one label in .*a.json; got several labels of one image",
+        "expected one label in .*a.json; got several labels of one sample",
     ),
     "no json": (lambda path: tar_of(path, ("a.png", PNG), ("a.json", b"{")), "expected an object in JSON in .*a.json"),
     "a list": (lambda path: tar_of(path, ("a.png", PNG), ("a.json", b"[]")), "expected an object .*; it has a list"),
@@ -193,5 +193,5 @@ def test_an_archive_beside_class_folders_is_no_shard(tmp_path):
 def test_labels_unknown_in_training(tmp_path):
     make_shard(tmp_path / "train.tar", samples(6))
     make_shard(tmp_path / "val.tar", samples(8, 4))
-    with pytest.raises(DataError, match=r"labels of the training images in .*; got '3' \(.*val.tar/003.png\)"):
+    with pytest.raises(DataError, match=r"labels of the training samples in .*; got '3' \(.*val.tar/003.png\)"):
         load(str(tmp_path), SMALL)

@@ -1,6 +1,7 @@
 """Tables of texts: what a network sees of them, batches alike in length, and what is refused."""
 
 import csv
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import exitwise as ew
 from exitwise.data import TrainingBatches
 from exitwise.data.sampling import alike
+from exitwise.doctor.data import examine_data
 from exitwise.errors import DataError, UserError
 from exitwise.runs.build import load_splits
 from exitwise.settings.compose import compose
@@ -129,11 +131,37 @@ def test_what_cannot_be_trained_on_is_one_line_and_writes_nothing(case, network,
         ew.train(settings(network, path, **flags), tmp_path / "run", Silent())
     assert len(str(told.value).splitlines()) == 1
     assert not (tmp_path / "run" / "config.yaml").exists()
+    if not flags.keys() & {"augment", "model"}:  # what settings refuse, they refuse before anything is looked at
+        problems = [
+            each.text for each in examine_data(settings(network, path, **flags)).findings if each.level == "problem"
+        ]
+        assert any(re.search(message, text) for text in problems)
+
+
+def test_doctor_says_what_is_odd_about_texts(network, tmp_path):
+    rows = [(text, label) for k, (text, label) in enumerate(texts_of(80)) if label == "kind" or k < 6]
+    (text, _), (other, _), (third, _) = rows[-3:]
+    rows += [(text, "kind"), (other.upper(), "kind"), (third, "cheap"), ("the " * 30, "kind")]
+    found = examine_data(settings(network, table(tmp_path / "a.csv", rows), tokens=8))
+    said = " | ".join(each.text for each in found.findings)
+    last = len(rows) + 1
+    for part in (
+        "2 classes; texts: ",
+        "class 'cheap' has 4 readable texts",
+        "class 'cheap' has 4 texts to 43 of 'kind': a network can be right without it",
+        f"2 texts are there more than once: line {last - 6} = line {last - 3}; line {last - 4} = line {last - 1}",
+        f"1 texts are in more than one class: line {last - 4} = line {last - 1}",
+        f"1 texts say the same as another one that may judge them: line {last - 5} = line {last - 2}",
+        "are longer than tokens 8, and cut",
+    ):
+        assert part in said, part
+    whole = table(tmp_path / "b.csv", texts_of(80))
+    assert [each.level for each in examine_data(settings(network, whole, tokens=16)).findings] == ["fine", "fine"]
 
 
 def test_texts_for_a_network_of_images_are_refused(tmp_path):
     path = table(tmp_path / "a.csv", GOOD)
-    with pytest.raises(DataError, match="which a network of texts takes: --model hf/NAME"):
+    with pytest.raises(DataError, match="for `exitwise train --model hf/NAME"):
         load_splits(compose("images", flags={"data": str(path)}))
     with pytest.raises(UserError, match="are read from a table; got digits"):
         load_splits(compose("texts", flags={"data": "digits"}))

@@ -130,7 +130,7 @@ def test_a_bundle_runs_where_torch_cannot_be_imported(run, bundle, tmp_path):
     command = [sys.executable, "-c", code, "predict", str(bundle), str(tmp_path / "x.png")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "1 images" in result.stdout
+    assert "1 image" in result.stdout
 
 
 def test_files_are_read_as_the_network_reads_them(run, bundle, tmp_path):

@@ -106,7 +106,7 @@ def test_the_class_that_loses_most_and_the_one_never_named_are_said():
     assert lines[1].endswith("Worst class: tulip, -100.0 points [-100.0, -42.8].")
     assert lines[2:] == [
         "1 of 3 classes lose more than 1 point here, and lose beyond chance: tulip, -100.0 points [-100.0, -42.8].",
-        "No image is given the class tulip, weed, though some are of it.",
+        "None of the test images is given the class tulip, weed, though some are of it.",
     ]
     nothing_lost = Outcome.of(at(own, 1), targets, own, full, Yardstick(1), CLASSES)
     assert nothing_lost.worst is None

@@ -116,7 +116,7 @@ def test_calls_that_mix_runs_and_networks_are_refused(digits_run):
     model = digits_run.run.model()
     with pytest.raises(UserError, match=r"a network is timed by bench\(network, calibration, test\); got other"):
         bench(model)
-    with pytest.raises(UserError, match="a run has a calibration and test images of its own; got others too"):
+    with pytest.raises(UserError, match="a run has a calibration and test samples of its own; got others too"):
         bench(digits_run.run.path, test=[])
     calibration = ew.calibrate(model, digits_run.splits.calibration.batches(64), budget=0.6)
     with pytest.raises(UserError, match="expected the calibration of this network; got that of one with other costs"):

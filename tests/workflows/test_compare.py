@@ -45,7 +45,7 @@ def test_the_advice_is_the_usual_measure_unless_an_interval_lies_above_zero():
     kept = MeasuresCompared([usual, unsure], 500)
     assert kept.best == "max-probability"
     assert (
-        kept.advice == "keep max-probability: no other measure's interval along the curve lies above zero by an image"
+        kept.advice == "keep max-probability: no other measure's interval along the curve lies above zero by a sample"
     )
     assert MeasuresCompared([usual, better], 500).best == "max-probability"  # 0.002 is one image
     taken = MeasuresCompared([usual, unsure, better, best], 500)
@@ -66,7 +66,7 @@ def test_what_cannot_be_compared_is_refused(digits_run):
     network = digits_run.run.model("cpu")
     with pytest.raises(UserError, match="a network is calibrated on held-out samples; got none"):
         ew.compare_measures(network)
-    with pytest.raises(UserError, match="a run has calibration images of its own"):
+    with pytest.raises(UserError, match="a run has calibration samples of its own"):
         ew.compare_measures(digits_run.run.path, digits_run.splits.calibration.batches(64))
     alone = StagedModel(list(network.stages)[:1], network.num_classes, (1, 8, 8))
     with pytest.raises(UserError, match="expected a network with early exits to compare measures on; got one with 1"):

@@ -243,7 +243,7 @@ def test_calls_that_will_not_do(network, digits_run, tmp_path):
     model = with_exits(network)
     with pytest.raises(UserError, match="calibrated on held-out samples; got none"):
         ew.calibrate(model, budget=0.5)
-    with pytest.raises(UserError, match="a run has calibration images of its own"):
+    with pytest.raises(UserError, match="a run has calibration samples of its own"):
         ew.calibrate(digits_run.run.path, loader(0, 10), budget=0.5)
     calibration = ew.calibrate(model, loader(1000, 1400), budget=0.8)
     with pytest.raises(UserError, match=r"evaluated by evaluate\(network, calibration, test\)"):

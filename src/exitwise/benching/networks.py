@@ -230,7 +230,9 @@ def beside_run(
         other = Run(path).at(data)
         _check_same(other.classes, run.classes, source)
         if other.splits().test.fingerprint() != run.splits().test.fingerprint():
-            raise UserError(f"expected a run with the test images of this one at {source}; got one with others")
+            raise UserError(
+                f"expected a run with the test {run.settings.noun} of this one at {source}; got one with others"
+            )
         subject = subject_of_run(other, [1.0], samples, place)
         counted = {network: early for network, early in subject.early.items() if early.budget is None}
         full = next(network for network in subject.alone if network.kind == "full")

@@ -140,7 +140,9 @@ def calibrate(
     Asked.of(asked, most=math.inf)  # a run that is a cascade may be given a budget of more than 1
     bundle = is_bundle(run) and not (run / "config.yaml").is_file()
     if bundle and data is None:
-        raise UserError(f"a bundle is calibrated on images that are given: --data FOLDER; got none with {run}")
+        raise UserError(
+            f"a bundle is calibrated on samples that are given: --data FOLDER or TABLE; got none with {run}"
+        )
     if not bundle:
         check_run_folder(run)
     elif name is not None:
@@ -163,7 +165,8 @@ def calibrate(
     more = [] if name is None else ["--calibration", name]
     if calibration.origin is not None and calibration.origin.data is None and data is not None:
         more += ["--data", str(data)]
-    following = pasteable("exitwise", *(["predict", run, "IMAGE"] if bundle else ["evaluate", run, *more]))
+    one = calibration.noun.removesuffix("s").upper()
+    following = pasteable("exitwise", *(["predict", run, one] if bundle else ["evaluate", run, *more]))
     console.print(f"stored in {CALIBRATION.called(name).path(run)}; next: {following}")
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from exitwise.doctor import Finding
-    from exitwise.doctor.data import Image
+    from exitwise.doctor.samples import Sample
 
 MOST_ROWS, MOST_FILES = 40, 20
 
@@ -64,7 +64,7 @@ def doctor(
     print_findings(console, findings)
     if data is not None:
         resolved = compose(recipe, content, flags)
-        with counting(console, "images") as progress:
+        with counting(console, resolved.noun) as progress:
             examination = examine_data(resolved, max(workers, 1), progress)
         if examination.images:
             console.print(classes_table(examination.images))
@@ -85,7 +85,7 @@ def print_findings(console: Console, findings: list[Finding]) -> None:
             console.print(f"{'':8} -> {mend}")
 
 
-def print_broken(console: Console, images: list[Image]) -> None:
+def print_broken(console: Console, images: list[Sample]) -> None:
     """The broken files, by kind."""
     faults = sorted((image.fault for image in images if image.fault is not None), key=lambda fault: fault.kind)
     for path, kind, reason in faults[:MOST_FILES]:
@@ -94,7 +94,7 @@ def print_broken(console: Console, images: list[Image]) -> None:
         console.print(f"and {len(faults) - MOST_FILES} more broken files")
 
 
-def classes_table(images: list[Image]) -> Table:
+def classes_table(images: list[Sample]) -> Table:
     """Return images per class and part, and the broken ones among them; of many classes, the smallest."""
     parts = list(dict.fromkeys(image.part for image in images))
     counts = Counter((image.name, image.part) for image in images)

@@ -68,8 +68,10 @@ def export(
     check_out(out, overwrite)
 
     import exitwise as ew
+    from exitwise.workflows.classifier import classifies
 
     console = plain_console()
     console.print(ew.export(run, out, calibration=calibration, format=format, int8=int8, overwrite=overwrite))
     if format == "onnx":
-        console.print(f"next: {pasteable('exitwise', 'predict', out, 'IMAGE')}")
+        one = classifies(out).removesuffix("s").upper()
+        console.print(f"next: {pasteable('exitwise', 'predict', out, one)}")

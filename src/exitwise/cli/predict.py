@@ -82,12 +82,13 @@ def predict(
         check_run_folder(run)
 
     import exitwise as ew
+    from exitwise.workflows.classifier import classifies
 
     if output is None:
         answers = ew.predict(run, files, device, threads=threads, calibration=calibration, top=top, strict=strict)
         plain_console(width=None if sys.stdout.isatty() else WIDE).print(answers)
         return
-    with counting(Console(stderr=True), "images") as count:
+    with counting(Console(stderr=True), classifies(run)) as count:
         written = ew.predict_to(
             output,
             run,

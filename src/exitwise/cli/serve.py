@@ -7,6 +7,9 @@ from typing import Literal
 
 from exitwise.cli.progress import plain_console
 
+_ASKED = {"images": "@IMAGE -H 'content-type: image/jpeg'", "texts": "TEXT -H 'content-type: text/plain'"}
+"""What is sent, by what is classified."""
+
 
 def serve(
     bundle: Path,
@@ -79,12 +82,13 @@ def serve(
         On Ray, of each stage in turn, the last of all that are left; 1-4 is as many as the load asks for.
     """
     import exitwise as ew
+    from exitwise.workflows.classifier import classifies
 
     console = plain_console()
 
     def ready(address: str) -> None:
         console.print(f"serving {bundle} at {address}")
-        console.print(f"next: curl --data-binary @IMAGE -H 'content-type: image/jpeg' {address}/predict")
+        console.print(f"next: curl --data-binary {_ASKED[classifies(bundle)]} {address}/predict")
 
     ew.serve(
         bundle,

@@ -84,7 +84,7 @@ def train(
         print(to_yaml(resolved), end="")
         return
     if out is not None and its_own:
-        check_not_moved(out, resolved.data)
+        check_not_moved(out, resolved.data, resolved.noun)
     else:
         check_data(resolved.data)
         check_weights(resolved.pretrained)
@@ -117,7 +117,7 @@ def train(
     if resolved.exit_count == 1:
         console.print(f"next: {evaluate}")
         return
-    console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out images")
+    console.print(f"calibrated to lose at most {percent(ACCURACY_DROP)} of accuracy on held-out {resolved.noun}")
     console.print(calibration)
     saved = 1 - calibration.expected["macs"] / calibration.exit_macs[-1]
     console.print(f"saves {percent(saved)} of the full network's MACs")

@@ -138,7 +138,7 @@ class EpochBatches(Sampler[list[Key]]):
                 f"got {batch_size}"
             )
         if size < SMALLEST_BATCH:
-            raise ValueError(f"training needs at least {SMALLEST_BATCH} images; got {size}")
+            raise ValueError(f"training needs at least {SMALLEST_BATCH} samples; got {size}")
         self.size = size
         self.batch_size = batch_size
         self.seed = seed

@@ -21,6 +21,7 @@ from exitwise.data.tokens import Tokens
 from exitwise.data.transforms import Preprocessing
 from exitwise.errors import DataError
 from exitwise.kernels.inputs import Inputs
+from exitwise.shown import Noun
 from exitwise.storage.digest import digest_of
 
 TEXTS_AT_ONCE = 32
@@ -189,7 +190,8 @@ def load(
         for name, fraction in (("calibration", calibration_fraction), ("test", test_fraction))
         if getattr(sources, name) is None
     }
-    held_out = _hold_out(sources.train, fractions, seed)
+    noun: Noun = "texts" if isinstance(preprocessing, Tokens) else "images"
+    held_out = _hold_out(sources.train, fractions, seed, noun)
     for name in {"train", "calibration"} & set(held_out):
         held_out[name] = held_out[name][long_tailed(sources.train.targets[held_out[name]], imbalance, seed)]
 
@@ -204,7 +206,7 @@ def load(
     return splits
 
 
-def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
+def _hold_out(source: Source, fractions: dict[str, float], seed: int, noun: Noun) -> dict[str, Tensor]:
     if source.groups is not None and fractions:
         return hold_out_groups(source, fractions, seed)
     generator = torch.Generator().manual_seed(derive_seed(seed))
@@ -213,7 +215,7 @@ def _hold_out(source: Source, fractions: dict[str, float], seed: int) -> dict[st
         members = (source.targets == target).nonzero().squeeze(1)
         if len(members) <= len(fractions):
             raise DataError(
-                f"expected at least {len(fractions) + 1} images of class {name!r}, one for each of "
+                f"expected at least {len(fractions) + 1} {noun} of class {name!r}, one for each of "
                 f"{', '.join(parts)}; got {len(members)}"
             )
         members = members[torch.randperm(len(members), generator=generator)]

@@ -36,7 +36,7 @@ from exitwise.exiting.search import ThresholdSearch
 from exitwise.exiting.table import budget_table
 from exitwise.exiting.temperatures import bound_of
 from exitwise.exiting.wish import Each, missed
-from exitwise.shown import percent, points
+from exitwise.shown import Noun, percent, points
 
 FEW = 100
 """Calibration images, below which chance moves shares and accuracy by ten points."""
@@ -70,6 +70,11 @@ class Recorded(NamedTuple):
         """Return it for classes without names, which are called by their numbers."""
         return cls(logits, targets, [str(label) for label in range(logits.shape[-1])])
 
+    @property
+    def noun(self) -> Noun:
+        """What they are called."""
+        return "images" if self.origin is None else self.origin.noun
+
     def parts(self, each: Each) -> NDArray[np.int64]:
         """Return which class or group each sample is of, by index.
 
@@ -84,7 +89,7 @@ class Recorded(NamedTuple):
 
     def check(self) -> None:
         """Raise DataError unless there are enough samples, of every class, with outputs that are numbers."""
-        check_samples(self.targets, self.classes, self.logits.shape[1])
+        check_samples(self.targets, self.classes, self.logits.shape[1], self.noun)
         self.check_finite()
 
     def check_finite(self) -> None:
@@ -94,18 +99,18 @@ class Recorded(NamedTuple):
             exit = int(broken.any(axis=0).argmax())
             raise DataError(
                 f"expected outputs that are numbers; those of exit {exit + 1} are not finite for "
-                f"{int(broken[:, exit].sum())} of {len(self.targets)} images"
+                f"{int(broken[:, exit].sum())} of {len(self.targets)} {self.noun}"
             )
 
 
-def check_samples(targets: NDArray[np.int64], classes: Sequence[str], exits: int) -> None:
+def check_samples(targets: NDArray[np.int64], classes: Sequence[str], exits: int, noun: Noun) -> None:
     """Raise DataError unless there are enough samples, of every class."""
     if len(targets) < exits:
-        raise DataError(f"calibration needs at least {exits} images, one per exit; got {len(targets)}")
+        raise DataError(f"calibration needs at least {exits} {noun}, one per exit; got {len(targets)}")
     counts = np.bincount(targets, minlength=len(classes)).tolist()
     missing = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if missing:
-        raise DataError(f"calibration needs images of every class; there is none of {missing[0]!r}")
+        raise DataError(f"calibration needs {noun} of every class; there is none of {missing[0]!r}")
 
 
 def drift_of(calibration: Calibration, held: Recorded) -> str | None:
@@ -113,17 +118,17 @@ def drift_of(calibration: Calibration, held: Recorded) -> str | None:
     they don't, or it says nothing of its own."""
     policy = calibration.policy
     left = Outputs.from_logits(held.logits, held.targets, policy.measure).under(policy)
-    monitor = Monitor.of_all(policy.exits, calibration.reference, len(left.exits) + 1)
+    monitor = Monitor.of_all(policy.exits, calibration.reference, len(left.exits) + 1, held.noun)
     monitor.add(left.exits, left.confidences, np.array(calibration.exit_macs)[left.exits], 0.0, policy.thresholds)
     return monitor.drift()
 
 
-def warn_if_few(samples: int) -> None:
+def warn_if_few(samples: int, noun: Noun) -> None:
     """Raise a :class:`CalibrationWarning` for so few samples that chance moves what is found on them."""
     if samples < FEW:
         points = round(98 / samples**0.5)
         warnings.warn(
-            f"{samples} calibration images are few: shares and accuracies may be {points} points off by chance",
+            f"{samples} calibration {noun} are few: shares and accuracies may be {points} points off by chance",
             CalibrationWarning,
             stacklevel=3,
         )
@@ -329,9 +334,9 @@ def _check_enough(asked: Asked, held: Recorded) -> None:
         least = least_samples(1 - asked.answered_accuracy, asked.guarantee, "disagreement")
         if len(held.targets) < least:
             raise UserError(
-                f"expected at least {least} held-out images for a guarantee that {percent(asked.answered_accuracy)} of "
-                f"what is answered is right, with probability {asked.guarantee:.12g}, and more where something is "
-                f"wrong; got {len(held.targets)}"
+                f"expected at least {least} held-out {held.noun} for a guarantee that "
+                f"{percent(asked.answered_accuracy)} of what is answered is right, with probability "
+                f"{asked.guarantee:.12g}, and more where something is wrong; got {len(held.targets)}"
             )
         return
     assert asked.risk_asked is not None
@@ -340,7 +345,7 @@ def _check_enough(asked: Asked, held: Recorded) -> None:
     parts = held.parts(each) if each else np.zeros(len(held.targets), np.int64)
     samples = int(np.bincount(parts).min())
     if samples < least:
-        images = f"held-out images of each {each}" if each else "held-out images"
+        images = f"held-out {held.noun} of each {each}" if each else f"held-out {held.noun}"
         raise UserError(
             f"expected at least {least} {images} for a guarantee of {points(tolerance)} with probability "
             f"{asked.guarantee:.12g}, and more where something is lost; got {samples}"

@@ -20,7 +20,7 @@ from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.rule import Thresholds, finite_thresholds
 from exitwise.exiting.table import Budgeted, line_for
 from exitwise.exiting.wish import DropFrom, Thresholding, worded
-from exitwise.shown import Shown, percent, points
+from exitwise.shown import Noun, Shown, percent, points
 from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ class Calibration(Shown):
 
         tables = []
         if self.outcome is not None and self.outcome.groups:
-            tables.append(parts_table(self.outcome.groups, "group", self._yardstick, self.exit_macs, self.full_macs))
+            tables.append(
+                parts_table(self.outcome.groups, "group", self._yardstick, self.exit_macs, self.full_macs, self.noun)
+            )
         return Group(*self.lines(), *tables)
 
     def lines(self) -> list[str]:
@@ -131,11 +133,11 @@ class Calibration(Shown):
         point = OperatingPoint(**self.expected)
         figures = point.figures(self.full_macs)
         if self.outcome is not None:
-            lines = self.outcome.lines(self.intro, point, self.full_macs, "held-out images", self._time) + lines
-        lines += [f"{name} on the calibration images: {figure}" for name, figure in figures]
+            lines = self.outcome.lines(self.intro, point, self.full_macs, f"held-out {self.noun}", self._time) + lines
+        lines += [f"{name} on the calibration {self.noun}: {figure}" for name, figure in figures]
         if self.exit_seconds is not None and self._time is not None:
             mean = 1000 * self._time * self.exit_seconds[-1]
-            lines.append(f"mean time on the calibration images: {mean:.3g} ms, one by one on this machine")
+            lines.append(f"mean time on the calibration {self.noun}: {mean:.3g} ms, one by one on this machine")
         if self.guarantee is not None:
             lines.append(self.promise(self.guarantee))
         if self.origin is not None and self.origin.data is not None:
@@ -172,6 +174,11 @@ class Calibration(Shown):
         return said
 
     @property
+    def noun(self) -> Noun:
+        """What the samples that it was made on are called."""
+        return "images" if self.origin is None else self.origin.noun
+
+    @property
     def _yardstick(self) -> str:
         return "the full network" if self.outcome is None else self.outcome.yardstick.name(self.policy.exits)
 
@@ -181,25 +188,25 @@ class Calibration(Shown):
         if guarantee["risk"] == "answers":
             what = f"of what is answered at least {percent(guarantee['accuracy'])} is right on average"
             if guarantee["holds"]:
-                tested = f"tested on {guarantee['tested']} images, of which {guarantee['answered']} were answered"
+                tested = f"tested on {guarantee['tested']} {self.noun}, of which {guarantee['answered']} were answered"
                 return f"guaranteed {with_probability}: {what} ({tested})"
             return (
-                f"no guarantee: {guarantee['tested']} images are too few, or the answers too often wrong, that {what} "
-                f"{with_probability}; nothing is answered"
+                f"no guarantee: {guarantee['tested']} {self.noun} are too few, or the answers too often wrong, that "
+                f"{what} {with_probability}; nothing is answered"
             )
         tolerance = self.budget["max_accuracy_drop"]
         each = guarantee.get("each")
         whose = f"of each {each}" if each else "on average"
-        images = f"images of each {each}" if each else "images"
+        images = f"{self.noun} of each {each}" if each else self.noun
         what = {
             "accuracy-drop": f"accuracy {whose} at most {points(tolerance)} below that of {self._yardstick}",
             "disagreement": f"at most {100 * tolerance:g} % of {images} classified otherwise than by the full network",
         }[guarantee["risk"]]
         if guarantee["holds"]:
             alone = "" if each else "; a class or group may lose more"
-            return f"guaranteed {with_probability}: {what} (tested on {guarantee['tested']} images){alone}"
+            return f"guaranteed {with_probability}: {what} (tested on {guarantee['tested']} {self.noun}){alone}"
         return (
-            f"no guarantee: {guarantee['tested']} images are too few, or the early exits too weak, for {what} "
+            f"no guarantee: {guarantee['tested']} {self.noun} are too few, or the early exits too weak, for {what} "
             f"{with_probability}; nobody leaves early"
         )
 

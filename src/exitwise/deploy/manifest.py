@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exitwise.budgets import MOST
+from exitwise.shown import Noun
 from exitwise.storage.protobuf import BundleError
 
 MANIFEST, VERSION = "manifest.json", 2
@@ -61,6 +62,11 @@ class Manifest(NamedTuple):
     def exits(self) -> int:
         """Number of exits."""
         return len(self.content["stages"])
+
+    @property
+    def noun(self) -> Noun:
+        """What samples are called."""
+        return "texts" if any(each.preprocessing == TEXT for each in self.inputs) else "images"
 
 
 def read_json_object(path: Path, found: str) -> dict[str, Any]:

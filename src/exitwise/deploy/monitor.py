@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from exitwise.errors import ExitwiseWarning
 from exitwise.exiting.rule import Thresholds, finite_thresholds
+from exitwise.shown import Noun
 
 BINS = 10
 """Of confidence, equally full on the calibration images."""
@@ -96,6 +97,7 @@ class Monitor:
         exits: number of exits K.
         reference: of the calibration; None: no drift is looked for.
         window: images per comparison, and calls that percentiles are of.
+        noun: what messages call them.
 
     Attributes:
         images: seen so far.
@@ -103,13 +105,16 @@ class Monitor:
         warned: drift messages so far.
     """
 
-    def __init__(self, exits: int, reference: Reference | None = None, *, window: int = 1000) -> None:
+    def __init__(
+        self, exits: int, reference: Reference | None = None, *, window: int = 1000, noun: Noun = "images"
+    ) -> None:
         if window < LEAST_IMAGES:
-            raise ValueError(f"window must be at least {LEAST_IMAGES} images; got {window}")
+            raise ValueError(f"window must be at least {LEAST_IMAGES} {noun}; got {window}")
         if reference is not None and len(reference.shares) != exits:
             raise ValueError(f"expected a reference of {exits} exits; got one of {len(reference.shares)}")
         self.reference = reference
         self.window = window
+        self.noun: Noun = noun
         self.images = 0
         self.counts = np.zeros(exits, np.int64)
         self.warned: list[str] = []
@@ -121,9 +126,9 @@ class Monitor:
         self._recent: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
 
     @classmethod
-    def of_all(cls, exits: int, reference: Reference | None, images: int) -> Monitor:
+    def of_all(cls, exits: int, reference: Reference | None, images: int, noun: Noun = "images") -> Monitor:
         """Return one that compares all of so many images at once."""
-        return cls(exits, reference, window=max(images, LEAST_IMAGES))
+        return cls(exits, reference, window=max(images, LEAST_IMAGES), noun=noun)
 
     def check(self, exits: int) -> None:
         """Raise ValueError unless this is for networks with so many exits."""
@@ -212,10 +217,12 @@ class Monitor:
         if reference is None or size < LEAST_IMAGES:
             return None
         left, bins = self._counted(*map(np.concatenate, zip(*self._recent, strict=True)))
-        return differences((left / size).tolist(), (bins / size).tolist(), size, reference)
+        return differences((left / size).tolist(), (bins / size).tolist(), size, reference, self.noun)
 
 
-def differences(shares: Sequence[float], bins: Sequence[float], images: int, reference: Reference) -> str | None:
+def differences(
+    shares: Sequence[float], bins: Sequence[float], images: int, reference: Reference, noun: Noun = "images"
+) -> str | None:
     """Return how images differ from the calibration images; None if they don't, or are too few to tell.
 
     Args:
@@ -223,6 +230,7 @@ def differences(shares: Sequence[float], bins: Sequence[float], images: int, ref
         bins: of them, in each of the reference's bins.
         images: how many there are.
         reference: of the calibration.
+        noun: what they are called.
     """
     if images < LEAST_IMAGES:
         return None
@@ -234,7 +242,7 @@ def differences(shares: Sequence[float], bins: Sequence[float], images: int, ref
         parts.append(f"confidences between {edges}: {_percent(bins)}, {_percent(reference.bins)} in calibration")
     if not parts:
         return None
-    return f"the last {images} images differ from the calibration images: {'; '.join(parts)}"
+    return f"the last {images} {noun} differ from the calibration {noun}: {'; '.join(parts)}"
 
 
 def _moved(found: Sequence[float], expected: Sequence[float], images: int, expected_images: int) -> bool:

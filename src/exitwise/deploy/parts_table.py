@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from exitwise.exiting.paired import signed
 from exitwise.exiting.parts import Estimate, Part
+from exitwise.shown import Noun
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +16,9 @@ SHOWN = 10
 """Of many parts, how many are shown: those that lose most."""
 
 
-def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Sequence[float], full: float) -> Table:
+def parts_table(
+    parts: Sequence[Part], what: str, yardstick: str, exit_macs: Sequence[float], full: float, noun: Noun
+) -> Table:
     """Return a row per part, the largest loss first.
 
     Args:
@@ -24,6 +27,7 @@ def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Seq
         yardstick: what losses are counted from.
         exit_macs: cost of leaving at each exit.
         full: what shares of MACs are of.
+        noun: what the samples are called.
     """
     from rich.table import Table
     from rich.text import Text
@@ -35,7 +39,7 @@ def parts_table(parts: Sequence[Part], what: str, yardstick: str, exit_macs: Seq
     table = Table(title=title, box=None, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column(what, overflow="fold", min_width=12)
     abstains = any(part.answers is not None for part in parts)
-    for name in ("images", "accuracy", "points", "of MACs", *(["answered"] if abstains else [])):
+    for name in (noun, "accuracy", "points", "of MACs", *(["answered"] if abstains else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for part in shown:
         low, high = part.paired.interval()

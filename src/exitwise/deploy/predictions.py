@@ -1,4 +1,4 @@
-"""Answers for image files, as a table and as rows."""
+"""Answers for images or texts, as a table and as rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exitwise.shown import Shown, percent, printable
+from exitwise.shown import Noun, Shown, percent, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,9 +80,10 @@ class Tally:
         return self.answered + self.unread
 
 
-def _summary(images: int, compute: float, silent: int) -> str:
+def _summary(samples: int, noun: Noun, compute: float, silent: int) -> str:
     more = f"; {silent} not answered" if silent else ""
-    return f"{images} images, {100 * compute / max(images, 1):.1f} % of the full network's MACs on average{more}"
+    counted = f"{samples} {noun.removesuffix('s') if samples == 1 else noun}"
+    return f"{counted}, {100 * compute / max(samples, 1):.1f} % of the full network's MACs on average{more}"
 
 
 def _listed(broken: Iterable[Broken], number: int) -> list[str]:
@@ -97,17 +98,18 @@ def _listed(broken: Iterable[Broken], number: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Written(Shown):
-    """Answers that were written: where to (None: standard output), and counted."""
+    """Answers that were written: where to (None: standard output), counted, and what they are to."""
 
     path: Path | None
     tally: Tally
+    noun: Noun = "images"
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
 
         rows = self.tally.answered + self.tally.unread
         where = [] if self.path is None else [f"{rows} rows written to {self.path}"]
-        lines = [*where, _summary(self.tally.answered, self.tally.compute, self.tally.silent)]
+        lines = [*where, _summary(self.tally.answered, self.noun, self.tally.compute, self.tally.silent)]
         return Group(*lines, *_listed(self.tally.broken, self.tally.unread))
 
 
@@ -116,10 +118,12 @@ class Predictions(Shown, list[Prediction]):
 
     Attributes:
         broken: images that could not be read.
+        noun: what all of them are called.
     """
 
-    def __init__(self, predictions: Iterable[Prediction] = ()) -> None:
+    def __init__(self, predictions: Iterable[Prediction] = (), noun: Noun = "images") -> None:
         super().__init__(predictions)
+        self.noun: Noun = noun
         self.broken: list[Broken] = []
 
     @property
@@ -131,7 +135,7 @@ class Predictions(Shown, list[Prediction]):
     def summary(self) -> str:
         """Return how many there are, and what they cost, in words."""
         silent = sum(each.prediction is None for each in self)
-        return _summary(len(self), sum(each.compute for each in self), silent)
+        return _summary(len(self), self.noun, sum(each.compute for each in self), silent)
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group

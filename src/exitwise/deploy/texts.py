@@ -132,6 +132,9 @@ class TextReader:
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise DataError(f"expected texts; got a {type(wrong).__name__} among them")
+        empty = next((number for number, text in enumerate(texts, start=1) if not text.strip()), None)
+        if empty is not None:
+            raise DataError(f"expected texts; text {empty} of {len(texts)} is empty")
         read = self._tokenizer.encode_batch(list(texts))
         if not read or not read[0].ids:
             raise DataError("expected at least one text, of at least one token; got none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -12,66 +12,30 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from exitwise.catalogue.sources import ARROW, MANIFEST, SHARDS, is_named
 from exitwise.data.ledger import ImageLedger, Skipped
 from exitwise.data.sources.folder import without_images
 from exitwise.data.sources.layout import class_folders, layout_of
 from exitwise.data.sources.manifest import read_manifest
-from exitwise.data.sources.shards import Member, read_shards
+from exitwise.data.sources.shards import read_shards
 from exitwise.doctor import Finding
 from exitwise.doctor.alike import alike, thumbnail
-from exitwise.errors import DataError, ExitwiseWarning
-from exitwise.runs.build import load_splits
+from exitwise.doctor.samples import SHOWN, Sample, imbalance, pairs_shown, small_classes, twins
+from exitwise.doctor.texts import examine_texts
+from exitwise.errors import DataError, ExitwiseWarning, UserError
+from exitwise.runs.build import build_model, load_splits, texts_of
 from exitwise.runs.enough import check_enough
 from exitwise.settings.checks import check_data
 from exitwise.settings.schema import Settings
 from exitwise.storage.folders import entries_below, image_files
 from exitwise.storage.images import BrokenImageError, read_header, read_pixels
 
-FEW_IMAGES = 10
-"""Fewer readable images of a class than this are worth a warning: few are left to calibrate and to test."""
-
-IMBALANCED = 10
-"""A class with so many times the images of another is worth a warning."""
-
-SHOWN = 5
-NOTHING = np.empty(0, dtype=np.uint8)
-
-
-class Image(NamedTuple):
-    """A file after decoding.
-
-    Attributes:
-        part: ``train``, ``val`` or ``test``; empty if there are no parts.
-        name: its class.
-        path: the file.
-        sha256: of its content; empty if broken.
-        size: (width, height); zeros if broken.
-        conversions: see :func:`~exitwise.storage.images.read_header`.
-        thumbnail: see :func:`~exitwise.doctor.alike.thumbnail`; empty if broken.
-        fault: what is wrong with it, if it is broken.
-        inside: where it lies in a shard, if it does; ``path`` is its name then.
-    """
-
-    part: str
-    name: str
-    path: Path
-    sha256: str = ""
-    size: tuple[int, int] = (0, 0)
-    conversions: tuple[str, ...] = ()
-    thumbnail: NDArray[np.uint8] = NOTHING
-    fault: Skipped | None = None
-    inside: Member | None = None
-
 
 class Examination(NamedTuple):
     """Findings, and all images; none for data sets that are known by name, in Arrow, or of texts."""
 
     findings: list[Finding]
-    images: list[Image]
+    images: list[Sample]
 
 
 def examine_data(
@@ -89,43 +53,45 @@ def examine_data(
         check_data(data)
     except DataError as error:
         return Examination([Finding("problem", str(error))], [])
-    if is_named(data) or ARROW.is_at(Path(data)) or settings.tokens is not None:
+    if is_named(data) or ARROW.is_at(Path(data)):
         return Examination([_as_training_sees_it(settings, [])], [])
+    if settings.tokens is not None:
+        return Examination([_as_training_sees_it(settings, []), *examine_texts(settings)], [])
     images = list(_decoded(_listed(Path(data)), threads, progress))
     whole = [image for image in images if image.fault is None]
     findings = [
         _as_training_sees_it(settings, [image.fault for image in images if image.fault is not None]),
         _broken(images, settings.max_broken),
         *_odd(whole),
-        *_small_classes(images),
-        *_imbalance(whole),
-        *_twins(whole),
+        *small_classes(images, "images"),
+        *imbalance(whole, "images"),
+        *twins(whole, "images"),
         *_alike(whole),
         *_never_read(Path(data)),
     ]
     return Examination(findings, images)
 
 
-def _listed(root: Path) -> list[Image]:
+def _listed(root: Path) -> list[Sample]:
     """Return the image files of each part and class."""
     if MANIFEST.is_at(root):
         try:
             classes, found = read_manifest(root)
         except DataError:  # which is a finding of its own
             return []
-        return [Image(part, classes[image.target], image.path) for part, images in found.items() for image in images]
+        return [Sample(part, classes[image.target], image.path) for part, images in found.items() for image in images]
     if SHARDS.is_at(root):
         try:
             parts = read_shards(root)
         except DataError:
             return []
         return [
-            Image(part if len(parts) > 1 else "", each.label, each.image.path, inside=each.image)
+            Sample(part if len(parts) > 1 else "", each.label, each.image.path, inside=each.image)
             for part, samples in parts.items()
             for each in samples
         ]
     return [
-        Image(part, name, path)
+        Sample(part, name, path)
         for part, folder in _parts(root).items()
         for name in class_folders(folder)
         for path in image_files(folder / name)
@@ -141,14 +107,14 @@ def _parts(root: Path) -> dict[str, Path]:
     return {"": root} if layout is None else layout.parts()
 
 
-def _decoded(listed: list[Image], threads: int, progress: Callable[[int, int], None]) -> Iterator[Image]:
+def _decoded(listed: list[Sample], threads: int, progress: Callable[[int, int], None]) -> Iterator[Sample]:
     with ThreadPoolExecutor(threads) as pool:
         for done, image in enumerate(pool.map(_decode, listed), start=1):
             progress(done, len(listed))
             yield image
 
 
-def _decode(image: Image) -> Image:
+def _decode(image: Sample) -> Sample:
     try:
         content = image.path if image.inside is None else image.inside.content()
         small = thumbnail(read_pixels(content, 3))
@@ -168,14 +134,15 @@ def _as_training_sees_it(settings: Settings, broken: Iterable[Skipped]) -> Findi
             splits = load_splits(settings)
         splits.ledger.skip(broken)
         check_enough(splits, settings)
-    except DataError as error:
+        if settings.tokens is not None:
+            texts_of(settings, build_model(settings, len(splits.classes)))
+    except UserError as error:
         return Finding("problem", str(error))
     sizes = ", ".join(f"{count} {name}" for name, count in splits.summary()["sizes"].items())
-    what = "images" if settings.tokens is None else "texts"
-    return Finding("fine", f"{len(splits.classes)} classes; {what}: {sizes}")
+    return Finding("fine", f"{len(splits.classes)} classes; {settings.noun}: {sizes}")
 
 
-def _broken(images: list[Image], max_broken: float) -> Finding:
+def _broken(images: list[Sample], max_broken: float) -> Finding:
     ledger = ImageLedger()
     ledger.images = len(images)
     ledger.skip(image.fault for image in images if image.fault is not None)
@@ -188,7 +155,7 @@ def _broken(images: list[Image], max_broken: float) -> Finding:
     return Finding("warning", f"of {len(images)} images {ledger}", "mend or remove them; training skips them")
 
 
-def _odd(whole: list[Image]) -> Iterator[Finding]:
+def _odd(whole: list[Sample]) -> Iterator[Finding]:
     """Sizes, and what is converted."""
     if not whole:
         return
@@ -205,49 +172,7 @@ def _odd(whole: list[Image]) -> Iterator[Finding]:
         yield Finding("fine", f"converted when read: {', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}")
 
 
-def _small_classes(images: list[Image]) -> Iterator[Finding]:
-    readable = Counter({(image.part, image.name): 0 for image in images})
-    readable.update((image.part, image.name) for image in images if image.fault is None)
-    for (part, name), count in sorted(readable.items()):
-        where = f" of {part}" if part else ""
-        if count == 0 and part in ("", "train"):
-            yield Finding("problem", f"class {name!r}{where} has no readable image", "mend some, or remove the class")
-        elif count < FEW_IMAGES:
-            yield Finding("warning", f"class {name!r}{where} has {count} readable images", "add some")
-
-
-def _imbalance(whole: list[Image]) -> Iterator[Finding]:
-    """Classes that a network can be right without."""
-    counts = Counter(image.name for image in whole if image.part in ("", "train"))
-    if not counts:
-        return
-    (often, most), (rarely, least) = counts.most_common()[0], counts.most_common()[-1]
-    if most >= IMBALANCED * least:
-        text = f"class {rarely!r} has {least} images to {most} of {often!r}: a network can be right without it"
-        yield Finding("warning", text, "add some, or train with --loss logit-adjusted")
-
-
-def _twins(whole: list[Image]) -> Iterator[Finding]:
-    """Files of equal content: in several parts, of several classes, or more than once in one folder."""
-    groups: dict[str, list[Image]] = defaultdict(list)
-    for image in whole:
-        groups[image.sha256].append(image)
-    twins = [group for group in groups.values() if len(group) > 1]
-    across = [group for group in twins if len({image.part for image in group}) > 1]
-    contradicting = [group for group in twins if len({image.name for image in group}) > 1]
-    inside = [group for group in twins if group not in across and not group[0].part]
-    if across:
-        text = f"{len(across)} images are in more than one of train, val and test: {_shown(across)}"
-        yield Finding("warning", text, "results on them are too good; leave each in one part")
-    if inside:
-        text = f"{len(inside)} images are there more than once: {_shown(inside)}"
-        yield Finding("warning", text, "they may be trained and tested on; leave one of each")
-    if contradicting:
-        text = f"{len(contradicting)} images are in more than one class: {_shown(contradicting)}"
-        yield Finding("warning", text, "leave each in its class")
-
-
-def _alike(whole: list[Image]) -> Iterator[Finding]:
+def _alike(whole: list[Sample]) -> Iterator[Finding]:
     """Images that look the same and are not: saved anew, or in another size."""
     found = ([whole[k] for k in pair] for pair in alike([image.thumbnail for image in whole]))
     pairs = [
@@ -256,13 +181,8 @@ def _alike(whole: list[Image]) -> Iterator[Finding]:
         if pair[0].sha256 != pair[1].sha256 and (pair[0].part != pair[1].part or not pair[0].part)
     ]
     if pairs:
-        text = f"{len(pairs)} images look like another one that may judge them: {_shown(pairs)}"
+        text = f"{len(pairs)} images look like another one that may judge them: {pairs_shown(pairs)}"
         yield Finding("warning", text, "if they are the same picture, results are too good: leave one of them")
-
-
-def _shown(groups: Iterable[list[Image]]) -> str:
-    pairs = [" = ".join(str(image.path) for image in group[:2]) for group in groups]
-    return "; ".join(pairs[:SHOWN]) + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")
 
 
 def _never_read(root: Path) -> Iterator[Finding]:

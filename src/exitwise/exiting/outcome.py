@@ -204,7 +204,7 @@ class Outcome(NamedTuple):
         if self.unnamed:
             more = f" and {len(self.unnamed) - NAMED} more" if len(self.unnamed) > NAMED else ""
             names = ", ".join(self.unnamed[:NAMED])
-            lines.append(f"No image is given the class {names}{more}, though some are of it.")
+            lines.append(f"None of the {images} is given the class {names}{more}, though some are of it.")
         return lines
 
     def sentence(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from exitwise.errors import UserError
+from exitwise.shown import Noun
 
 Inputs = Any
 """A tensor, or a dict of tensors by name, batch first."""
@@ -53,6 +54,11 @@ def example_of(example: Any, input_shape: tuple[int, ...] | None) -> Inputs:
         raise UserError(f"expected as many rows in each example input, at least one; got {described(example)}")
     copies = {name: value.detach().clone() for name, value in tensors.items()}
     return copies if isinstance(example, Mapping) else copies[""]
+
+
+def noun_of(example: Inputs) -> Noun:
+    """Return what a network's samples are called, by an example of its inputs."""
+    return "texts" if isinstance(example, Mapping) and IDS in example else "images"
 
 
 def example_of_tokens(count: int) -> Inputs:

@@ -22,12 +22,14 @@ EDGE = 0.03
 def chart_data(report: Report) -> dict[str, Any]:
     """Return the charts of runs."""
     unit, unit_name = macs_unit(max(run.exits[-1].macs for run in report.runs))
+    one = report.noun.removesuffix("s")
     return {
+        "noun": report.noun,
         "colours": COLOURS,
         "range": accuracy_range(report),
         "charts": {
-            "macs": _chart(report, "macs", f"mean compute per image ({unit_name})", unit),
-            "seconds": _chart(report, "seconds", "mean time per image (ms)", 1e-3),
+            "macs": _chart(report, "macs", f"mean compute per {one} ({unit_name})", unit),
+            "seconds": _chart(report, "seconds", f"mean time per {one} (ms)", 1e-3),
         },
         "runs": [_run(run, unit) for run in report.runs],
     }
@@ -184,7 +186,7 @@ def _budget(run: RunFigures, budget: Budget, unit: float) -> dict[str, Any]:
             "share": share,
             "seconds": seconds,
             "lost": str(budget.paired),
-            "live": f"{accuracy} right at {share} of the compute, {seconds} per image: {budget.paired} against "
+            "live": f"{accuracy} right at {share} of the compute, {seconds} each: {budget.paired} against "
             f"{run.yardstick}",
             "chance": "The difference may be chance." if chance else "",
             "command": budget.command,

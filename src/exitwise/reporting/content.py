@@ -17,6 +17,7 @@ from exitwise.reporting.learning import Epoch
 from exitwise.reporting.lines import Line
 from exitwise.reporting.pictures import ClassFigures
 from exitwise.reporting.reliability import Reliability
+from exitwise.shown import Noun
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,13 @@ class Report:
     Attributes:
         runs: one by one.
         comparisons: the lines of the charts.
-        sizes: images of each split.
+        sizes: samples of each split.
         machine: where times were measured, and with what.
         device: on which device.
         busy: the load there, where it was so high that times mean little; else empty.
         made: when, in UTC.
         version: of exitwise.
+        noun: what samples are called.
     """
 
     runs: list[RunFigures]
@@ -191,3 +193,4 @@ class Report:
     busy: str
     made: str
     version: str
+    noun: Noun = "images"

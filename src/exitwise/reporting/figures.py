@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from exitwise.runs.records.evaluation import BudgetPoint
+from exitwise.shown import Noun
 
 Result = tuple[Sequence[BudgetPoint], Sequence[float]]
 """Budgets and the accuracies of single exits of one run, on test data."""
@@ -31,14 +32,18 @@ def spanned(values: Sequence[float]) -> tuple[float, float]:
     return max(low - margin, 0.0), min(high + margin, 100.5)
 
 
-def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Sequence[float]) -> Figure:
+def accuracy_against_macs(
+    results: Mapping[str, Sequence[Result]], exit_macs: Sequence[float], noun: Noun = "images"
+) -> Figure:
     """Test accuracy against mean MACs: a line per run over its budgets, crosses for its exits used alone.
 
     Args:
         results: name to the results of its runs (one colour per name).
         exit_macs: cost of leaving at each exit.
+        noun: what the samples are called.
     """
     unit, name = macs_unit(exit_macs[-1])
+    one = noun.removesuffix("s")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for colour, (label, runs) in zip(COLOURS, results.items(), strict=False):
@@ -49,10 +54,10 @@ def accuracy_against_macs(results: Mapping[str, Sequence[Result]], exit_macs: Se
             axes.plot(macs, accuracies, color=colour, linewidth=1.8, label=label if number == 0 else None)
             costs = [cost / unit for cost in exit_macs]
             axes.plot(costs, [100 * accuracy for accuracy in anytime], "x", color=colour, markersize=6)
-    axes.plot([], [], "x", color="0.4", label="all images at one exit")
-    axes.set_xlabel(f"mean compute per image ({name})")
+    axes.plot([], [], "x", color="0.4", label=f"all {noun} at one exit")
+    axes.set_xlabel(f"mean compute per {one} ({name})")
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title("Accuracy against compute, exits chosen per image")
+    axes.set_title(f"Accuracy against compute, exits chosen per {one}")
     low, high = axes.get_ylim()
     margin = max(0, SMALLEST_RANGE - (high - low)) / 2
     axes.set_ylim(low - margin, min(high + margin, 100.5))

@@ -89,6 +89,7 @@ def gather(
         occupied,
         now(),
         __version__,
+        runs[0].settings.noun,
     )
 
 

@@ -100,7 +100,7 @@ class Said(NamedTuple):
         try:
             split = calibrated_on(run, calibration, splits.calibration)
             outputs = own if split is splits.calibration else logits(split)
-            held = Recorded(*outputs, run.classes, run.settings.split_seed)
+            held = Recorded(*outputs, run.classes, run.settings.split_seed, origin=calibration.origin)
         except UserError as error:  # from elsewhere, and gone
             gone = str(error)
         return cls(splits.test, *logits(splits.test), held, fit_temperatures(*own), gone)
@@ -146,7 +146,7 @@ class _Tested(NamedTuple):
         calibration = self.calibration
         point = operate(self.outputs, calibration.policy, calibration.exit_macs)
         time = sum(share * each for share, each in zip(point.shares, self.seconds, strict=True)) / self.seconds[-1]
-        return as_calibrated(calibration.intro), point, calibration.full_macs, "test images", time
+        return as_calibrated(calibration.intro), point, calibration.full_macs, f"test {calibration.noun}", time
 
 
 def figures_of(

@@ -14,7 +14,7 @@ from exitwise.reporting.charts import Cost, accuracy_range
 from exitwise.reporting.content import Budget, Comparison, Report, RunFigures
 from exitwise.reporting.figures import COLOURS, macs_unit
 from exitwise.reporting.lines import Line
-from exitwise.shown import printable
+from exitwise.shown import Noun, printable
 
 MOST_CLASSES = 30
 """Classes in a figure at most, those that lose most."""
@@ -34,14 +34,15 @@ def paper_figures(report: Report) -> Iterator[tuple[str, Figure]]:
     """Yield figures by what a file of each may be called: accuracy against costs, and of each run classes, exits,
     reliability and learning."""
     unit, name = macs_unit(max(run.exits[-1].macs for run in report.runs))
-    yield "accuracy_against_macs", _curves(report, "macs", unit, f"mean compute per image ({name})")
-    yield "accuracy_against_time", _curves(report, "seconds", 1e-3, f"mean time per image (ms, {report.device})")
+    one = report.noun.removesuffix("s")
+    yield "accuracy_against_macs", _curves(report, "macs", unit, f"mean compute per {one} ({name})")
+    yield "accuracy_against_time", _curves(report, "seconds", 1e-3, f"mean time per {one} (ms, {report.device})")
     for number, run in enumerate(report.runs, start=1):
         prefix = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-.") or "run"
         if len(report.runs) > 1:
             prefix = f"{number}-{prefix}"
         yield f"{prefix}-classes", _classes(run)
-        yield f"{prefix}-exits", _exits(run)
+        yield f"{prefix}-exits", _exits(run, report.noun)
         yield f"{prefix}-reliability", _reliability(run)
         if run.learning:
             yield f"{prefix}-learning", _learning(run)
@@ -55,7 +56,7 @@ def _curves(report: Report, cost: Cost, unit: float, label: str) -> Figure:
     for rival in {rival for run in report.runs for rival in run.rivals if getattr(rival, cost) is not None}:
         axes.plot(getattr(rival, cost) / unit, 100 * rival.accuracy, "s", color="0.3", label=_plain(rival.name))
     axes.plot([], [], "D", color="0.4", label="as calibrated")
-    axes.plot([], [], "x", color="0.4", label="all images at one exit")
+    axes.plot([], [], "x", color="0.4", label=f"all {report.noun} at one exit")
     axes.set(xlabel=label, ylabel="test accuracy (%)", ylim=accuracy_range(report))
     axes.legend(frameon=False)
     return figure
@@ -103,7 +104,7 @@ def _classes(run: RunFigures) -> Figure:
     return figure
 
 
-def _exits(run: RunFigures) -> Figure:
+def _exits(run: RunFigures, noun: Noun) -> Figure:
     """Shares that leave at each exit, over the budgets."""
     figure, axes = _axes()
     shares = zip(*(budget.point.shares for budget in run.budgets), strict=True)
@@ -111,7 +112,7 @@ def _exits(run: RunFigures) -> Figure:
     labels = [f"exit {number}" for number in range(1, len(run.exits) + 1)]
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(labels))]
     axes.stackplot(costs, *(_percents(each) for each in shares), labels=labels, colors=colours, alpha=0.8)
-    axes.set(xlabel="mean compute (% of the full network's)", ylabel="images that leave (%)", ylim=(0, 100))
+    axes.set(xlabel="mean compute (% of the full network's)", ylabel=f"{noun} that leave (%)", ylim=(0, 100))
     axes.legend(loc="center right")
     return figure
 
@@ -143,7 +144,7 @@ def _learning(run: RunFigures) -> Figure:
         held = _percents([each.calibration[exit] for each in run.learning])
         axes.plot(epochs, held, color=colour, label=f"exit {exit + 1}")
         axes.plot(epochs, _percents([each.train[exit] for each in run.learning]), ":", color=colour, linewidth=1)
-    axes.set(xlabel="epoch", ylabel="accuracy (%; dotted: training images)")
+    axes.set(xlabel="epoch", ylabel="accuracy (%; dotted: in training)")
     axes.legend(frameon=False)
     return figure
 

@@ -22,6 +22,7 @@ from exitwise.reporting.lines import differing_settings
 from exitwise.reporting.made import now
 from exitwise.reporting.results import Results
 from exitwise.reporting.studies import parts, study_chart
+from exitwise.shown import Noun
 from exitwise.studying.comparison import PLACES
 from exitwise.studying.records import Study
 from exitwise.version import __version__
@@ -31,6 +32,7 @@ def render(report: Report) -> str:
     """Return the report as HTML."""
     return _page(
         "runs.html",
+        report.noun,
         report=report,
         data=chart_data(report),
         differing=differing_settings([run.settings for run in report.runs]),
@@ -40,13 +42,14 @@ def render(report: Report) -> str:
 
 def render_results(results: Results) -> str:
     """Return what the calls on a network gave as HTML."""
-    return _page("results.html", results=results, data=results_chart(results))
+    return _page("results.html", results.evaluation.noun, results=results, data=results_chart(results))
 
 
 def render_study(study: Study) -> str:
     """Return a study as HTML."""
     return _page(
         "study.html",
+        "images",
         study=study,
         parts=parts(study),
         places=PLACES,
@@ -56,7 +59,7 @@ def render_study(study: Study) -> str:
     )
 
 
-def _page(template: str, **values: Any) -> str:
+def _page(template: str, noun: Noun, **values: Any) -> str:
     """Return a page of the frame that all have."""
     environment = Environment(
         loader=PackageLoader("exitwise.reporting", "template"),
@@ -77,6 +80,8 @@ def _page(template: str, **values: Any) -> str:
     sources = {name: _source(environment, name) for name in ("page.css", "page.js")}
     return environment.get_template(template).render(
         **values,
+        noun=noun,
+        one=noun.removesuffix("s"),
         calibrated_for=calibrated_for,
         style=sources["page.css"],
         script=sources["page.js"],

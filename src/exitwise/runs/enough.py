@@ -13,12 +13,12 @@ def check_enough(splits: Splits, settings: Settings) -> None:
     """Raise DataError unless every part has as many readable images as will be asked of it after training."""
     training, calibration, test = (split.readable_targets() for split in splits[:3])
     if len(training) < SMALLEST_BATCH:
-        raise DataError(f"training needs at least {SMALLEST_BATCH} images; got {len(training)}")
+        raise DataError(f"training needs at least {SMALLEST_BATCH} {settings.noun}; got {len(training)}")
     try:
-        check_samples(calibration.numpy(), splits.classes, settings.exit_count)
+        check_samples(calibration.numpy(), splits.classes, settings.exit_count, settings.noun)
     except DataError as error:
         held_out = splits.calibration.source is splits.train.source
         more = f", or hold out more (calibration_fraction {settings.calibration_fraction:g})" if held_out else ""
-        raise DataError(f"{error}: add images{more}") from error
+        raise DataError(f"{error}: add {settings.noun}{more}") from error
     if not len(test):
-        raise DataError("evaluation needs test images; got none")
+        raise DataError(f"evaluation needs test {settings.noun}; got none")

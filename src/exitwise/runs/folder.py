@@ -109,7 +109,7 @@ class Run:
         if data is None:
             return self
         if not Path(data).exists():
-            raise UserError(f"expected the images of {self.path} at {data}; found nothing")
+            raise UserError(f"expected the {self.settings.noun} of {self.path} at {data}; found nothing")
         run = copy.copy(self)
         place = str(Path(data).resolve())
         run.moved_to = Path(data)
@@ -187,7 +187,7 @@ class Run:
                     write_text(path / "config.yaml", to_yaml(settings))
                 return cls(path)
             if run.checkpoints.latest("last") is not None:
-                raise UserError(f"expected the data that {path} was trained on; {changes(path, splits)}")
+                raise UserError(f"expected the data that {path} was trained on; {changes(path, splits, settings.noun)}")
         (path / SKIPPED).unlink(missing_ok=True)
         DATA.write(path, record)
         write_known(path, splits)
@@ -211,10 +211,12 @@ class Run:
         Raises:
             UserError: if the data has changed since.
         """
-        check_not_moved(self.path, self.settings.data)
+        check_not_moved(self.path, self.settings.data, self.settings.noun)
         splits = build.load_splits(self.settings)
         if splits.summary() != self.data:
-            raise UserError(f"expected the data that {self.path} was trained on; {changes(self.path, splits)}")
+            raise UserError(
+                f"expected the data that {self.path} was trained on; {changes(self.path, splits, self.settings.noun)}"
+            )
         return splits
 
     def follow(self, ledger: ImageLedger) -> None:
@@ -358,7 +360,10 @@ def check_same_data(runs: Sequence[Run], names: Sequence[str]) -> None:
     for run, name in zip(runs, names, strict=True):
         check_same_classes(runs[0].classes, names[0], run.classes, name)
         if run.data != runs[0].data:
-            raise UserError(f"expected runs of the same images, split in the same way; {names[0]} and {name} differ")
+            raise UserError(
+                f"expected runs of the same {runs[0].settings.noun}, split in the same way; {names[0]} and "
+                f"{name} differ"
+            )
 
 
 def check_same_classes(classes: Sequence[str], name: str, others: Sequence[str], other: str) -> None:

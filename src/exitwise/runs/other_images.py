@@ -36,8 +36,10 @@ def images_at(data: Path, run: Run) -> Split:
     Raises:
         DataError: for classes that the run has not, no images, or many that it was trained on.
     """
+    noun = run.settings.noun
     if not data.exists():
-        raise DataError(f"expected images in a folder per class, a table or shards at {data}; found nothing")
+        where = "in a table" if noun == "texts" else "in a folder per class, a table or shards"
+        raise DataError(f"expected {noun} {where} at {data}; found nothing")
     preprocessing = preprocessing_of(run.settings)
     source = _source_at(data, run.classes, preprocessing)
     split = Split(source, torch.arange(len(source.targets)), preprocessing)
@@ -45,12 +47,12 @@ def images_at(data: Path, run: Run) -> Split:
     trained, tested = (known.get(part, []) for part in ("train", "test"))
     if len(trained) > MOST_KNOWN * len(split):
         raise DataError(
-            f"expected the run's images as they were, or others that it was not trained on, in {data}; it was trained "
+            f"expected the run's {noun} as they were, or others that it was not trained on, in {data}; it was trained "
             f"on {len(trained)} of {len(split)} there, such as {trained[0]}"
         )
     if tested:
         warnings.warn(
-            f"{len(tested)} of {len(split)} images in {data} are among those that the run is tested on, such as "
+            f"{len(tested)} of {len(split)} {noun} in {data} are among those that the run is tested on, such as "
             f"{tested[0]}: what `exitwise evaluate` says after that is too good",
             ExitwiseWarning,
             stacklevel=2,
@@ -107,10 +109,12 @@ def calibrated_on(run: Run, calibration: Calibration | None, own: Split) -> Spli
         return own
     place = Path(origin.data)
     if not place.exists():
-        raise UserError(f"expected the images that {run.path} was calibrated on at {place}; found nothing")
+        raise UserError(f"expected the {run.settings.noun} that {run.path} was calibrated on at {place}; found nothing")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExitwiseWarning)  # said when it was calibrated
         split = images_at(place, run)
     if split.fingerprint() != origin.sha256:
-        raise UserError(f"expected the images that {run.path} was calibrated on at {place}; they have changed")
+        raise UserError(
+            f"expected the {run.settings.noun} that {run.path} was calibrated on at {place}; they have changed"
+        )
     return split

@@ -188,7 +188,7 @@ class _Server:
             "budget": self.service.budget,
             "thresholds": list(live.dial(self.service.budget).thresholds),
             "budgets": [{"budget": line.budget, "accuracy": line.accuracy, "macs": line.macs} for line in table],
-            "takes": "texts" if live.takes_texts else "images",
+            "takes": live.runner.manifest.noun,
         }
 
     async def put_budget(self, request: Request) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from exitwise.deploy.chain import Inside
-from exitwise.deploy.manifest import TEXT
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner, Tensors
 from exitwise.deploy.split import TOKENS, ServerHalf
@@ -78,13 +77,13 @@ class Live:
         self.max_pixels = max_pixels
         self.continued = ServerHalf(self.runner)  # runs each stage once: what cannot run is not served
         self.scheduler = (schedule or Scheduler)(self.runner.chain, **limits)
-        self.monitor = Monitor(len(self.runner.chain), self.runner.reference)
+        self.monitor = Monitor(len(self.runner.chain), self.runner.reference, noun=self.runner.manifest.noun)
         self.users = 0
 
     @property
     def takes_texts(self) -> bool:
         """Return whether it is given texts."""
-        return self.runner.inputs[0].preprocessing == TEXT
+        return self.runner.manifest.noun == "texts"
 
     def read_images(self, images: Sequence[bytes]) -> Inside:
         """Return images as samples before the first stage.

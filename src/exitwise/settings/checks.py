@@ -13,6 +13,7 @@ from exitwise.catalogue.lookup import find
 from exitwise.catalogue.models import MODELS
 from exitwise.catalogue.sources import MANIFEST, SHARDS, SOURCES, is_named, path_data
 from exitwise.errors import DataError, UserError, near_match
+from exitwise.shown import Noun
 
 
 def check_network(name: str) -> None:
@@ -58,10 +59,10 @@ def check_texts(data: str) -> None:
         )
 
 
-def check_not_moved(run: Path, data: str) -> None:
+def check_not_moved(run: Path, data: str, noun: Noun) -> None:
     """Raise UserError unless a run's data has a name, or is still where it lay."""
     if not is_named(data) and not Path(data).exists():
-        raise UserError(f"the images of {run} lay at {data}, where nothing is now: say with --data where they lie")
+        raise UserError(f"the {noun} of {run} lay at {data}, where nothing is now: say with --data where they lie")
 
 
 def is_of_signals(data: str) -> bool:

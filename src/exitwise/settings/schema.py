@@ -26,6 +26,7 @@ from exitwise.errors import UserError, near_match
 from exitwise.settings.checks import check_device, check_network, check_shape, is_of_signals
 from exitwise.settings.fields import AUGMENTED_PASSES, Fields
 from exitwise.settings.ranges import fields_of
+from exitwise.shown import Noun
 
 
 class Settings(Fields):
@@ -73,6 +74,11 @@ class Settings(Fields):
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the network sees; signals are of height 1."""
         return len(self.mean), 1 if is_of_signals(self.data) else self.image_size, self.image_size
+
+    @property
+    def noun(self) -> Noun:
+        """What samples of the data are called."""
+        return "texts" if self.tokens is not None else "signals" if is_of_signals(self.data) else "images"
 
     def surroundings(self, processes: int = 1) -> Surroundings:
         """Return what the method meets in this run."""

@@ -24,10 +24,10 @@ def check_network_call(network: Any, calibration: Any, rest: Any, done: str) -> 
 def check_run_call(run: Any, calibration: Any, test: Any) -> None:
     """Raise UserError if a call on a run was given what it has itself; a name of a calibration is none of that."""
     if not (calibration is None or isinstance(calibration, str)) or test is not None:
-        raise UserError(f"a run has a calibration and test images of its own; got others too, with {run}")
+        raise UserError(f"a run has a calibration and test samples of its own; got others too, with {run}")
 
 
 def check_no_place(data: Any) -> None:
     """Raise UserError if a call on a network was told where images lie."""
     if data is not None:
-        raise UserError(f"data says where a run's images lie now; got {data} with a network")
+        raise UserError(f"data says where a run's samples lie now; got {data} with a network")

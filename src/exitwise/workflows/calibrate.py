@@ -81,7 +81,7 @@ def calibrate(
     )
     if folder is not None and calibration.is_kept_promise:
         folder.write_calibration(calibration)
-    warn_if_few(len(found.targets))
+    warn_if_few(len(found.targets), found.recorded.noun)
     return calibration
 
 

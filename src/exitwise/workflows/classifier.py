@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.calibration import CALIBRATION
-from exitwise.deploy.manifest import MANIFEST, TEXT, read_manifest
+from exitwise.deploy.manifest import MANIFEST, read_manifest
 from exitwise.deploy.monitor import Monitor
 from exitwise.deploy.onnx_runner import OnnxRunner
 from exitwise.deploy.states import bundle_digest, digest_of
 from exitwise.errors import UserError
 from exitwise.settings.checks import check_run_folder
+from exitwise.shown import Noun
 from exitwise.storage.images import BrokenImageError
 
 
@@ -44,19 +45,18 @@ class EmptyTextError(BrokenImageError):
         self.args = (f"expected a text; {reason}",)
 
 
-def takes_texts(folder: Path) -> bool:
-    """Return whether a run or a bundle classifies texts, in place of images.
+def classifies(folder: Path) -> Noun:
+    """Return what a run or a bundle classifies.
 
     Raises:
         UserError: for a folder that is neither, or damaged.
     """
     if is_bundle(folder):
-        inputs = read_manifest(folder / MANIFEST, folder / MANIFEST).inputs
-        return bool(inputs) and inputs[0].preprocessing == TEXT
+        return read_manifest(folder / MANIFEST, folder / MANIFEST).noun
     check_run_folder(folder)
     from exitwise.settings.yaml import read_yaml
 
-    return read_yaml(folder / "config.yaml").get("tokens") is not None
+    return "images" if read_yaml(folder / "config.yaml").get("tokens") is None else "texts"
 
 
 def open_classifier(
@@ -83,9 +83,9 @@ def _by_bundle(folder: Path, provider: str, threads: int | None, images: int, to
     runner = OnnxRunner(folder, threads, provider=provider)
     if top > len(runner.classes):
         raise UserError(f"expected at most {len(runner.classes)} classes for top; got {top}")
-    runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, images)
-    if runner.inputs[0].preprocessing == TEXT:
-        return Classifier(_a_text, runner, runner.classes, runner.full_macs, bundle_digest(folder))
+    runner.monitor = Monitor.of_all(len(runner.exit_macs), runner.reference, images, runner.manifest.noun)
+    if runner.manifest.noun == "texts":
+        return Classifier(a_text, runner, runner.classes, runner.full_macs, bundle_digest(folder))
 
     def classify(chunk: Sequence[Any]) -> Any:
         return runner({name: np.stack([each[name] for each in chunk]) for name in chunk[0]})
@@ -111,12 +111,12 @@ def _by_run(folder: Path, device: str, images: int, name: str | None) -> Classif
     place = pick_device(device)
     model = run.model(place)
     calibration = run.read_calibration(model)
-    monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, images)
+    monitor = Monitor.of_all(calibration.policy.exits, calibration.reference, images, run.settings.noun)
     runner = EarlyExitRunner(model, calibration.policy, calibration.exit_macs, monitor=monitor)
     about = run.classes, calibration.full_macs, digest_of(CALIBRATION.called(name).path(folder))
     if not isinstance(preprocessing, Preprocessing):
         tokens = preprocessing
-        return Classifier(_a_text, lambda some: runner(moved(tokens.batch(tokens.ids(some)[0]), place)), *about)
+        return Classifier(a_text, lambda some: runner(moved(tokens.batch(tokens.ids(some)[0]), place)), *about)
     transform = preprocessing.for_evaluation()
     return Classifier(
         lambda image: transform(read_image(image, preprocessing.channels)),
@@ -125,7 +125,7 @@ def _by_run(folder: Path, device: str, images: int, name: str | None) -> Classif
     )
 
 
-def _a_text(text: str) -> str:
+def a_text(text: str) -> str:
     """Return a text as it is.
 
     Raises:

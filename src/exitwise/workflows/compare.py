@@ -34,7 +34,7 @@ class MeasuresCompared(Shown):
 
     @property
     def best(self) -> str:
-        """Return the measure to take: the usual one, unless another's interval lies above zero by an image."""
+        """Return the measure to take: the usual one, unless another's interval lies above zero by a sample."""
         return best_measure(self.gains, self.samples).measure
 
     @property
@@ -42,7 +42,7 @@ class MeasuresCompared(Shown):
         """Return which to take, and why, in a sentence."""
         usual, best = self.gains[0], best_measure(self.gains, self.samples)
         if best is usual:
-            return f"keep {usual.measure}: no other measure's interval along the curve lies above zero by an image"
+            return f"keep {usual.measure}: no other measure's interval along the curve lies above zero by a sample"
         gain = best.whole
         return (
             f"take {best.measure}: {100 * gain.mean:.1f} points above {usual.measure} along the curve "
@@ -95,7 +95,7 @@ def compare_measures(
     if exits_of(run) < 2:
         raise UserError("expected a network with early exits to compare measures on; got one with 1 exit")
     found = held_out_of(run, held_out, device, splits)
-    warn_if_few(len(found.targets))
+    warn_if_few(len(found.targets), found.recorded.noun)
     costs = count_cost(found.model).macs
     gains = measure_gains(found.logits, found.targets, costs, temperature=temperature, seed=found.seed)
     return MeasuresCompared(gains, len(found.targets))

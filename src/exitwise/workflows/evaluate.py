@@ -25,6 +25,7 @@ from exitwise.exiting.outputs import Outputs, anytime, operate
 from exitwise.exiting.policy import ExitPolicy
 from exitwise.exiting.scores import Scores, among_top
 from exitwise.exiting.table import budget_table
+from exitwise.kernels.inputs import noun_of
 from exitwise.models import count_cost
 from exitwise.models.staged import StagedModel
 from exitwise.reporting.figures import accuracy_against_macs
@@ -84,7 +85,8 @@ def _of_network(
     batches = unused(pairs_of(test, model, "test loader"), used, "test loader")
     logits, targets = collect_logits(model, batches, device)
     tested = Recorded(logits, targets, class_numbers(model), groups=groups_in_order(groups, len(targets)))
-    return _evaluated(calibration, tested, calibration.exit_macs, model.full_macs)
+    found = _evaluated(calibration, tested, calibration.exit_macs, model.full_macs)
+    return replace(found, noun=noun_of(model.example))
 
 
 def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Sequence[str] | None) -> Evaluation:
@@ -105,7 +107,7 @@ def _of_run(run: Run, device: str, splits: Splits | None, groups: Groups | Seque
     if parts is None and run.settings.imbalance < 1:
         parts = by_frequency(splits.train.targets.numpy(), targets)
     tested = Recorded(logits, targets, run.classes, groups=parts)
-    found = _evaluated(calibration, tested, costs, model.full_macs)
+    found = replace(_evaluated(calibration, tested, costs, model.full_macs), noun=run.settings.noun)
     if calibrated is None:
         found = replace(found, calibrated=None, answers=(), intro="", outcome=None, scores=None)
     evaluation = replace(found, checkpoint=run.best().name, left_out=len(splits.test) - len(targets))
@@ -134,7 +136,7 @@ def _write(run: Run, evaluation: Evaluation) -> None:
     results = {run.settings.method: [(evaluation.budgets, evaluation.anytime)]}
     (run.path / "figures").mkdir(exist_ok=True)
     figure = run.path / "figures" / f"accuracy_against_macs{'' if run.name is None else f'-{run.name}'}.png"
-    accuracy_against_macs(results, evaluation.exit_macs).savefig(figure, dpi=150)
+    accuracy_against_macs(results, evaluation.exit_macs, evaluation.noun).savefig(figure, dpi=150)
 
 
 def _with_table(calibration: Calibration, logits: NDArray[Any], targets: NDArray[np.int64]) -> Calibration:

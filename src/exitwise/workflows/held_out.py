@@ -23,6 +23,7 @@ from exitwise.deploy.groups import Groups, check_groups, groups_of
 from exitwise.deploy.origin import Origin
 from exitwise.errors import ExitwiseWarning, UserError
 from exitwise.evaluation.outputs import EVALUATION_BATCH, collect_logits
+from exitwise.kernels.inputs import noun_of
 from exitwise.models.backbones.exited import ExitedModel
 from exitwise.models.cascade import Cascade
 from exitwise.models.staged import StagedModel, check_staged
@@ -90,7 +91,7 @@ def held_out_of(
             raise UserError(f"a network is calibrated on a loader's samples; got {data} too")
         return _of_network(run, held_out, groups)
     if held_out is not None:
-        raise UserError(f"a run has calibration images of its own; got held-out samples too, with {run}")
+        raise UserError(f"a run has calibration samples of its own; got held-out samples too, with {run}")
     return _of_run(Run(run), device, splits, data, groups)
 
 
@@ -105,14 +106,15 @@ def _of_run(
     model = run.model(place)
     others = None if data is None or _has_moved_to(data, run) else images_at(Path(data), run)
     split = (splits or run.at(data).splits()).calibration if others is None else others
-    check_samples(split.targets.numpy(), run.classes, model.exits)
+    check_samples(split.targets.numpy(), run.classes, model.exits, run.settings.noun)
     groups_in(groups, split)
     logits, targets = collect_logits(model, split.batches(EVALUATION_BATCH, run.settings.workers), place)
     parts = groups_in(groups, split)
     if others is not None and (broken := list(split.source.ledger.skipped)):
         warnings.warn(f"{len(broken)} broken images are left out, such as {broken[0]}", ExitwiseWarning, stacklevel=4)
     best, seed = run.best().name, run.settings.split_seed
-    origin = Origin(len(targets), split.fingerprint(), None if others is None else str(Path(data or "").absolute()))
+    place_of = None if others is None else str(Path(data or "").absolute())
+    origin = Origin(len(targets), split.fingerprint(), place_of, run.settings.noun)
     found = HeldOut(model, logits, targets, best, seed, run.classes, folder=run, groups=parts, origin=origin)
     found.recorded.check()
     return found
@@ -129,7 +131,10 @@ def _of_network(
     batches = noted(unused(pairs_of(held_out, model, name), {"fitted on": model.fitted_on}, name), samples)
     logits, targets = collect_logits(model, batches, device)
     parts = groups_in_order(groups, len(targets))
-    found = HeldOut(model, logits, targets, "", 0, class_numbers(model), frozenset(samples), groups=parts)
+    origin = Origin(len(targets), noun=noun_of(model.example))
+    found = HeldOut(
+        model, logits, targets, "", 0, class_numbers(model), frozenset(samples), groups=parts, origin=origin
+    )
     found.recorded.check()
     if isinstance(model, ExitedModel) and (untrained := model.as_made()):
         numbers = ", ".join(map(str, untrained))

@@ -16,10 +16,11 @@ from exitwise.deploy.bundle import is_bundle
 from exitwise.deploy.predictions import Broken, Prediction, Predictions, Tally, Written
 from exitwise.deploy.sessions import allowed_cores
 from exitwise.errors import UserError
+from exitwise.shown import Noun
 from exitwise.storage.images import BrokenImageError, ImageLike
 from exitwise.storage.listing import Listed, listed, listed_texts
 from exitwise.storage.rows import GrowingTable, write_csv
-from exitwise.workflows.classifier import Classifier, fates_of, open_classifier, takes_texts
+from exitwise.workflows.classifier import Classifier, classifies, fates_of, open_classifier
 
 BATCH = 64
 """Images at a time."""
@@ -57,13 +58,14 @@ def predict(
     Raises:
         ValueError: without calibration or images, for a damaged bundle, or broken images.
     """
-    images = listed_texts(files) if takes_texts(Path(source)) else listed(files)
+    noun = classifies(Path(source))
+    images = listed_texts(files) if noun == "texts" else listed(files)
     classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
-    predictions = Predictions()
+    predictions = Predictions(noun=noun)
     for chunk in _answers(classifier, images, top, strict):
         predictions += [each for each in chunk if isinstance(each, Prediction)]
         predictions.broken += [each for each in chunk if isinstance(each, Broken)]
-    _check_any(images, len(predictions), predictions.broken)
+    _check_any(images, len(predictions), predictions.broken, noun)
     return predictions
 
 
@@ -91,9 +93,10 @@ def predict_to(
         source, files, device, threads, calibration, top, strict: as of :func:`predict`.
         overwrite: whether the file may be replaced, and rows so far be forgotten.
         progress: called with the images done and in all; not on Ray.
-        engine: ``local``; or ``ray``, for a bundle: a step of Ray Data for each stage, on the cluster that
-            ``RAY_ADDRESS`` names or this machine. The output is a folder of partitions then, ends in .parquet, .csv,
-            .jsonl or nothing (Parquet), and is written whole or not at all. Both may be in an object store (s3://).
+        engine: ``local``; or ``ray``, for a bundle: a step of Ray Data for each stage, or one for texts, on the
+            cluster that ``RAY_ADDRESS`` names or this machine. The output is a folder of partitions then, ends in
+            .parquet, .csv, .jsonl or nothing (Parquet), and is written whole or not at all. Both may be in an object
+            store (s3://).
 
     Raises:
         ValueError: as of :func:`predict`, or for an output that cannot be written or was begun with something else.
@@ -105,13 +108,12 @@ def predict_to(
     if engine == "ray":
         if not is_bundle(Path(source)):
             raise UserError(f"engine ray is for a bundle that `exitwise export` wrote; got {source}")
-        if takes_texts(Path(source)):
-            raise UserError(f"engine ray is for images; {source} takes texts")
         with needing_extras("predicting on Ray"):
             from exitwise.workflows.predict_on_ray import predict_on_ray
 
         return predict_on_ray(output, source, files, fields, device, top, strict, overwrite)
-    images = listed_texts(files) if takes_texts(Path(source)) else listed(files)
+    noun = classifies(Path(source))
+    images = listed_texts(files) if noun == "texts" else listed(files)
     classifier = open_classifier(Path(source), device, threads, len(images), top, calibration)
     told = progress or (lambda done, total: None)
     tally = Tally()
@@ -122,8 +124,8 @@ def predict_to(
             write_csv(sys.stdout, fields, rows, header=False)
             sys.stdout.flush()
             told(*(tally.add(rows), len(images)))
-        _check_any(images, tally.answered, tally.broken)
-        return Written(None, tally)
+        _check_any(images, tally.answered, tally.broken, noun)
+        return Written(None, tally, noun)
     of = {"answers": classifier.digest, "files": _digest_of(images), "top": top}
     with GrowingTable(Path(output), fields, of, overwrite) as table:
         for row in table.rows():
@@ -134,9 +136,9 @@ def predict_to(
             told(*(tally.add(rows), len(images)))
         if images and not tally.answered:
             table.forget()
-        _check_any(images, tally.answered, tally.broken)
+        _check_any(images, tally.answered, tally.broken, noun)
         table.finish()
-    return Written(Path(output), tally)
+    return Written(Path(output), tally, noun)
 
 
 def _answers(
@@ -191,12 +193,13 @@ def _answered(
     ]
 
 
-def _check_any(images: Sequence[Listed], answered: int, broken: Sequence[Broken]) -> None:
-    """Raise UserError where all images are broken."""
+def _check_any(images: Sequence[Listed], answered: int, broken: Sequence[Broken], noun: Noun) -> None:
+    """Raise UserError where all are broken."""
     if not answered and broken:
         first = broken[0]
         others = f", and the other {len(images) - 1} are broken too" if len(images) > 1 else ""
-        raise UserError(f"expected an image in {first.file}; could not read it: {first.reason}{others}")
+        expected = "a text at" if noun == "texts" else "an image in"
+        raise UserError(f"expected {expected} {first.file}; could not read it: {first.reason}{others}")
 
 
 def _digest_of(images: Sequence[Listed]) -> str:

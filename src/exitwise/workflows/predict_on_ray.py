@@ -32,9 +32,9 @@ from exitwise.processes.cluster import cluster
 from exitwise.storage.files import why_not_written
 from exitwise.storage.folders import IMAGE_SUFFIXES
 from exitwise.storage.images import BrokenImageError, ImageLike
-from exitwise.storage.listing import Listed, Member, listed
+from exitwise.storage.listing import Listed, Member, listed, listed_texts
 from exitwise.storage.rows import schema_of, text_of
-from exitwise.workflows.classifier import fates_of
+from exitwise.workflows.classifier import a_text, fates_of
 
 BATCH, MOST = 64, 1024
 """Images at a time in a stage; rows at a time, of which the most have left."""
@@ -69,10 +69,10 @@ def predict_on_ray(
     strict: bool,
     overwrite: bool,
 ) -> Written:
-    """Classify images by a bundle on a Ray cluster, and write a folder of partitions.
+    """Classify images or texts by a bundle on a Ray cluster, and write a folder of partitions.
 
     Raises:
-        UserError: if the bundle is not what it says, there are no images, or the folder cannot be written.
+        UserError: if the bundle is not what it says, there is nothing to classify, or the folder cannot be written.
     """
     runner = OnnxRunner(Path(source), 1)
     if top > len(runner.classes):
@@ -80,21 +80,23 @@ def predict_on_ray(
     place = str(output)
     if (suffix := os.path.splitext(place)[1]) not in WRITERS:
         raise UserError(f"expected a folder that ends in {' or '.join(filter(None, WRITERS))}; got {place}")
-    urls = _urls(files)
-    images = [] if urls else listed(files)
+    of_texts = runner.manifest.noun == "texts"
+    urls = [] if of_texts else _urls(files)
+    found = listed_texts(files) if of_texts else [] if urls else listed(files)
     target = _target(place, overwrite)
     schema = pyarrow.schema([*schema_of(fields), ("state", pyarrow.binary())])
     stay = [1.0, *(1 - np.cumsum(runner.calibration.expected.get("shares", [])))]
     bundle = str(Path(source).absolute())
     with cluster(), _quietly():
-        share = _share(len(runner.chain) + 2)
+        share = _share(3 if of_texts else len(runner.chain) + 2)
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, int(_cores() / share)))
         how = {"num_cpus": share, "compute": pool}
-        rows = _of_urls(urls) if urls else _of_files(images)
-        rows = rows.map_batches(
-            _Reader, fn_constructor_args=(bundle, strict, schema), batch_size=BATCH, batch_format="pyarrow", **how
+        rows = _of_urls(urls) if urls else _of_samples(found)
+        step, given = (
+            (_Texts, (bundle, strict, device, top, schema)) if of_texts else (_Reader, (bundle, strict, schema))
         )
-        for k in range(len(runner.chain)):
+        rows = rows.map_batches(step, fn_constructor_args=given, batch_size=BATCH, batch_format="pyarrow", **how)
+        for k in range(0 if of_texts else len(runner.chain)):
             inside = stay[k] if k < len(stay) else 1.0
             rows = rows.map_batches(
                 _Stage,
@@ -113,15 +115,16 @@ def predict_on_ray(
             raise UserError(f"expected a place to write {place}; {in_a_line(error)}") from error
     tally = _tally(target, WRITERS[suffix], schema_of(fields))
     if target == place:
-        return Written(Path(place), tally)
+        return Written(Path(place), tally, runner.manifest.noun)
     if not tally.answered:
         first = tally.broken[0]
         shutil.rmtree(target)
-        raise UserError(f"expected an image in {first.file}; could not read it: {first.reason}")
+        expected = "a text at" if of_texts else "an image in"
+        raise UserError(f"expected {expected} {first.file}; could not read it: {first.reason}")
     if os.path.isdir(place):
         shutil.rmtree(place)
     os.replace(target, place)
-    return Written(Path(place), tally)
+    return Written(Path(place), tally, runner.manifest.noun)
 
 
 def _urls(files: Any) -> list[str]:
@@ -175,16 +178,18 @@ def _share(steps: int) -> float:
     return min(1.0, max(0.05, round(_cores() / (2 * steps), 2)))
 
 
-def _of_files(images: Sequence[Listed]) -> Any:
-    table = pyarrow.Table.from_pylist([_row_of(*each) for each in images], FILES)
-    return ray.data.from_arrow(table, override_num_blocks=-(-len(images) // BLOCK))
+def _of_samples(found: Sequence[Listed]) -> Any:
+    table = pyarrow.Table.from_pylist([_row_of(*each) for each in found], FILES)
+    return ray.data.from_arrow(table, override_num_blocks=-(-len(found) // BLOCK))
 
 
 def _row_of(name: str, image: ImageLike | Member) -> dict[str, Any]:
     row: dict[str, Any] = {"name": os.fsencode(name)}
     if isinstance(image, Member):
         return {**row, "path": os.fsencode(image.shard.absolute()), "offset": image.offset, "size": image.size}
-    if isinstance(image, (str, PathLike)):
+    if isinstance(image, str):  # a text: images are named by paths
+        return {**row, "bytes": image.encode(errors="replace")}
+    if isinstance(image, PathLike):
         return {**row, "path": os.fsencode(Path(image).absolute())}
     if isinstance(image, bytes):
         return {**row, "bytes": image}
@@ -236,6 +241,40 @@ def _content(row: dict[str, Any]) -> Any:
         return row["bytes"]
     path = Path(os.fsdecode(row["path"]))
     return path if row["offset"] is None else Member(path, row["offset"], row["size"]).read()
+
+
+class _Texts:
+    """Classifies texts, by all stages at once: a state has as many tokens as the longest text beside it.
+
+    Args:
+        bundle: a folder.
+        strict: whether an empty text ends it all.
+        device: ONNX Runtime's provider.
+        top: likeliest classes to name.
+        schema: of the rows.
+    """
+
+    def __init__(self, bundle: str, strict: bool, device: str, top: int, schema: pyarrow.Schema) -> None:
+        self.runner = OnnxRunner(bundle, 1, provider="cpu" if device == "auto" else device)
+        self.strict, self.top, self.schema = strict, top, schema
+
+    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        given = [(os.fsdecode(each["name"]), each["bytes"].decode()) for each in batch.to_pylist()]
+        rows: list[dict[str, Any]] = [{"file": name} for name, _ in given]
+        read = []
+        for row, (name, text) in zip(rows, given, strict=True):
+            try:
+                read.append((row, a_text(text)))
+            except BrokenImageError as error:
+                if self.strict:
+                    raise UserError(str(error)) from None
+                row |= Broken(name, error.reason).row()
+        if read:
+            result = self.runner([text for _, text in read])
+            fates = fates_of(result, self.runner.classes, self.runner.full_macs, self.top)
+            for (row, _), fate in zip(read, fates, strict=True):
+                row |= Prediction(row["file"], *fate).row()
+        return _table(rows, self.schema)
 
 
 class _Stage:

@@ -67,7 +67,7 @@ class TrainingResult(Shown):
     def __rich__(self) -> RenderableType:
         from rich.table import Table
 
-        table = Table(title="Last epoch, calibration images")
+        table = Table(title=f"Last epoch, calibration {self.run.settings.noun}")
         row = self.history[-1].items()
         accuracies = [value for key, value in row if key.startswith("calibration_accuracy_")]
         for number, _ in enumerate(accuracies, start=1):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exitwise.errors import DataError
 
-SEVERAL = "several labels of one image; exitwise tells classes apart of which each image is of one (no multi-label)"
+SEVERAL = "several labels of one sample; exitwise tells classes apart of which each sample is of one (no multi-label)"
 """What is said where a data set has lists in the place of labels."""
 
 
@@ -41,5 +41,5 @@ def numbered(path: Path, places: Mapping[str, str], classes: Sequence[str]) -> d
     """
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := next((label for label in places if label not in numbers), None):
-        raise DataError(f"expected the labels of the training images in {path}; got {unknown!r} ({places[unknown]})")
+        raise DataError(f"expected the labels of the training samples in {path}; got {unknown!r} ({places[unknown]})")
     return numbers

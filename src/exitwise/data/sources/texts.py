@@ -70,8 +70,8 @@ def open_texts(request: Request) -> Sources:
     """
     path = Path(request.data)
     if request.tokens is None:
-        raise DataError(f"expected images; {path} is a table of texts, which a network of texts takes: --model hf/NAME")
-    parts = read_parts(path, "text")
+        raise DataError(f"expected images; {path} is a table of texts, for `exitwise train --model hf/NAME`")
+    parts = read_texts(path)
     known = class_names(path, places(parts["train"]))
     seen: set[bytes] = set()
     made: dict[str, Source] = {
@@ -82,22 +82,32 @@ def open_texts(request: Request) -> Sources:
     return Sources(made["train"], val if test else None, test or val)
 
 
+def read_texts(path: Path) -> dict[str, list[Row]]:
+    """Return the rows of each part of a table of texts, as :func:`~exitwise.data.sources.tables.read_parts` does.
+
+    Raises:
+        DataError: for a table that cannot be used, or texts that are not in UTF-8.
+    """
+    parts = read_parts(path, "text")
+    for row in (row for rows in parts.values() for row in rows):
+        if not row.content.isprintable() and any("\ud800" <= char <= "\udfff" for char in row.content):
+            raise DataError(f"expected texts in UTF-8 in {path}; line {row.line} has others")
+    return parts
+
+
 def texts_at(path: Path, classes: Sequence[str], tokens: Tokens) -> TextSource:
     """Return all texts of a table, with these class names.
 
     Raises:
         DataError: for a table that cannot be used.
     """
-    parts = read_parts(path, "text")
+    parts = read_texts(path)
     rows = [row for part in parts.values() for row in part]
     return _source(path, rows, numbered(path, places(rows), classes), tokens, set())
 
 
 def _source(path: Path, rows: Sequence[Row], numbers: dict[str, int], tokens: Tokens, seen: set[bytes]) -> TextSource:
     """Return the texts of a part that are none of those ``seen``, to which they are added."""
-    for row in rows:
-        if not row.content.isprintable() and any("\ud800" <= char <= "\udfff" for char in row.content):
-            raise DataError(f"expected texts in UTF-8 in {path}; line {row.line} has others")
     ids, cut = tokens.ids([row.content for row in rows])
     kept = []
     for index, (row, own) in enumerate(zip(rows, ids, strict=True)):

@@ -116,7 +116,7 @@
   const bins = ({ x, y, share }, name, symbol, shade) => ({
     x, y, mode: "markers", cliponaxis: false,
     marker: { symbol, size: share.map((part) => 4 + 14 * Math.sqrt(part)), color: shade, opacity: 0.8, line: { width: 0 } },
-    text: share.map((part) => `${(100 * part).toFixed(1)} % of the images`),
+    text: share.map((part) => `${(100 * part).toFixed(1)} % of the ${data.noun}`),
     hovertemplate: `right %{y:.0f} % at confidence %{x:.0f} %, %{text}<extra>${name}</extra>`,
   });
 
@@ -149,8 +149,8 @@
     });
     return {
       traces: exits.flatMap(({ x, train, calibration }, number) => [
-        line(x, train, number, 1, "dot", `exit ${number + 1}, training images`),
-        line(x, calibration, number, 2.2, "solid", `exit ${number + 1}, calibration images`),
+        line(x, train, number, 1, "dot", `exit ${number + 1}, training ${data.noun}`),
+        line(x, calibration, number, 2.2, "solid", `exit ${number + 1}, calibration ${data.noun}`),
       ]),
       axes: { x: { title: { text: "epoch" }, tickformat: "d" }, y: { title: { text: "accuracy (%)" } } },
     };

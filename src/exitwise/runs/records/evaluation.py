@@ -13,7 +13,7 @@ from exitwise.exiting.point import OperatingPoint
 from exitwise.exiting.policy import MAX_PROBABILITY, ExitPolicy
 from exitwise.exiting.scores import TOP, Scores
 from exitwise.exiting.wish import as_calibrated
-from exitwise.shown import Shown, macs, percent, shares
+from exitwise.shown import Noun, Shown, macs, percent, shares
 from exitwise.storage.record import Record
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Evaluation(Shown):
         outcome: what it loses on the test images, and for whom; None without one, and in records of version 1.
         exit_scores: of each exit alone, class by class; none in older records.
         scores: of the calibration, class by class; None without one, and in older records.
+        noun: what the test samples are called.
         stored: the file that it was written to; None: nowhere.
     """
 
@@ -70,6 +71,7 @@ class Evaluation(Shown):
     outcome: Outcome | None = None
     exit_scores: tuple[Scores, ...] = ()
     scores: Scores | None = None
+    noun: Noun = "images"
     stored: Path | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -82,14 +84,14 @@ class Evaluation(Shown):
         """What the calibration does on the test images, in words, what matters most first."""
         if self.outcome is None or self.calibrated is None:
             return []
-        return self.outcome.lines(as_calibrated(self.intro), self.calibrated, self.full, "test images")
+        return self.outcome.lines(as_calibrated(self.intro), self.calibrated, self.full, f"test {self.noun}")
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
 
         full = self.full
-        table = Table(title="Test images")
+        table = Table(title=f"Test {self.noun}")
         for name in ("setting", "accuracy", "MACs", "of full", "leaving at each exit"):
             table.add_column(name, justify="left" if name == "setting" else "right")
         for number, (accuracy, cost) in enumerate(zip(self.anytime, self.exit_macs, strict=True), start=1):
@@ -127,7 +129,7 @@ class Evaluation(Shown):
             return []
         yardstick = outcome.yardstick.name(len(self.exit_macs))
         return [
-            parts_table(parts, what, yardstick, self.exit_macs, self.full)
+            parts_table(parts, what, yardstick, self.exit_macs, self.full, self.noun)
             for what, parts in (("class", outcome.classes), ("group", outcome.groups))
             if parts
         ]
@@ -141,6 +143,7 @@ def _encode(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "checkpoint": evaluation.checkpoint,
         "images": evaluation.images,
+        "noun": evaluation.noun,
         "left_out": evaluation.left_out,
         "exit_macs": list(evaluation.exit_macs),
         "full_macs": evaluation.full_macs,
@@ -183,6 +186,7 @@ def _decode(content: dict[str, Any], version: int) -> Evaluation:
         Outcome.from_json(content["outcome"]) if content.get("outcome") else None,
         tuple(map(Scores.from_json, content.get("exit_scores", ()))),
         Scores.from_json(content["scores"]) if content.get("scores") else None,
+        content.get("noun", "images"),
     )
 
 

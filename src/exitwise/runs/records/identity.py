@@ -12,6 +12,7 @@ from pathlib import Path
 from exitwise.data import Split, Splits
 from exitwise.data.sources.texts import TextSource
 from exitwise.errors import UserError
+from exitwise.shown import Noun
 from exitwise.storage.files import to_csv, write_bytes
 
 KNOWN = "images.csv.gz"
@@ -52,11 +53,12 @@ def read_known(folder: Path) -> Rows:
         raise UserError(f"expected a list of images in {path}; {error}") from error
 
 
-def changes(folder: Path, splits: Splits) -> str:
-    """Return how images differ from those of a run: ``the images have changed: 2 gone (a/1.png, a/2.png)``."""
+def changes(folder: Path, splits: Splits, noun: Noun) -> str:
+    """Return how samples differ from those of a run: ``the images have changed: 2 gone (a/1.png, a/2.png)``."""
     known, now = read_known(folder), _rows(splits) if _is_listed(splits) else {}
+    changed = f"the {noun} have changed"
     if not known or not now:
-        return "the images have changed"
+        return changed
     before, after = ({name: each for (_, name), each in rows.items()} for rows in (known, now))
     differing = {
         "gone": [name for name in before if name not in after],
@@ -70,7 +72,7 @@ def changes(folder: Path, splits: Splits) -> str:
         for what, names in differing.items()
         if names
     ]
-    return f"the images have changed: {', '.join(said)}" if said else "the images have changed"
+    return f"{changed}: {', '.join(said)}" if said else changed
 
 
 def known_to(folder: Path, split: Split) -> dict[str, list[str]]:
