@@ -142,8 +142,8 @@ def loaded(splits: Splits, workers: int) -> float:
     iterator = iter(batches.loader)
     next(iterator)
     begun, images = time.monotonic(), 0
-    for (_, pixels, _), _ in iterator:
-        images += len(pixels)
+    for (positions, _, _), _ in iterator:
+        images += len(positions)
     return images / (time.monotonic() - begun)
 
 

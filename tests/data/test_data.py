@@ -105,6 +105,17 @@ def test_batches_depend_on_seed_epoch_and_number_alone(augment, tmp_path):
     assert not torch.equal(batches(epoch=1)[0][0], reference[0][0])
 
 
+def test_a_batch_of_workers_stays_until_the_next_is_taken(tmp_path):
+    split = load(str(make_folder(tmp_path, count=24)), Preprocessing(8, (0.5,) * 3, (0.5,) * 3, "resize")).train
+    by_itself, by_workers = (TrainingBatches(split, 4, 0, workers=workers) for workers in (0, 2))
+    assert by_workers.slots is not None
+    for epoch in range(2):
+        by_itself.sampler.epoch = by_workers.sampler.epoch = epoch
+        for (_, wanted, _), (_, images, _) in zip(by_itself._decoded(), by_workers._decoded(), strict=True):
+            time.sleep(0.01)  # workers go on as far as they may
+            assert torch.equal(images, wanted)
+
+
 def test_images_in_memory_and_images_read_one_by_one_make_the_same_batches(tmp_path, monkeypatch):
     preprocessing = Preprocessing(8, (0.5,) * 3, (0.25,) * 3, "crop")
     make_folder(tmp_path)

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from exitwise.data.reading import ImagesByKey, collate, end_quietly, start
+from exitwise.data.reading import AHEAD, ImagesByKey, Slots, collate, end_quietly, start
 from exitwise.data.sampling import EpochBatches, InOrder, derive_seed, random_keys
 from exitwise.data.sources import ArraySource
 from exitwise.data.sources.texts import TextSource
 from exitwise.data.splits import Split
 from exitwise.data.transforms import Preprocessing
 from exitwise.kernels.inputs import Inputs, moved
+
+MOST_SHARED = 2**29
+"""Bytes that batches of workers may take for good."""
 
 
 class TrainingBatches:
@@ -77,10 +80,15 @@ class TrainingBatches:
             assert isinstance(split.source, ArraySource)
             self.images = split.source.images[split.indices].to(self.device)
         else:
+            side = split.preprocessing.image_size
+            shape = (batch_size, split.preprocessing.channels, side, side)
+            apart = workers and self.device.type == "cpu" and Slots.size(workers, shape) <= MOST_SHARED
+            self.slots = Slots(workers, shape) if apart else None
             self.loader = DataLoader(
                 ImagesByKey(split, singly, seed),
                 batch_sampler=self.sampler,
-                collate_fn=collate,
+                collate_fn=self.slots or collate,
+                prefetch_factor=AHEAD if workers else None,
                 num_workers=workers,
                 worker_init_fn=end_quietly,
                 persistent_workers=workers > 0,
@@ -120,5 +128,8 @@ class TrainingBatches:
         else:
             for batch, faults in start(self.loader):
                 self.ledger.skip(faults)
-                positions, images, targets = (part.to(self.device, non_blocking=True) for part in batch)
+                positions, images, targets = (
+                    torch.as_tensor(part).to(self.device, non_blocking=True)
+                    for part in (batch if self.slots is None else self.slots.taken(batch))
+                )
                 yield positions, images, targets

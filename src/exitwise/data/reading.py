@@ -6,6 +6,7 @@ workers.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from exitwise.data.ledger import Skipped
 from exitwise.data.sampling import Key, derive_seed
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+AHEAD = 2
+"""Batches that a worker may be ahead by."""
 
 
 class Reading(NamedTuple):
@@ -98,11 +102,58 @@ class ImagesByKey(_Images):
         )
 
 
-def collate(readings: list[Reading]) -> tuple[list[Tensor] | None, list[Skipped]]:
-    """Return a batch of what could be read, None if nothing could; and the faults."""
+def collate(readings: list[Reading]) -> tuple[list[Any] | None, list[Skipped]]:
+    """Return a batch of what could be read, None if nothing could; and the faults.
+
+    Numbers stay numbers: a tensor from a worker is a file in shared memory, which is opened and closed for it.
+    """
     samples = [reading.sample for reading in readings if reading.sample is not None]
     faults = [reading.fault for reading in readings if reading.fault is not None]
-    return (default_collate(samples) if samples else None), faults
+    columns = [
+        default_collate(list(each)) if isinstance(each[0], Tensor) else list(each)
+        for each in zip(*samples, strict=True)
+    ]
+    return columns or None, faults
+
+
+class Slots:
+    """Collates batches into shared memory that stays: each worker writes into its slots in turn.
+
+    A batch that is sent as a tensor is a new file in shared memory, whose pages the system clears each time; sent is
+    where it lies, in place of that. A worker is ahead by :data:`AHEAD` batches at most of the last one that was taken,
+    which therefore stays as it is until the next of any worker is asked for.
+
+    Args:
+        workers: how many there are.
+        shape: of a whole batch of images, uint8.
+    """
+
+    def __init__(self, workers: int, shape: tuple[int, ...]) -> None:
+        self.images = torch.empty(workers, AHEAD + 1, *shape, dtype=torch.uint8).share_memory_()
+        self.turn = 0
+
+    @staticmethod
+    def size(workers: int, shape: tuple[int, ...]) -> int:
+        """Return how many bytes they take."""
+        return workers * (AHEAD + 1) * math.prod(shape)
+
+    def __call__(self, readings: list[Reading]) -> tuple[list[Any] | None, list[Skipped]]:
+        """Return :func:`collate`'s, with worker, slot and number of images in the place of these; in a worker."""
+        samples = [reading.sample for reading in readings if reading.sample is not None]
+        faults = [reading.fault for reading in readings if reading.fault is not None]
+        if not samples:
+            return None, faults
+        positions, images, targets = zip(*samples, strict=True)
+        worker = get_worker_info()
+        assert worker is not None
+        self.turn = (self.turn + 1) % (AHEAD + 1)
+        torch.stack(images, out=self.images[worker.id, self.turn, : len(images)])
+        return [list(positions), (worker.id, self.turn, len(images)), list(targets)], faults
+
+    def taken(self, batch: list[Any]) -> list[Any]:
+        """Return a batch with its images, which stay until another one is asked for."""
+        positions, (worker, slot, count), targets = batch
+        return [positions, self.images[worker, slot, :count], targets]
 
 
 def start(loader: DataLoader[Reading]) -> Iterator[Any]:

@@ -120,7 +120,7 @@ class Split:
             self.source.ledger.skip(faults)
             if batch is not None:
                 images, targets = batch
-                yield images, targets
+                yield images, torch.tensor(targets)
 
 
 class Splits(NamedTuple):
