@@ -102,7 +102,7 @@ def test_states_that_are_not_finite_are_refused(flowers_bundle, images):
     _, rest = halves.device(images[:3])
     next(iter(rest.inside.arrays.values()))[0] = np.nan
     with pytest.raises(DataError, match="finite"):
-        halves.server(packed(rest.inside, 1, (0.5, 0.5), halves.device._digest))
+        halves.server(packed(rest.inside, 1, (0.5, 0.5), halves.device.digest))
 
 
 def test_what_cannot_be_split(flowers_bundle):

@@ -128,6 +128,16 @@ def test_a_device_answers_what_leaves_and_the_server_the_rest(server, flowers_bu
         if precision == "float32":
             assert [each["exit"] - 1 for each in answers] == wanted.exit.tolist()
         assert {kind for kind, size in client.sent.items() if size} <= kinds
+    whole = ew.SplitClient(flowers_bundle, 1, server)
+    answers = whole(files)
+    least = urllib.request.Request(f"{server}/budget", b'{"budget": 0.25}', method="PUT")
+    urllib.request.urlopen(least).close()
+    assert whole(files) == answers  # whatever the server's own dial says
+    urllib.request.urlopen(as_calibrated).close()
+    assert whole([]) == []
+    whole.device.digest = "0" * 64
+    with pytest.raises(UserError, match=r"answers 400: expected (images|states) "):
+        whole(files)
     elsewhere = ew.SplitClient(flowers_bundle, 1, "http://127.0.0.1:9", seconds=1)
     elsewhere.device.runner.thresholds = (None, None)
     with pytest.raises(UserError, match="expected an answer of the server at"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,14 @@ import numpy.typing as npt
 from exitwise.deploy.chain import Inside
 from exitwise.deploy.onnx_runner import OnnxResult, OnnxRunner, Tensors
 from exitwise.deploy.states import Precision, bundle_digest, check_precision, described, packed, unpacked
-from exitwise.errors import UserError
-from exitwise.exiting.rule import Thresholds
+from exitwise.errors import DataError, UserError
+from exitwise.exiting.rule import Thresholds, finite_thresholds
 
 STATE_TYPE = "application/x-exitwise-state"
 """Content type of samples between two stages."""
+
+BUNDLE, THRESHOLDS = "x-exitwise-bundle", "x-exitwise-thresholds"
+"""Headers of an image that a device sends as it is: the bundle that it is for, and thresholds in JSON."""
 
 TOKENS = 16
 """Length of a free axis, such as of tokens, in an input made up to try a bundle."""
@@ -50,7 +53,7 @@ class DeviceHalf:
 
     def __init__(self, runner: OnnxRunner, after: int, precision: Precision) -> None:
         self.runner, self.after, self.precision = runner, after, precision
-        self._digest = bundle_digest(runner.folder)
+        self.digest = bundle_digest(runner.folder)
 
     def __call__(self, inputs: Tensors) -> tuple[OnnxResult, Rest]:
         """Return the fates of samples, with an exit of -1 for those that go on, and these."""
@@ -62,7 +65,7 @@ class DeviceHalf:
 
     def pack(self, inside: Inside, thresholds: Thresholds) -> bytes:
         """Return samples as bytes for the server."""
-        return packed(inside, self.after, thresholds, self._digest, self.precision)
+        return packed(inside, self.after, thresholds, self.digest, self.precision)
 
     @property
     def state_bytes(self) -> int:
@@ -85,6 +88,24 @@ class ServerHalf:
             DataError: for anything else, or samples of another bundle.
         """
         return unpacked(message, self._digest, self._shapes)
+
+    def thresholds_of(self, headers: Mapping[str, str]) -> Thresholds | None:
+        """Return the thresholds that an image leaves by; None if it is not of a device.
+
+        Raises:
+            DataError: for one that is meant for another bundle, or thresholds that are none.
+        """
+        if BUNDLE not in headers:
+            return None
+        if headers[BUNDLE] != self._digest:
+            raise DataError("expected images for the bundle that is served; got one for another")
+        try:
+            thresholds = finite_thresholds(json.loads(headers.get(THRESHOLDS, "")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"expected thresholds of a device in JSON; {error}") from error
+        if len(thresholds) != len(self.runner.chain) - 1:
+            raise DataError(f"expected {len(self.runner.chain) - 1} thresholds of a device; got {len(thresholds)}")
+        return thresholds
 
     def __call__(self, message: bytes) -> OnnxResult:
         """Return the fates of samples that a device sent."""
@@ -122,7 +143,8 @@ def split(bundle: str | Path, after: int, precision: Precision = "float32", *, t
 class SplitClient:
     """Answers on a device, and by a server that serves the same bundle what does not leave here.
 
-    A sample that goes on is sent as its state or as the image file itself, whichever is smaller.
+    A sample that goes on is sent as its state or as the image file itself, whichever is smaller. Either way it leaves
+    by the device's thresholds, at an exit after the device's.
 
     Args:
         bundle: the same as the server's.
@@ -159,7 +181,13 @@ class SplitClient:
         Raises:
             UserError: if the server does not answer, or not so; and for a broken image.
         """
-        runner = self.device.runner
+        if not images:
+            return []
+        runner, after = self.device.runner, self.device.after
+        as_file = {
+            BUNDLE: self.device.digest,
+            THRESHOLDS: json.dumps([*[None] * after, *runner.thresholds[after:]]),
+        }
         read = [runner.read(image) for image in images]
         result, rest = self.device({name: np.stack([each[name] for each in read]) for name in read[0]})
         answers: list[dict[str, Any]] = [
@@ -169,17 +197,17 @@ class SplitClient:
         for number, place in enumerate(rest.places.tolist()):
             state = self.device.pack(rest.inside.rows(slice(number, number + 1)), runner.thresholds)
             as_state = len(state) <= len(images[place])
-            kind, body, path = (
-                (STATE_TYPE, state, "/continue")
+            path, body, headers = (
+                ("/continue", state, {"content-type": STATE_TYPE})
                 if as_state
-                else ("application/octet-stream", images[place], "/predict")
+                else ("/predict", images[place], {"content-type": "application/octet-stream", **as_file})
             )
             self.sent["states" if as_state else "files"] += len(body)
-            answers[place] = {**self._ask(path, kind, body), "where": "server"}
+            answers[place] = {**self._ask(path, body, headers), "where": "server"}
         return answers
 
-    def _ask(self, path: str, kind: str, body: bytes) -> dict[str, Any]:
-        request = urllib.request.Request(self.url + path, body, {"content-type": kind, **self._headers})
+    def _ask(self, path: str, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        request = urllib.request.Request(self.url + path, body, {**headers, **self._headers})
         try:
             with urllib.request.urlopen(request, timeout=self.seconds) as answer:
                 said: dict[str, Any] = json.load(answer)["answers"][0]
