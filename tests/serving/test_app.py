@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,8 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from exitwise.serving.access import Access
-from exitwise.serving.app import Limits, create_app
+from exitwise.serving.app import create_app
+from exitwise.serving.limits import BODIES, Limits
 from exitwise.serving.service import Service
 
 LOCAL = {"base_url": "http://127.0.0.1:8000", "client": ("127.0.0.1", 5000)}
@@ -123,12 +125,14 @@ def image(mode="L", size=(8, 8), format="PNG"):
     return file.getvalue()
 
 
+LARGE = base64.b64encode(image(size=(500, 200))).decode()
 BROKEN = {
     "nothing": ({"content": b"", "headers": RAW}, 400, "empty"),
     "no image": ({"content": b"hello", "headers": RAW}, 400, "not an image"),
     "a cut image": ({"content": pngs(1)[0][:60], "headers": RAW}, 400, "expected an image"),
     "numbers that are not finite": ({"content": image("F", format="TIFF"), "headers": RAW}, 400, "no agreed range"),
     "too many pixels": ({"content": image(size=(5000, 200)), "headers": RAW}, 413, "at most 500000 pixels"),
+    "too many pixels together": ({"json": {"images": [LARGE] * 6}}, 413, "a request together; got 600000"),
     "too long": ({"content": b"x" * 100_001, "headers": RAW}, 413, "at most 100000 bytes"),
     "too many": ({"json": {"images": ["aGk="] * 65}}, 413, "at most 64 samples"),
     "a type": ({"content": b"<a/>", "headers": {"content-type": "text/xml"}}, 415, "text/xml"),
@@ -172,6 +176,47 @@ def test_arrays_that_are_not_finite_are_refused(client):
 def test_a_deadline_that_passed_before_the_first_exit_is_503(client):
     response = client.post("/predict?deadline_ms=0.0001", content=pngs(1)[0], headers=RAW)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+
+
+def test_decoding_ends_at_the_deadline(client, service, monkeypatch):
+    read, begun = service.live.runner.read, []
+
+    def slowly(file):
+        begun.append(file)
+        time.sleep(0.1)
+        return read(file)
+
+    monkeypatch.setattr(service.live.runner, "read", slowly)
+    response = client.post("/predict?deadline_ms=150", files=[("files", file) for file in pngs(20)])
+    assert (response.status_code, response.json()["error"]) == (503, "its deadline passed before it was read")
+    time.sleep(0.3)  # what is being decoded comes to its end
+    assert len(begun) < 10
+
+
+def test_bodies_that_are_coming_hold_but_so_many_bytes(service):
+    limits = Limits(1000, 1.0)
+    client = TestClient(create_app(service, limits=limits), **LOCAL)
+    limits.coming = BODIES * 1000 - 10
+    response = client.post("/predict", content=b"x" * 11, headers=RAW)
+    assert (response.status_code, limits.coming) == (429, BODIES * 1000 - 10)
+    assert client.post("/predict", content=b"x" * 9, headers=RAW).status_code == 400  # no image
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/predict", 405),
+        ("POST", "/predict/", 404),
+        ("GET", "/openapi.json", 404),
+        ("HEAD", "/health", 200),
+        ("HEAD", "/", 200),
+    ],
+)
+def test_paths_and_methods_that_there_are_not_are_answered_as_other_errors(client, method, path, status):
+    response = client.request(method, path, follow_redirects=False)
+    assert response.status_code == status
+    if status >= 400:
+        assert list(response.json()) == ["error"]
 
 
 def test_no_place_is_429(client, service):

@@ -73,6 +73,9 @@ def _run(app: App, tokens: Sequence[str], continues: str) -> None:
         _stop(_one_line(error), BAD_INPUT)
     except (NotADirectoryError, FileExistsError, IsADirectoryError, PermissionError) as error:
         _stop(_one_line(error), BAD_INPUT)
+    except BrokenPipeError:  # whoever reads standard output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is written to once more at the end
+        sys.exit(FAILED)
     except OSError as error:
         _stop(_one_line(error), FAILED)
     except ModuleNotFoundError as error:

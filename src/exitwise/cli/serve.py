@@ -62,7 +62,7 @@ def serve(
     max_body_mb
         Of a request, in MiB.
     max_pixels
-        Of an image.
+        Of the images of a request together.
     timeout
         Seconds for a request to come, and for a stage to finish.
     token_file

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -14,15 +14,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from exitwise.deploy.chain import Inside
 from exitwise.deploy.sessions import allowed_cores
 from exitwise.deploy.split import STATE_TYPE
 from exitwise.errors import UserError, in_a_line
+from exitwise.exiting.rule import Thresholds
 from exitwise.serving.access import Access, DeniedError
 from exitwise.serving.bodies import Asked, MediaTypeError, SlowError, arrays_of, asked, read_body
-from exitwise.serving.fates import FullError, Left, RefusedError
+from exitwise.serving.fates import FullError, LateError, Left, RefusedError
+from exitwise.serving.limits import Limits
 from exitwise.serving.metrics import Metrics
 from exitwise.serving.service import Dial, Live, NoAnswerError, Service, TooLargeError
 from exitwise.version import __version__
@@ -47,19 +50,6 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 """What each error is answered with; the first that fits."""
 
 
-@dataclass
-class Limits:
-    """Of requests.
-
-    Attributes:
-        max_body: bytes.
-        body_seconds: until a body has come.
-    """
-
-    max_body: int = 16 * 2**20
-    body_seconds: float = 30.0
-
-
 class BudgetWish(BaseModel):
     """The dial: a share of the full network's MACs, of the bundle's table; None: as calibrated."""
 
@@ -77,7 +67,8 @@ def create_app(service: Service, access: Access | None = None, limits: Limits | 
         limits: of requests.
     """
     server = _Server(service, access or Access(), limits or Limits())
-    app = FastAPI(title="exitwise", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="exitwise", version=__version__, openapi_url=None, redirect_slashes=False)
+    app.add_exception_handler(HTTPException, server.no_endpoint)
     app.state.server = server
     for path, method, endpoint in (
         ("/predict", "POST", server.predict),
@@ -92,7 +83,8 @@ def create_app(service: Service, access: Access | None = None, limits: Limits | 
         ("/page.js", "GET", server.page),
         ("/page.css", "GET", server.page),
     ):
-        app.add_api_route(path, server.answering(endpoint), methods=[method], response_model=None)
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
+        app.add_api_route(path, server.answering(endpoint), methods=methods, response_model=None)
     return app
 
 
@@ -129,36 +121,54 @@ class _Server:
         answered.__name__, answered.__doc__ = endpoint.__name__, endpoint.__doc__
         return answered
 
+    async def no_endpoint(self, request: Request, error: Exception) -> Response:
+        """Answer a path or a method that there is not."""
+        assert isinstance(error, HTTPException)
+        self.counted.responses.labels(str(error.status_code)).inc()
+        return _error(error.status_code, f"{error.detail}: {request.method} {request.url.path[:80]}")
+
     async def predict(self, request: Request) -> Response:
         """Classify images or texts, each as deep as it needs."""
         self.access.check(request)
+        self._check_room(self.service.live, 1)
+        wanted = await asked(request, await read_body(request, self.limits))
+        with self._using() as live:
+            return await self._answer(live, wanted, live.continued.thresholds_of(request.headers))
+
+    @contextmanager
+    def _using(self) -> Iterator[Live]:
+        """Yield the bundle that is served now, which stays until the request is answered."""
         live = self.service.live
         live.users += 1
         try:
-            if live.scheduler.inside + self.reading >= live.scheduler.max_inside:
-                live.scheduler.refused += 1
-                raise FullError("as many samples are inside as may be")
-            body = await read_body(request, self.limits.max_body, self.limits.body_seconds)
-            return await self._answer(live, await asked(request, body))
+            yield live
         finally:
             live.users -= 1
 
-    async def _answer(self, live: Live, asked: Asked) -> Response:
+    def _check_room(self, live: Live, samples: int) -> None:
+        if live.scheduler.inside + self.reading + samples > live.scheduler.max_inside:
+            live.scheduler.refused += samples
+            raise FullError("as many samples are inside as may be")
+
+    async def _answer(self, live: Live, asked: Asked, thresholds: Thresholds | None) -> Response:
         start = time.perf_counter()
         if asked.samples > live.scheduler.max_inside:
             raise TooLargeError(f"expected at most {live.scheduler.max_inside} samples; got {asked.samples}")
-        if live.scheduler.inside + self.reading + asked.samples > live.scheduler.max_inside:
-            live.scheduler.refused += asked.samples
-            raise FullError("as many samples are inside as may be")
-        live.dial(asked.wish.budget)  # a budget that there is not costs no decoding
+        self._check_room(live, asked.samples)
+        wish = asked.wish
+        live.dial(wish.budget)  # a budget that there is not costs no decoding
+        until = None if wish.deadline_ms is None else start + wish.deadline_ms / 1000
         self.reading += asked.samples
         try:
-            inside = await asyncio.get_running_loop().run_in_executor(self.readers, _read, live, asked)
+            async with asyncio.timeout(None if until is None else until - start):
+                inside = await asyncio.get_running_loop().run_in_executor(self.readers, _read, live, asked, until)
+        except TimeoutError:
+            live.scheduler.late += asked.samples
+            raise LateError("its deadline passed before it was read") from None
         finally:
             self.reading -= asked.samples
-        wish = asked.wish
-        seconds = None if wish.deadline_ms is None else wish.deadline_ms / 1000 - time.perf_counter() + start
-        dial, futures = self.service.submit(live, inside, wish.budget, seconds)
+        seconds = None if until is None else until - time.perf_counter()
+        dial, futures = self.service.submit(live, inside, wish.budget, seconds, thresholds)
         fates = await _fates(futures)
         live.note(fates, time.perf_counter() - start)
         return JSONResponse({"answers": [live.says(each, dial, wish.top) for each in fates]})
@@ -166,18 +176,14 @@ class _Server:
     async def go_on(self, request: Request) -> Response:
         """Answer samples whose first stages a device has run."""
         self.access.check(request)
-        live = self.service.live
-        live.users += 1
-        try:
-            if request.headers.get("content-type", "") != STATE_TYPE:
-                raise MediaTypeError(f"expected {STATE_TYPE}; got another type")
-            body = await read_body(request, self.limits.max_body, self.limits.body_seconds)
+        if request.headers.get("content-type", "") != STATE_TYPE:
+            raise MediaTypeError(f"expected {STATE_TYPE}; got another type")
+        body = await read_body(request, self.limits)
+        with self._using() as live:
             inside, stage, thresholds = await asyncio.to_thread(live.continued.unpack, body)
             fates = await _fates(live.scheduler.submit(inside, thresholds, None, stage))
             dial = Dial(None, thresholds)
             return JSONResponse({"answers": [live.says(each, dial) for each in fates]})
-        finally:
-            live.users -= 1
 
     async def get_budget(self, request: Request) -> dict[str, Any]:
         """Return the dial, and the budgets that there are."""
@@ -194,7 +200,7 @@ class _Server:
     async def put_budget(self, request: Request) -> dict[str, Any]:
         """Turn the dial, for samples that come from now on."""
         self.access.check_change(request)
-        body = await read_body(request, 10_000, self.limits.body_seconds)
+        body = await read_body(request, self.limits, most=10_000)
         try:
             wish = BudgetWish.model_validate_json(body)
         except ValidationError as error:
@@ -237,9 +243,9 @@ async def _fates(futures: Sequence[Future[Left]]) -> list[Left]:
             future.cancel()
 
 
-def _read(live: Live, asked: Asked) -> Inside:
+def _read(live: Live, asked: Asked, until: float | None) -> Inside:
     if asked.images is not None:
-        return live.read_images(asked.images)
+        return live.read_images(asked.images, until)
     if asked.texts is not None:
         return live.read_texts(asked.texts)
     return live.enter(arrays_of(asked, live))

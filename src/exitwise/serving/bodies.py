@@ -16,6 +16,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from exitwise.errors import UserError
+from exitwise.serving.fates import FullError
+from exitwise.serving.limits import Limits
 from exitwise.serving.service import Live, TooLargeError
 
 MOST_MILLISECONDS, MOST_TOP = 3_600_000, 1000
@@ -70,26 +72,33 @@ class Asked(NamedTuple):
         return len(first) if isinstance(first, list) else 1
 
 
-async def read_body(request: Request, most: int, seconds: float) -> bytes:
+async def read_body(request: Request, limits: Limits, most: int | None = None) -> bytes:
     """Return a body.
 
     Raises:
-        TooLargeError: for one of more than ``most`` bytes.
+        TooLargeError: for one of more than ``most`` bytes; by default as the limits say.
         SlowError: if it takes longer.
+        FullError: if bodies that are coming hold as much as they may.
     """
+    most = limits.max_body if most is None else most
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
         raise TooLargeError(f"expected a body of at most {most} bytes; got one of {length[:20]}")
     chunks, size = [], 0
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
+                limits.coming += len(chunk)
                 if size > most:
                     raise TooLargeError(f"expected a body of at most {most} bytes; got more")
+                if limits.coming > limits.max_coming:
+                    raise FullError("bodies that are coming hold as many bytes as they may")
                 chunks.append(chunk)
     except TimeoutError:
-        raise SlowError(f"expected a body within {seconds:g} s; got {size} bytes") from None
+        raise SlowError(f"expected a body within {limits.body_seconds:g} s; got {size} bytes") from None
+    finally:
+        limits.coming -= size
     return b"".join(chunks)
 
 

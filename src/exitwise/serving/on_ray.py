@@ -27,7 +27,8 @@ from exitwise.deploy.states import bundle_digest
 from exitwise.errors import UserError, in_a_line
 from exitwise.processes.cluster import cluster
 from exitwise.serving.access import Access
-from exitwise.serving.app import Limits, create_app
+from exitwise.serving.app import create_app
+from exitwise.serving.limits import Limits, check_limits
 from exitwise.serving.ray_fleet import Fleet
 from exitwise.serving.ray_stages import Stages, check_same
 from exitwise.serving.service import Service
@@ -120,9 +121,7 @@ def serve_app(
         runner.thresholds_for(budget)
     Access.of(token_file, change_token_file)
     numbers = {"max_batch": max_batch, "max_queue": max_queue, "max_body_mb": max_body_mb, "max_pixels": max_pixels}
-    for name, value in {**numbers, "timeout": timeout, "threads": threads}.items():
-        if not value > 0:
-            raise UserError(f"expected {name} above 0; got {value}")
+    check_limits(**numbers, timeout=timeout, threads=threads)
     place, digest = str(Path(bundle).absolute()), bundle_digest(Path(bundle))
     counts = parse_replicas(replicas, len(runner.chain))
     reserved = {"num_cpus": threads, "num_gpus": int(device in ("cuda", "tensorrt"))}

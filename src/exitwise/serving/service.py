@@ -21,7 +21,7 @@ from exitwise.errors import DataError, UserError
 from exitwise.exiting.arrays import softmax
 from exitwise.exiting.rule import Thresholds
 from exitwise.exiting.table import line_for
-from exitwise.serving.fates import Left
+from exitwise.serving.fates import LateError, Left
 from exitwise.serving.scheduler import Scheduler
 from exitwise.storage.images import read_header
 
@@ -52,7 +52,7 @@ class Live:
     Args:
         folder: the bundle.
         threads, provider: of :class:`~exitwise.OnnxRunner`.
-        max_pixels: of an image.
+        max_pixels: of the images of a request together.
         schedule: makes what runs samples through the stages, :class:`~exitwise.serving.scheduler.Scheduler` by default.
         limits: of it.
 
@@ -85,21 +85,35 @@ class Live:
         """Return whether it is given texts."""
         return self.runner.manifest.noun == "texts"
 
-    def read_images(self, images: Sequence[bytes]) -> Inside:
+    def read_images(self, images: Sequence[bytes], until: float | None = None) -> Inside:
         """Return images as samples before the first stage.
+
+        Args:
+            images: files.
+            until: time (``perf_counter``) from which no other is read.
 
         Raises:
             DataError: for one that is no image.
-            TooLargeError: for one of too many pixels.
+            TooLargeError: for too many pixels.
+            LateError: if it takes longer.
             UserError: if the bundle takes no images.
         """
         if self.takes_texts:
             raise UserError("expected texts; got images")
+        pixels = 0
         for image in images:
             width, height = read_header(image).size
-            if width * height > self.max_pixels:
-                raise TooLargeError(f"expected images of at most {self.max_pixels} pixels; got {width}x{height}")
-        read = [self.runner.read(image) for image in images]
+            pixels += width * height
+            if pixels > self.max_pixels:
+                raise TooLargeError(
+                    f"expected images of at most {self.max_pixels} pixels, those of a request together; "
+                    f"got {pixels} by one of {width}x{height}"
+                )
+        read = []
+        for image in images:
+            if until is not None and time.perf_counter() > until:
+                raise LateError("its deadline passed before it was read")
+            read.append(self.runner.read(image))
         return self.enter({name: np.stack([each[name] for each in read]) for name in read[0]})
 
     def read_texts(self, texts: Sequence[str]) -> Inside:
@@ -232,7 +246,12 @@ class Service:
         self._dial = self.live.dial(budget)
 
     def submit(
-        self, live: Live, inside: Inside, budget: float | None = None, seconds: float | None = None
+        self,
+        live: Live,
+        inside: Inside,
+        budget: float | None = None,
+        seconds: float | None = None,
+        thresholds: Thresholds | None = None,
     ) -> tuple[Dial, list[Future[Left]]]:
         """Take samples in.
 
@@ -241,14 +260,18 @@ class Service:
             inside: before its first stage.
             budget: of its table, in place of the dial's.
             seconds: until they are answered with the best exit reached.
+            thresholds: of a device, in place of all budgets.
 
         Raises:
             UserError: if the bundle's table has no such budget.
             FullError: if there is no place for them.
         """
-        dial = live.dial(budget) if budget is not None or live is not self.live else self._dial
-        if self.shed_compute:
-            dial = live.shed(dial)
+        if thresholds is not None:
+            dial = Dial(None, thresholds)
+        else:
+            dial = live.dial(budget) if budget is not None or live is not self.live else self._dial
+            if self.shed_compute:
+                dial = live.shed(dial)
         return dial, live.scheduler.submit(inside, dial.thresholds, seconds)
 
     def reload(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from exitwise.catalogue.extras import needing_extras
 from exitwise.deploy.sessions import allowed_cores
 from exitwise.errors import UserError, in_a_line
+from exitwise.serving.limits import Limits, check_limits
 
 if TYPE_CHECKING:
     from exitwise.serving.service import Service
@@ -57,7 +58,7 @@ def serve(
         max_wait_ms: after so long a sample soon goes before fuller queues.
         max_queue: samples that may be inside; more are refused.
         max_body_mb: of a request, in MiB.
-        max_pixels: of an image.
+        max_pixels: of the images of a request together.
         timeout: seconds for a request to come, and for a stage to finish.
         token_file: whose content each request must bring.
         change_token_file: whose content changes of the server must bring that do not come from loopback.
@@ -74,8 +75,9 @@ def serve(
     """
     if engine not in ENGINES:
         raise UserError(f"expected engine as {' or '.join(ENGINES)}; got {engine}")
-    if workers < 1:
-        raise UserError(f"expected workers of at least 1; got {workers}")
+    numbers = {"max_batch": max_batch, "max_queue": max_queue, "max_body_mb": max_body_mb, "max_pixels": max_pixels}
+    times = {"timeout": timeout, "max_wait_ms": max_wait_ms}
+    check_limits(**numbers, **times, workers=workers, threads=1 if threads is None else threads)
     if engine == "ray":
         if workers > 1:
             raise UserError(f"workers are for engine local, replicas for ray; got {workers}")
@@ -105,14 +107,9 @@ def serve(
         import uvicorn
 
         from exitwise.serving.access import Access
-        from exitwise.serving.app import Limits, create_app
+        from exitwise.serving.app import create_app
         from exitwise.serving.service import Service
 
-    if not (max_body_mb > 0 and max_wait_ms > 0 and timeout > 0 and max_pixels > 0):
-        raise UserError(
-            "expected max_body_mb, max_pixels, timeout and max_wait_ms above 0; "
-            f"got {max_body_mb}, {max_pixels}, {timeout} and {max_wait_ms}"
-        )
     access = Access.of(token_file, change_token_file)
     listening = _listen(host, port)
     service: Service | None = None
