@@ -93,14 +93,14 @@ def predict_on_ray(
         how = {"num_cpus": share, "compute": pool}
         rows = _of_urls(urls) if urls else _of_samples(found)
         step, given = (
-            (_Texts, (bundle, strict, device, top, schema)) if of_texts else (_Reader, (bundle, strict, schema))
+            (_Texts, (strict, bundle, device, top, schema)) if of_texts else (_Reader, (bundle, strict, schema))
         )
         rows = rows.map_batches(step, fn_constructor_args=given, batch_size=BATCH, batch_format="pyarrow", **how)
         for k in range(0 if of_texts else len(runner.chain)):
             inside = stay[k] if k < len(stay) else 1.0
             rows = rows.map_batches(
                 _Stage,
-                fn_constructor_args=(bundle, k, device, top, schema),
+                fn_constructor_args=(k, bundle, device, top, schema),
                 batch_size=min(MOST, round(BATCH / max(inside, BATCH / MOST))),
                 batch_format="pyarrow",
                 **how,
@@ -243,20 +243,36 @@ def _content(row: dict[str, Any]) -> Any:
     return path if row["offset"] is None else Member(path, row["offset"], row["size"]).read()
 
 
-class _Texts:
-    """Classifies texts, by all stages at once: a state has as many tokens as the longest text beside it.
+class _Answering:
+    """Gives answers as rows.
 
     Args:
         bundle: a folder.
-        strict: whether an empty text ends it all.
         device: ONNX Runtime's provider.
         top: likeliest classes to name.
         schema: of the rows.
     """
 
-    def __init__(self, bundle: str, strict: bool, device: str, top: int, schema: pyarrow.Schema) -> None:
+    def __init__(self, bundle: str, device: str, top: int, schema: pyarrow.Schema) -> None:
         self.runner = OnnxRunner(bundle, 1, provider="cpu" if device == "auto" else device)
-        self.strict, self.top, self.schema = strict, top, schema
+        self.top, self.schema = top, schema
+
+    def fates(self, result: Any) -> Iterator[tuple[Any, ...]]:
+        """Return the fates of samples, as a prediction takes them."""
+        return iter(fates_of(result, self.runner.classes, self.runner.full_macs, self.top))
+
+
+class _Texts(_Answering):
+    """Classifies texts, by all stages at once: a state has as many tokens as the longest text beside it.
+
+    Args:
+        strict: whether an empty text ends it all.
+        answering: as of :class:`_Answering`.
+    """
+
+    def __init__(self, strict: bool, *answering: Any) -> None:
+        super().__init__(*answering)
+        self.strict = strict
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         given = [(os.fsdecode(each["name"]), each["bytes"].decode()) for each in batch.to_pylist()]
@@ -270,27 +286,23 @@ class _Texts:
                     raise UserError(str(error)) from None
                 row |= Broken(name, error.reason).row()
         if read:
-            result = self.runner([text for _, text in read])
-            fates = fates_of(result, self.runner.classes, self.runner.full_macs, self.top)
+            fates = self.fates(self.runner([text for _, text in read]))
             for (row, _), fate in zip(read, fates, strict=True):
                 row |= Prediction(row["file"], *fate).row()
         return _table(rows, self.schema)
 
 
-class _Stage:
+class _Stage(_Answering):
     """Runs a stage on the rows that have not left.
 
     Args:
-        bundle: a folder.
         stage: which, 0-based.
-        device: ONNX Runtime's provider.
-        top: likeliest classes to name.
-        schema: of the rows.
+        answering: as of :class:`_Answering`.
     """
 
-    def __init__(self, bundle: str, stage: int, device: str, top: int, schema: pyarrow.Schema) -> None:
-        self.runner = OnnxRunner(bundle, 1, provider="cpu" if device == "auto" else device)
-        self.stage, self.top, self.schema = stage, top, schema
+    def __init__(self, stage: int, *answering: Any) -> None:
+        super().__init__(*answering)
+        self.stage = stage
         before = [entered(self.runner), *(inside for _, inside in stages_tried(self.runner))]
         self.layout = described(before[stage])
         self.runner.chain.keep(range(stage, stage + 1))
@@ -303,8 +315,7 @@ class _Stage:
         inside = [row for row in rows if row["state"] is not None]
         samples = unpacked([row["state"] for row in inside], self.layout)
         result, places, rest = self.runner.through(samples, self.runner.thresholds, self.stage, self.stage + 1)
-        fates = fates_of(result, self.runner.classes, self.runner.full_macs, self.top)
-        for row, fate in zip(inside, fates, strict=True):
+        for row, fate in zip(inside, self.fates(result), strict=True):
             row |= Prediction(row["file"], *fate).row() | {"state": None}
         for place, state in zip(places.tolist(), packed(rest) if len(places) else (), strict=True):
             left = inside[place]
